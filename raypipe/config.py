@@ -1,0 +1,332 @@
+"""The configuration: YAML, typed, frozen, with dotted overrides from the command line.
+
+Precedence: field defaults < the YAML file < ``section.key=value`` on the command line. An unknown
+key is an error that names the nearest known one.
+
+Keys marked as a resource say how fast or where a run goes, never what comes out of it: they stay
+out of every fingerprint, so that a run may be resumed on another machine.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raypipe.errors import ConfigError
+from raypipe.prompts import AnswerFormat
+
+CONFIGS = Path(__file__).resolve().parent.parent / "jobs" / "configs"
+RESOURCE = {"resource": True}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def outcome(self) -> dict[str, Any]:
+        """The keys that change what comes out, as JSON values; resource keys are left out."""
+        kept: dict[str, Any] = {}
+        dumped = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("resource"):
+                continue
+            value = getattr(self, name)
+            kept[name] = value.outcome() if isinstance(value, Section) else dumped[name]
+        return kept
+
+
+class RunConfig(Section):
+    name: str = Field("local", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", json_schema_extra=RESOURCE)
+    """Name of the run's directory: lower-case letters, digits, '.', '_' and '-'."""
+    directory: str = Field("runs", json_schema_extra=RESOURCE)
+    """Where runs live: a local directory or an object-store URI such as s3://bucket/prefix."""
+    seed: int = 0
+    """Root of every random draw of the run, chains and pairs included."""
+
+
+class ModelConfig(Section):
+    path: str = "embedded:nano"
+    """Base model: 'embedded:nano', a local checkpoint directory, or a Hugging Face model id."""
+    revision: str | None = None
+    """Commit of the Hugging Face model; None takes the newest, which cannot be reproduced."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen base weights; adapters are always trained in float32."""
+    answer_format: AnswerFormat = "reasoning"
+    """Reasoning and answer, or the answer alone (paper §3.1.1): template, targets and parser."""
+
+
+class EmbeddedCatalogConfig(Section):
+    seed: int = 20260101
+    """Seed of the renderings; another seed is another catalog."""
+    num_pool: int = Field(480, ge=1)
+    """Unlabeled listings."""
+    num_eval: int = Field(320, ge=1)
+    """Held-out listings with verified values (about four queries each)."""
+    num_anchor: int = Field(96, ge=1)
+    """Listings of the small trusted split that guards rounds."""
+    seed_per_vertical: int = Field(10, ge=1)
+    """Annotated listings per vertical (paper §2: ten)."""
+
+
+class CatalogConfig(Section):
+    embedded: EmbeddedCatalogConfig | None = None
+    """Render the embedded catalog with these sizes; None reads the user's files below."""
+    listings: str | None = None
+    """Parquet file or directory: listing_id, vertical, images, and optionally group_id and
+    seller_values."""
+    attribute_schema: str | None = None
+    """YAML or Parquet: vertical, attribute, description, values, aliases."""
+    seed: str | None = None
+    """Parquet of annotated listings (listing_id, answers: attribute, reasoning, answer)."""
+    truth: str | None = None
+    """Parquet of verified listings (listing_id, answers: attribute, value): eval and anchor."""
+    anchor_share: float = Field(0.2, ge=0, le=0.9)
+    """Share (0-1) of the verified listings that guards rounds instead of being evaluated on."""
+    max_listings: int | None = Field(None, ge=1)
+    """Cap on unlabeled listings, chosen by hash of the id; None takes all."""
+    image_size: int = Field(224, ge=28, multiple_of=28)
+    """Side in pixels that every image is squashed to (paper §3: 224)."""
+    max_images: int = Field(5, ge=1, le=16)
+    """The first so many decodable, distinct images of a listing are used (paper: five)."""
+    max_image_pixels: int = Field(50_000_000, ge=1)
+    """An image with more pixels than this is refused before it is decoded."""
+    max_quarantined: float = Field(0.05, ge=0, le=1)
+    """Share (0-1) of refused listings above which prepare stops."""
+    rows_per_file: int = Field(256, ge=1, json_schema_extra=RESOURCE)
+    """Listings per Parquet file of the prepared catalog."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CatalogConfig":
+        if (self.embedded is None) == (self.listings is None):
+            raise ValueError("set exactly one of catalog.embedded and catalog.listings")
+        if self.listings is not None:
+            for name in ("attribute_schema", "seed", "truth"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"catalog.{name} is needed beside catalog.listings")
+        return self
+
+
+class LoraConfig(Section):
+    rank: int = Field(32, ge=1)
+    """Rank of the adapter (paper §3.1: 32)."""
+    alpha: int = Field(32, ge=1)
+    """Scale of the adapter: alpha / rank (paper §3.1: 32)."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Projections of the language model that get an adapter (paper §3.1: query and value)."""
+
+
+class OptimizerConfig(Section):
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate of AdamW."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the training examples."""
+    batch_size: int = Field(128, ge=1)
+    """Examples (pairs for DPO, targets for SFT and self-learning) per optimizer step, over all
+    workers."""
+    warmup_share: float = Field(0.03, ge=0, le=1)
+    """Share (0-1) of the steps over which the rate rises; then it falls as a cosine."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+
+
+class SftConfig(OptimizerConfig):
+    learning_rate: float = Field(3e-5, gt=0)
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(16, ge=1)
+
+
+class SamplingConfig(Section):
+    num_chains: int = Field(7, ge=1)
+    """Chains per query (paper §4: seven)."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature (paper §4: 1); evaluation is always greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus; 1 samples from the whole distribution."""
+    max_tokens: int = Field(200, ge=1)
+    """Decoding limit of a chain in tokens (paper §3: 200)."""
+    adapter: Literal["merged", "lora"] = "merged"
+    """Serve the adapter merged into the weights, or beside them through the engine's LoRA."""
+    num_actors: int = Field(1, ge=1, json_schema_extra=RESOURCE)
+    """vLLM engines that work side by side."""
+    cpus_per_actor: float = Field(1, ge=0, json_schema_extra=RESOURCE)
+    """Logical CPUs that Ray reserves for an engine's actor."""
+    gpus_per_actor: float = Field(0, ge=0, json_schema_extra=RESOURCE)
+    """GPUs of an engine."""
+    listings_per_call: int = Field(32, ge=1, json_schema_extra=RESOURCE)
+    """Listings handed to an engine at once; also what a killed run may have to repeat."""
+    engine: dict[str, Any] = Field(default_factory=dict, json_schema_extra=RESOURCE)
+    """Passed to vLLM's engine arguments as they stand."""
+    environment: dict[str, str] = Field(default_factory=dict, json_schema_extra=RESOURCE)
+    """Environment variables of the engine's process, such as VLLM_CPU_KVCACHE_SPACE."""
+
+
+class ConsensusConfig(Section):
+    threshold: float = Field(0.5, ge=0, lt=1)
+    """A query is kept when its confidence exceeds this, strictly (paper §4: 0.5)."""
+
+
+class TrainingConfig(OptimizerConfig):
+    method: Literal["dpo", "self_learning"] = "dpo"
+    """DPO on preference pairs, or next-token training on the preferred chains (paper §5)."""
+    learning_rate: float = Field(1e-5, gt=0)
+    """Peak learning rate of AdamW (paper §4.1: 1e-5)."""
+    beta: float = Field(0.2, gt=0)
+    """Strength of DPO's pull to the reference (paper §4.1: 0.2)."""
+    reference: Literal["start", "round_start"] = "start"
+    """The frozen policy DPO compares with: the one before round 1 (the SFT policy, or the base
+    model when rounds start from it), or the one that each round starts from."""
+
+
+class RoundsConfig(Section):
+    num_rounds: int = Field(2, ge=0, json_schema_extra=RESOURCE)
+    """Rounds to run; raising it later continues the run."""
+    start: Literal["sft", "pretrained"] = "sft"
+    """The policy that round 1 starts from."""
+    max_anchor_drop: float = Field(0.02, ge=0, le=1)
+    """A round is rolled back when its anchor accuracy is below the best by more than this (0-1)."""
+
+
+class EvaluationConfig(Section):
+    num_resamples: int = Field(1000, ge=100)
+    """Bootstrap resamples (of listings) behind every interval."""
+
+
+class ClusterConfig(Section):
+    num_cpus: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """Logical CPUs of a Ray started here; None takes the machine's, at least four. Ignored when
+    a cluster is joined."""
+    num_train_workers: int = Field(2, ge=1, json_schema_extra=RESOURCE)
+    """Data-parallel training workers."""
+    cpus_per_train_worker: float = Field(1, ge=0, json_schema_extra=RESOURCE)
+    """Logical CPUs that Ray reserves for a training worker."""
+    use_gpu: bool = Field(False, json_schema_extra=RESOURCE)
+    """One GPU for each training worker."""
+    micro_batch_size: int = Field(4, ge=1, json_schema_extra=RESOURCE)
+    """Examples that a worker puts through the model at once; gradients are accumulated."""
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
+    """DeepSpeed ZeRO stage."""
+    gradient_checkpointing: bool = Field(True, json_schema_extra=RESOURCE)
+    """Recompute activations instead of keeping them: less memory, more time."""
+    capacity_wait_s: int = Field(21_600, ge=-1, json_schema_extra=RESOURCE)
+    """How long a stage may wait without progress, for instance for spot capacity; -1 for ever."""
+
+
+class Config(Section):
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    catalog: CatalogConfig = CatalogConfig(embedded=EmbeddedCatalogConfig())
+    lora: LoraConfig = LoraConfig()
+    sft: SftConfig = SftConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    consensus: ConsensusConfig = ConsensusConfig()
+    training: TrainingConfig = TrainingConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Config":
+        workers = self.cluster.num_train_workers
+        for name, size in (("sft", self.sft.batch_size), ("training", self.training.batch_size)):
+            if size % workers:
+                raise ValueError(
+                    f"{name}.batch_size={size} is not a multiple of cluster.num_train_workers="
+                    f"{workers}: every worker must take the same share of a step"
+                )
+        return self
+
+
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file and apply ``section.key=value`` overrides.
+
+    Args:
+        path: YAML file; None reads the embedded default, ``jobs/configs/local.yaml``.
+        overrides: values are parsed as YAML.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (the nearest known one is named), wrong value.
+    """
+    path = Path(path) if path is not None else CONFIGS / "local.yaml"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections, found a {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    return resolve(values)
+
+
+def resolve(values: Mapping[str, Any]) -> Config:
+    """Validate plain values. Raises ConfigError with one line per fault."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(fault) for fault in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"'{override}': an override reads section.key=value")
+    *sections, key = name.split(".")
+    here = values
+    for section in sections:
+        inner = here.setdefault(section, {})
+        if inner is None:
+            inner = here[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"'{override}': {section} has no keys of its own")
+        here = inner
+    try:
+        here[key] = _number_or_same(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{override}': {text!r} is not a YAML value") from error
+
+
+def _number_or_same(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; a person means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{place}: {fault['msg']}" if place else str(fault["msg"])
+    known = sorted(key_names(Config))
+    near = difflib.get_close_matches(place, known, n=1, cutoff=0.0)
+    return f"unknown key '{place}'; the nearest known key is '{near[0]}'"
+
+
+def key_names(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a section and of the sections inside it."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from key_names(kind, f"{prefix}{name}.")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

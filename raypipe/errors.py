@@ -1,0 +1,56 @@
+"""Every error that raypipe raises on purpose.
+
+    RaypipeError
+    ├── ConfigError              exit 2   the configuration is wrong; nothing was started
+    │   └── ConfigDriftError     exit 2   a committed artifact was made with other settings
+    ├── InputError               exit 3   the catalog, the attribute schema or the seed is wrong
+    │   └── QuarantineLimitError exit 3   more rows were refused than the configured share
+    ├── ArtifactError            exit 3   a committed artifact is missing, corrupt or incomplete
+    ├── AdapterInactiveError     exit 3   the engine does not serve the adapter it was given
+    ├── NonFiniteLossError       exit 3   training produced NaN or Inf
+    └── EngineStartError         exit 4   the engine or the cluster could not start; worth retrying
+
+A bad row is data (a quarantine row with a reason code), never one of these.
+"""
+
+EXIT_CONFIG = 2
+EXIT_INPUT = 3
+EXIT_RETRY = 4
+
+
+class RaypipeError(Exception):
+    """Base of the tree. Its message is printed to the user without a traceback."""
+
+    exit_code = EXIT_INPUT
+
+
+class ConfigError(RaypipeError):
+    exit_code = EXIT_CONFIG
+
+
+class ConfigDriftError(ConfigError):
+    """A committed artifact's fingerprint differs from what the configuration asks for."""
+
+
+class InputError(RaypipeError):
+    pass
+
+
+class QuarantineLimitError(InputError):
+    pass
+
+
+class ArtifactError(RaypipeError):
+    pass
+
+
+class AdapterInactiveError(RaypipeError):
+    pass
+
+
+class NonFiniteLossError(RaypipeError):
+    pass
+
+
+class EngineStartError(RaypipeError):
+    exit_code = EXIT_RETRY

@@ -1,0 +1,73 @@
+"""The one versioned prompt template (paper, Table 3).
+
+Two oddities of the paper's table are mended: "for >this" and the missing space before "Options".
+Text that comes from data never becomes a control token of the model: :func:`neutralise` breaks
+every string that a tokenizer, or our own parser, would read as one.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+AnswerFormat = Literal["reasoning", "answer_only"]
+
+TEMPLATE_VERSION = "table3-v1"
+
+SYSTEM_PROMPTS: dict[AnswerFormat, str] = {
+    "reasoning": (
+        "Respond in the following format:<reasoning> ... </reasoning><answer> ... </answer>"
+    ),
+    "answer_only": "Respond in the following format:<answer> ... </answer>",
+}
+
+# A control token opens with "<|"; our parser's tags and Qwen's <think>, <tool_call> open with "<"
+# and a word. A word joiner after "<" leaves the text readable and no longer matches a token.
+_CONTROL = re.compile(r"<(?=[|/]?\w|\|)")
+WORD_JOINER = "\u2060"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the user prompt is made of."""
+
+    vertical: str
+    attribute: str
+    description: str
+    options: tuple[str, ...]
+
+
+def neutralise(text: str) -> str:
+    """Break every ``<|…|>`` and ``<tag>`` in text that comes from data, and drop NULs."""
+    return _CONTROL.sub("<" + WORD_JOINER, text.replace("\0", ""))
+
+
+def user_prompt(question: Question) -> str:
+    """The text that follows the images in the user's turn (paper, Table 3)."""
+    vertical, attribute = neutralise(question.vertical), neutralise(question.attribute)
+    description = neutralise(question.description)
+    options = [neutralise(option) for option in question.options]
+    return (
+        f"what is the most suitable value for {attribute} for this {vertical}. "
+        f"{description} Options: {options}"
+    )
+
+
+def completion(answer: str, reasoning: str | None, answer_format: AnswerFormat) -> str:
+    """The assistant's turn: the target of SFT and the form that a chain should have."""
+    tagged = f"<answer>{neutralise(answer)}</answer>"
+    if answer_format == "answer_only":
+        return tagged
+    return f"<reasoning>{neutralise(reasoning or '')}</reasoning>{tagged}"
+
+
+def messages(prompt: str, num_images: int, answer_format: AnswerFormat) -> list[dict[str, Any]]:
+    """The conversation in the chat-template form of Hugging Face: images before the question."""
+    images: Sequence[dict[str, str]] = [{"type": "image"}] * num_images
+    return [
+        {
+            "role": "system",
+            "content": [{"type": "text", "text": SYSTEM_PROMPTS[answer_format]}],
+        },
+        {"role": "user", "content": [*images, {"type": "text", "text": prompt}]},
+    ]

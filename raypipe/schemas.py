@@ -1,0 +1,253 @@
+"""The contract of every table: its columns, its key, who writes it and who reads it.
+
+Stages meet here and on disk, never in each other's code. A stage writes through
+:meth:`Table.conform`, which refuses a missing, extra or mistyped column, so that what is read
+back is what this file says.
+
+| table      | one row is            | written by | read by                          |
+|------------|-----------------------|------------|----------------------------------|
+| listings   | a listing             | catalog    | sampling, consensus, training    |
+| seed       | an annotated listing  | catalog    | training                         |
+| truth      | an eval/anchor listing| catalog    | evaluation, and nothing else     |
+| chains     | a listing             | sampling   | consensus, evaluation            |
+| consensus  | a query               | consensus  | evaluation, report               |
+| pairs      | a query with >= 1 pair| consensus  | training                         |
+| evaluation | a query               | evaluation | report                           |
+| quarantine | anything refused      | any stage  | report                           |
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from raypipe.errors import ArtifactError
+
+Split = Literal["pool", "seed", "eval", "anchor"]
+SPLITS: tuple[Split, ...] = ("pool", "seed", "eval", "anchor")
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def _optional(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=True)
+
+
+def _structs(*fields: pa.Field) -> pa.ListType:
+    return pa.list_(pa.field("element", pa.struct(list(fields)), nullable=False))
+
+
+def _list_of(kind: pa.DataType) -> pa.ListType:
+    return pa.list_(pa.field("element", kind, nullable=False))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's Arrow schema and the columns that identify a row."""
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+
+    def conform(self, table: pa.Table) -> pa.Table:
+        """Return ``table`` with exactly this schema.
+
+        Raises:
+            ArtifactError: a column is missing, unknown, of another type, or null where required.
+        """
+        missing = [name for name in self.schema.names if name not in table.column_names]
+        extra = [name for name in table.column_names if name not in self.schema.names]
+        if missing or extra:
+            raise ArtifactError(f"{self.name}: missing columns {missing}, unknown columns {extra}")
+        try:
+            cast = table.select(self.schema.names).cast(self.schema)
+            cast.validate()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+            raise ArtifactError(f"{self.name}: {error}") from error
+        for field in self.schema:
+            if not field.nullable and cast.column(field.name).null_count:
+                raise ArtifactError(f"{self.name}: column '{field.name}' holds nulls")
+        return cast
+
+    def from_rows(self, rows: list[dict[str, object]]) -> pa.Table:
+        """Build a table from Python rows; the same refusals as :meth:`conform`."""
+        try:
+            return self.conform(pa.Table.from_pylist(rows, schema=self.schema))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ArtifactError(f"{self.name}: {error}") from error
+
+
+_STRING = pa.string()
+_QUERY_KEY = ("listing_id", "attribute")
+
+LISTINGS = Table(
+    "listings",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required("vertical", _STRING),
+            _required("split", _STRING),
+            _optional("group_id", _STRING),
+            # Decoded, squashed to the model's size and encoded once: sampler, trainer and
+            # evaluation see the same pixels.
+            _required("images", _list_of(pa.binary())),
+            _required("image_hashes", _list_of(_STRING)),
+            _required(
+                "queries",
+                _structs(
+                    _required("attribute", _STRING),
+                    _required("prompt", _STRING),
+                    _required("options", _list_of(_STRING)),
+                    _optional("seller_value", _STRING),
+                ),
+            ),
+        ]
+    ),
+    ("listing_id",),
+)
+
+SEED = Table(
+    "seed",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required(
+                "answers",
+                _structs(
+                    _required("attribute", _STRING),
+                    _required("reasoning", _STRING),
+                    _required("answer", _STRING),
+                ),
+            ),
+        ]
+    ),
+    ("listing_id",),
+)
+
+TRUTH = Table(
+    "truth",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required(
+                "answers",
+                _structs(_required("attribute", _STRING), _required("value", _STRING)),
+            ),
+        ]
+    ),
+    ("listing_id",),
+)
+
+_CHAIN = (
+    _required("text", _STRING),
+    _required("token_ids", _list_of(pa.int32())),
+    # Sum over the completion of the engine's log-probabilities (nats).
+    _required("logprob", pa.float64()),
+    _required("finish_reason", _STRING),
+)
+
+CHAINS = Table(
+    "chains",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required("vertical", _STRING),
+            _required("split", _STRING),
+            _required("policy_id", _STRING),
+            _required(
+                "queries",
+                _structs(
+                    _required("attribute", _STRING),
+                    # The greedy chain of an eval or anchor query; none for the pool.
+                    _optional("greedy", pa.struct(list(_CHAIN))),
+                    # The sampled chains of a pool or anchor query; empty for eval.
+                    _required("chains", _structs(*_CHAIN)),
+                ),
+            ),
+        ]
+    ),
+    ("listing_id",),
+)
+
+CONSENSUS = Table(
+    "consensus",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required("vertical", _STRING),
+            _required("split", _STRING),
+            _required("attribute", _STRING),
+            # None when no valid chain voted or the first place is tied.
+            _optional("answer", _STRING),
+            # Votes of the answer over chains requested, 0-1; 0 without an answer.
+            _required("confidence", pa.float64()),
+            _required(
+                "votes", _structs(_required("value", _STRING), _required("count", pa.int32()))
+            ),
+            _required("num_chains", pa.int32()),
+            _required("num_valid", pa.int32()),
+            _required("num_truncated", pa.int32()),
+            _required("num_pairs", pa.int32()),
+            # "kept", or why the query was dropped: "no_valid_chain", "tie", "below_threshold".
+            _required("gate", _STRING),
+            # Preferred chains (indices into the query's chains), for self-learning and labels.
+            _required("preferred", _list_of(pa.int32())),
+        ]
+    ),
+    _QUERY_KEY,
+)
+
+PAIRS = Table(
+    "pairs",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required("attribute", _STRING),
+            _required("prompt", _STRING),
+            _required(
+                "pairs",
+                _structs(
+                    _required("chosen", _STRING),
+                    _required("rejected", _STRING),
+                    _required("chosen_index", pa.int32()),
+                    _required("rejected_index", pa.int32()),
+                ),
+            ),
+        ]
+    ),
+    _QUERY_KEY,
+)
+
+EVALUATION = Table(
+    "evaluation",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required("vertical", _STRING),
+            _required("split", _STRING),
+            _required("attribute", _STRING),
+            _required("truth", _STRING),
+            _optional("answer", _STRING),
+            # Why there is no answer; "ok" when there is one.
+            _required("reason", _STRING),
+            _required("correct", pa.bool_()),
+            _required("text", _STRING),
+        ]
+    ),
+    _QUERY_KEY,
+)
+
+QUARANTINE = Table(
+    "quarantine",
+    pa.schema(
+        [
+            _required("id", _STRING),
+            _required("stage", _STRING),
+            _required("reason", _STRING),
+            _required("detail", _STRING),
+        ]
+    ),
+    ("id", "stage"),
+)
