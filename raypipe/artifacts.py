@@ -362,6 +362,17 @@ class Attempt:
             kept.append(info.path)
         return kept
 
+    def salvaged_ids(self, paths: Sequence[str]) -> set[str]:
+        """The ids (first key column) in files that :meth:`salvage` gave."""
+        ids: set[str] = set()
+        for path in paths:
+            quarantined = path.split("/")[-3] == "quarantine"
+            table = QUARANTINE if quarantined else self.artifact.table
+            if table is not None:
+                column = table.key[0]
+                ids.update(self.artifact._read_parquet(path, [column])[column].to_pylist())
+        return ids
+
     def commit(
         self,
         *,

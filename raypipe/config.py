@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from raypipe.errors import ConfigError
 from raypipe.prompts import AnswerFormat
 
 CONFIGS = Path(__file__).resolve().parent.parent / "jobs" / "configs"
-RESOURCE = {"resource": True}
+RESOURCE: dict[str, JsonValue] = {"resource": True}
 
 
 class Section(BaseModel):

@@ -21,10 +21,10 @@ SYSTEM_PROMPTS: dict[AnswerFormat, str] = {
     "answer_only": "Respond in the following format:<answer> ... </answer>",
 }
 
-# A control token opens with "<|"; our parser's tags and Qwen's <think>, <tool_call> open with "<"
-# and a word. A word joiner after "<" leaves the text readable and no longer matches a token.
-_CONTROL = re.compile(r"<(?=[|/]?\w|\|)")
+# Every control token and every tag of our parser opens with "<" and goes on without a space. A word
+# joiner after "<" leaves the text readable and no longer matches one; folding an answer drops it.
 WORD_JOINER = "\u2060"
+_CONTROL = re.compile(rf"<(?=[^\s{WORD_JOINER}])")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class Question:
 
 
 def neutralise(text: str) -> str:
-    """Break every ``<|…|>`` and ``<tag>`` in text that comes from data, and drop NULs."""
+    """Break every ``<|…|>`` and ``<tag>`` in text that comes from data, and drop NULs.
+
+    Doing so twice changes nothing.
+    """
     return _CONTROL.sub("<" + WORD_JOINER, text.replace("\0", ""))
 
 
@@ -46,11 +49,17 @@ def user_prompt(question: Question) -> str:
     """The text that follows the images in the user's turn (paper, Table 3)."""
     vertical, attribute = neutralise(question.vertical), neutralise(question.attribute)
     description = neutralise(question.description)
-    options = [neutralise(option) for option in question.options]
+    options = ", ".join(_quoted(neutralise(option)) for option in question.options)
     return (
         f"what is the most suitable value for {attribute} for this {vertical}. "
-        f"{description} Options: {options}"
+        f"{description} Options: [{options}]"
     )
+
+
+def _quoted(option: str) -> str:
+    """As Python's list shows a text, but never with escapes: the model copies what it reads."""
+    line = " ".join(option.split())
+    return f'"{line}"' if "'" in line and '"' not in line else f"'{line}'"
 
 
 def completion(answer: str, reasoning: str | None, answer_format: AnswerFormat) -> str:

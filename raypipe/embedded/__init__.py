@@ -1,0 +1,1 @@
+"""The embedded default: a rendered catalog and the nano checkpoint that stands in for a VLM."""

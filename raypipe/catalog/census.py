@@ -1,0 +1,82 @@
+"""The first pass: every wanted listing is prepared once, and what splitting needs is noted."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from raypipe.catalog.inputs import Inputs
+from raypipe.catalog.listings import RefusedListing, prepare_listing
+from raypipe.catalog.locations import read_image
+from raypipe.catalog.spill import Spill
+from raypipe.catalog.splits import Member, Role
+from raypipe.config import CatalogConfig
+from raypipe.errors import QuarantineLimitError
+
+LISTINGS_PER_BATCH = 32
+
+
+@dataclass
+class Census:
+    """Identities without images: the prepared listings as members of families, the vertical of
+    each, the refused listings, and how many images were skipped for which reason."""
+
+    members: list[Member] = field(default_factory=list)
+    verticals: dict[str, str] = field(default_factory=dict)
+    refused: list[RefusedListing] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def take_census(
+    inputs: Inputs, roles: Mapping[str, Role], config: CatalogConfig, spill: Spill
+) -> Census:
+    """Prepare every listing that has a role; its row goes to the spill, its identity is returned.
+
+    Threads decode side by side (Pillow releases the interpreter while it does).
+
+    Raises:
+        QuarantineLimitError: as soon as more listings were refused than the configured share.
+    """
+    census = Census()
+    source = inputs.listings
+    read = partial(read_image, filesystem=source.filesystem, directory=source.directory)
+    prepare = partial(prepare_listing, schema=inputs.schema, config=config, read=read)
+    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:
+        for batch in _batched(source.rows(roles), LISTINGS_PER_BATCH):
+            rows = []
+            for listing in threads.map(prepare, batch):
+                census.skipped.update(listing.skipped)
+                if isinstance(listing, RefusedListing):
+                    census.refused.append(listing)
+                    continue
+                rows.append(listing.to_row())
+                name = listing.listing_id
+                census.verticals[name] = listing.vertical
+                member = Member(name, roles[name], listing.group_id, listing.image_hashes)
+                census.members.append(member)
+            spill.add(rows)
+            check_share(census.refused, len(roles), config.max_quarantined)
+    return census
+
+
+def check_share(refused: Sequence[RefusedListing], total: int, limit: float) -> None:
+    """Raise QuarantineLimitError when more than ``limit`` (0-1) of ``total`` were refused."""
+    if len(refused) <= limit * total:
+        return
+    reasons = Counter(listing.reason for listing in refused).most_common(3)
+    first = min(refused, key=lambda listing: (listing.reason != reasons[0][0], listing.listing_id))
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    raise QuarantineLimitError(
+        f"prepare refused {len(refused)} of {total} listings ({len(refused) / total:.1%}), more "
+        f"than catalog.max_quarantined={limit:.1%} allows: {counted} (such as "
+        f"'{first.listing_id}': {first.detail})"
+    )
+
+
+def _batched(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    while batch := list(islice(rows, size)):
+        yield batch

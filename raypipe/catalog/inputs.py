@@ -1,0 +1,115 @@
+"""Everything that a catalog brings: listings, attribute schema, annotated seed, verified truth."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from raypipe.attributes import AttributeSchema, load_attribute_schema
+from raypipe.catalog.sources import (
+    LISTINGS_COLUMNS,
+    SEED_COLUMNS,
+    SPLITS_COLUMNS,
+    TRUTH_COLUMNS,
+    Source,
+    open_source,
+)
+from raypipe.catalog.splits import Role, choose_pool
+from raypipe.config import CatalogConfig
+from raypipe.errors import InputError
+
+SPLITS_FILE = "splits.parquet"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened and checked files of a catalog.
+
+    ``splits`` is the file of that name beside the truth file, if there is one: it says which
+    verified listings are eval and which are anchor.
+    """
+
+    schema: AttributeSchema
+    listings: Source
+    seed: Source
+    truth: Source
+    splits: Source | None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the files hold, whatever they are called and wherever they are."""
+        canonical = json.dumps(self.schema.to_json(), sort_keys=True).encode()
+        values: dict[str, Any] = {
+            "inputs.attribute_schema.sha256": hashlib.sha256(canonical).hexdigest()
+        }
+        for name in ("listings", "seed", "truth", "splits"):
+            source = getattr(self, name)
+            if source is not None:
+                values |= source.digest(f"inputs.{name}")
+        return values
+
+
+def open_inputs(config: CatalogConfig) -> Inputs:
+    """Open and check all files. Raises InputError for the first fault."""
+    schema = load_attribute_schema(str(config.attribute_schema))
+    truth = open_source(str(config.truth), TRUTH_COLUMNS)
+    return Inputs(
+        schema=schema,
+        listings=open_source(str(config.listings), LISTINGS_COLUMNS),
+        seed=open_source(str(config.seed), SEED_COLUMNS),
+        truth=truth,
+        splits=truth.beside(SPLITS_FILE, SPLITS_COLUMNS),
+    )
+
+
+def roles_of(inputs: Inputs, max_listings: int | None, run_seed: int) -> dict[str, Role]:
+    """The role of every listing that is wanted; pool listings above the cap are left out.
+
+    Raises:
+        InputError: a doubled or null id, a seed or truth id without a listing, an id in both, a
+            truth listing whose split is neither eval nor anchor.
+    """
+    known = inputs.listings.listing_ids
+    if not known:
+        raise InputError(f"{inputs.listings.files[0]} holds no listings")
+    seed, truth = inputs.seed.listing_ids, inputs.truth.listing_ids
+    for name, source in (("seed", inputs.seed), ("truth", inputs.truth)):
+        absent = sorted(source.listing_ids - known)
+        if absent:
+            raise InputError(
+                f"{source.files[0]}: {len(absent)} {name} ids are not among the listings "
+                f"(first: '{absent[0]}')"
+            )
+    both = sorted(seed & truth)
+    if both:
+        raise InputError(
+            f"{inputs.truth.files[0]}: {len(both)} ids are in the seed and in the truth "
+            f"(first: '{both[0]}'); a listing is either annotated or verified"
+        )
+    pool = known - seed - truth
+    if max_listings is not None:
+        pool = choose_pool(pool, max_listings, run_seed)
+    roles: dict[str, Role] = dict.fromkeys(pool, "pool")
+    roles |= dict.fromkeys(seed, "seed")
+    return roles | _verified(inputs)
+
+
+def _verified(inputs: Inputs) -> dict[str, Role]:
+    stated: dict[str, str] = {}
+    for source in (inputs.splits, inputs.truth):  # the truth file's own column has the last word
+        for row in source.rows() if source else ():
+            if row["split"] is not None:
+                stated[row["listing_id"]] = row["split"]
+    return {name: _role(name, stated.get(name, "")) for name in inputs.truth.listing_ids}
+
+
+def _role(listing_id: str, stated: str) -> Role:
+    match stated:
+        case "eval":
+            return "eval"
+        case "anchor":
+            return "anchor"
+        case "":
+            return "truth"
+    raise InputError(
+        f"'{listing_id}' has verified values, so its split must be eval or anchor, not '{stated}'"
+    )

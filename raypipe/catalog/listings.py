@@ -1,0 +1,142 @@
+"""One listing: from a row of the user's file to images and queries, or to a reason for refusal."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raypipe.attributes import AttributeSchema
+from raypipe.catalog.images import Picture, Refusal, squash
+from raypipe.catalog.queries import Query, queries_of
+from raypipe.config import CatalogConfig
+
+# Ids become parts of file names and of "<listing_id>/<attribute>".
+LISTING_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+ReadImage = Callable[[str], bytes | Refusal]
+
+
+@dataclass(frozen=True)
+class PreparedListing:
+    """A listing that can be asked about. ``skipped`` counts images that were not used, by reason
+    (the image's, or ``duplicate``)."""
+
+    listing_id: str
+    vertical: str
+    group_id: str | None
+    pictures: tuple[Picture, ...]
+    queries: tuple[Query, ...]
+    skipped: Mapping[str, int]
+
+    @property
+    def image_hashes(self) -> tuple[str, ...]:
+        return tuple(picture.pixel_hash for picture in self.pictures)
+
+    def to_row(self) -> dict[str, Any]:
+        """The columns of the listings table, except the split."""
+        return {
+            "listing_id": self.listing_id,
+            "vertical": self.vertical,
+            "group_id": self.group_id,
+            "images": [picture.encoded for picture in self.pictures],
+            "image_hashes": list(self.image_hashes),
+            "queries": [asdict(query) for query in self.queries],
+        }
+
+
+@dataclass(frozen=True)
+class RefusedListing:
+    """A listing that cannot be used.
+
+    Reasons: ``bad_id``, ``unknown_vertical``, ``no_image``, and ``leakage`` when its relatives are
+    in another split.
+    """
+
+    listing_id: str
+    reason: str
+    detail: str
+    skipped: Mapping[str, int]
+
+
+def quarantine_rows(refused: Iterable[RefusedListing]) -> list[dict[str, object]]:
+    """Rows of the quarantine table."""
+    return [
+        {
+            "id": listing.listing_id,
+            "stage": "prepare",
+            "reason": listing.reason,
+            "detail": listing.detail,
+        }
+        for listing in refused
+    ]
+
+
+def prepare_listing(
+    row: Mapping[str, Any], schema: AttributeSchema, config: CatalogConfig, read: ReadImage
+) -> PreparedListing | RefusedListing:
+    """Use the first decodable, distinct images of a row and ask every attribute of its vertical.
+
+    Args:
+        row: the columns of the user's listings file.
+        schema: the attribute schema.
+        config: how many images, of which size, and the pixel limit.
+        read: bytes of an image that the row names by path or URI.
+    """
+    listing_id, vertical = row["listing_id"], row["vertical"]
+    if not LISTING_ID.fullmatch(listing_id):
+        detail = f"an id is at most 128 characters and matches {LISTING_ID.pattern}"
+        return RefusedListing(listing_id, "bad_id", detail, {})
+    if vertical not in schema.verticals:
+        detail = f"'{vertical}' is not in the attribute schema"
+        return RefusedListing(listing_id, "unknown_vertical", detail, {})
+    pictures, refusals, repeated = _pictures(row["images"] or (), config, read)
+    skipped = Counter(refusal.reason for refusal in refusals)
+    if not pictures:
+        reasons = "; ".join(f"{refusal.reason}: {refusal.detail}" for refusal in refusals)
+        detail = reasons[:500] or "it lists no images"
+        return RefusedListing(listing_id, "no_image", detail, skipped)
+    if repeated:
+        skipped["duplicate"] = repeated
+    return PreparedListing(
+        listing_id=listing_id,
+        vertical=vertical,
+        group_id=row["group_id"] or None,
+        pictures=pictures,
+        queries=queries_of(schema.attributes(vertical), _seller_values(row["seller_values"])),
+        skipped=skipped,
+    )
+
+
+def _pictures(
+    images: Iterable[bytes | str | None], config: CatalogConfig, read: ReadImage
+) -> tuple[tuple[Picture, ...], list[Refusal], int]:
+    """The images used, why others were not, and how many repeated an earlier one."""
+    distinct: dict[str, Picture] = {}
+    refusals: list[Refusal] = []
+    repeated = 0
+    for image in images:
+        if len(distinct) == config.max_images:
+            break
+        content = read(image) if isinstance(image, str) else image or b""
+        picture = (
+            squash(content, config.image_size, config.max_image_pixels)
+            if isinstance(content, bytes)
+            else content
+        )
+        if isinstance(picture, Refusal):
+            refusals.append(picture)
+        elif picture.pixel_hash in distinct:
+            repeated += 1
+        else:
+            distinct[picture.pixel_hash] = picture
+    return tuple(distinct.values()), refusals, repeated
+
+
+def _seller_values(given: Iterable[Any] | None) -> dict[str, str]:
+    """A list of (attribute, value) structs or the pairs of a map; the first value of each name."""
+    values: dict[str, str] = {}
+    for pair in filter(None, given or ()):
+        name, text = (pair["attribute"], pair["value"]) if isinstance(pair, Mapping) else pair
+        if name and text is not None:
+            values.setdefault(name, text)
+    return values

@@ -1,0 +1,234 @@
+"""The user's Parquet files: checked up front, read in record batches, never as a whole.
+
+A fault of a file (not of a row) is an InputError that names the file and the column.
+"""
+
+import hashlib
+import posixpath
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raypipe.errors import InputError
+
+ROWS_PER_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a file must have, or may have, and the types that it may be of."""
+
+    name: str
+    expected: str
+    accepts: Callable[[pa.DataType], bool]
+    required: bool = True
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_list_of(kind: pa.DataType, accepts: Callable[[pa.DataType], bool]) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(is_list and accepts(kind.value_type))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or is_text(kind))
+
+
+def _is_struct_of(*names: str) -> Callable[[pa.DataType], bool]:
+    def accepts(kind: pa.DataType) -> bool:
+        if not pa.types.is_struct(kind):
+            return False
+        fields = {field.name: field.type for field in kind}
+        return all(name in fields and is_text(fields[name]) for name in names)
+
+    return accepts
+
+
+def _is_text_map(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_map(kind) and is_text(kind.key_type) and is_text(kind.item_type))
+
+
+def _answers(*names: str) -> Column:
+    fields = ", ".join(f"{name}: string" for name in names)
+    return Column(
+        "answers", f"list<struct<{fields}>>", lambda kind: _is_list_of(kind, _is_struct_of(*names))
+    )
+
+
+_ID = Column("listing_id", "string", is_text)
+LISTINGS_COLUMNS = (
+    _ID,
+    Column("vertical", "string", is_text),
+    Column("images", "list<binary> or list<string>", lambda kind: _is_list_of(kind, _is_image)),
+    Column("group_id", "string", is_text, required=False),
+    Column(
+        "seller_values",
+        "list<struct<attribute: string, value: string>> or map<string, string>",
+        lambda kind: _is_list_of(kind, _is_struct_of("attribute", "value")) or _is_text_map(kind),
+        required=False,
+    ),
+)
+SEED_COLUMNS = (_ID, _answers("attribute", "reasoning", "answer"))
+TRUTH_COLUMNS = (
+    _ID,
+    _answers("attribute", "value"),
+    Column("split", "string", is_text, required=False),
+)
+SPLITS_COLUMNS = (_ID, Column("split", "string", is_text))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Parquet file, or all Parquet files below a directory, whose columns were checked.
+
+    ``directory`` is where the paths of images start.
+    """
+
+    filesystem: pafs.FileSystem
+    files: tuple[str, ...]
+    directory: str
+    columns: tuple[Column, ...]
+
+    def beside(self, name: str, columns: tuple[Column, ...]) -> "Source | None":
+        """The file ``name`` in this source's directory, checked; None when it is not there."""
+        path = posixpath.join(self.directory, name)
+        if not self.filesystem.get_file_info(path).is_file:
+            return None
+        return _checked(Source(self.filesystem, (path,), self.directory, columns))
+
+    def rows(self, wanted: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Rows as Python values, read a few at a time; a column that a file lacks is None.
+
+        Args:
+            wanted: the listing ids to return; None returns all rows.
+
+        Raises:
+            InputError: a file is truncated or corrupt.
+        """
+        names = [column.name for column in self.columns]
+        for path in self.files:
+            for batch in self._batches(path, names):
+                if wanted is not None:
+                    ids = batch.column("listing_id").to_pylist()
+                    batch = batch.filter(pa.array([name in wanted for name in ids], pa.bool_()))
+                for row in batch.to_pylist():
+                    yield dict.fromkeys(names) | row
+
+    @cached_property
+    def listing_ids(self) -> frozenset[str]:
+        """Every id. Raises InputError for a null or doubled one."""
+        seen: set[str] = set()
+        for path in self.files:
+            for batch in self._batches(path, ["listing_id"]):
+                for identifier in batch.column(0).to_pylist():
+                    if identifier is None:
+                        raise InputError(f"{path}: a listing_id is null; every row needs one")
+                    if identifier in seen:
+                        raise InputError(f"{path}: the listing_id '{identifier}' is there twice")
+                    seen.add(identifier)
+        return frozenset(seen)
+
+    def _batches(self, path: str, names: list[str]) -> Iterator[pa.RecordBatch]:
+        with _opened(self.filesystem, path) as file:
+            present = [name for name in names if name in file.schema_arrow.names]
+            try:
+                for batch in file.iter_batches(ROWS_PER_BATCH, columns=present, use_threads=False):
+                    batch.validate(full=True)  # text that is not UTF-8 would fail much later
+                    yield batch
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{path} is truncated or corrupt: {error}") from error
+
+    def digest(self, prefix: str) -> dict[str, object]:
+        """What the files hold, for a fingerprint: their number, bytes and one digest of them all.
+
+        Names and places stay out, so that moving or reordering the files changes nothing.
+        """
+        hashes, size = [], 0
+        for path in self.files:
+            content = hashlib.sha256()
+            with self.filesystem.open_input_stream(path) as stream:
+                while chunk := stream.read(1 << 22):
+                    content.update(chunk)
+                    size += len(chunk)
+            hashes.append(content.digest())
+        combined = hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
+        return {
+            f"{prefix}.files": len(hashes),
+            f"{prefix}.bytes": size,
+            f"{prefix}.sha256": combined,
+        }
+
+
+def open_source(location: str, columns: tuple[Column, ...]) -> Source:
+    """Find the files behind a path or URI and check the columns of each.
+
+    Raises:
+        InputError: nothing there, not Parquet, truncated, or a column missing or mistyped.
+    """
+    try:
+        absolute = location if "://" in location else str(Path(location).resolve())
+        filesystem, path = pafs.FileSystem.from_uri(absolute)
+        info = filesystem.get_file_info(path)
+        files = [path]
+        if info.type == pafs.FileType.Directory:
+            selector = pafs.FileSelector(path, recursive=True)
+            files = [entry.path for entry in filesystem.get_file_info(selector)]
+            files = sorted(name for name in files if _is_table(posixpath.relpath(name, path)))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot open {location}: {error}") from error
+    if info.type == pafs.FileType.NotFound or not files:
+        raise InputError(f"there are no Parquet files at {location}")
+    directory = path if info.type == pafs.FileType.Directory else posixpath.dirname(path)
+    return _checked(Source(filesystem, tuple(files), directory, columns))
+
+
+def _checked(source: Source) -> Source:
+    for path in source.files:
+        with _opened(source.filesystem, path) as file:
+            _check_columns(file.schema_arrow, source.columns, path)
+    return source
+
+
+def _is_table(path: str) -> bool:
+    """Hidden files and those that writers keep beside the tables (``_SUCCESS``) are not."""
+    hidden = any(part.startswith((".", "_")) for part in path.split("/"))
+    return path.endswith(".parquet") and not hidden
+
+
+def _opened(filesystem: pafs.FileSystem, path: str) -> pq.ParquetFile:
+    try:
+        # A buffer makes Arrow stream the column chunks instead of loading each row group whole.
+        return pq.ParquetFile(
+            path,
+            filesystem=filesystem,
+            buffer_size=1 << 20,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not a readable Parquet file: {error}") from error
+
+
+def _check_columns(schema: pa.Schema, columns: tuple[Column, ...], path: str) -> None:
+    for column in columns:
+        if column.name not in schema.names:
+            if column.required:
+                raise InputError(
+                    f"{path}: the column '{column.name}' ({column.expected}) is missing; the file "
+                    f"has {', '.join(schema.names)}"
+                )
+            continue
+        kind = schema.field(column.name).type
+        if not column.accepts(kind):
+            raise InputError(
+                f"{path}: the column '{column.name}' is {kind}, expected {column.expected}"
+            )

@@ -1,0 +1,144 @@
+"""The ``prepare`` stage: the user's catalog as listings, seed and truth of the run.
+
+Every image is decoded once. Prepared listings wait in a spill file until all identities are known;
+then the splits are settled, leaks refused, and the three artifacts committed, listings last.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.artifacts import Artifact, Attempt, Commit, Run, versions
+from raypipe.catalog.answers import ValueField, answers_of, commit_answers
+from raypipe.catalog.census import Census, check_share, take_census
+from raypipe.catalog.inputs import Inputs, open_inputs, roles_of
+from raypipe.catalog.listings import RefusedListing, quarantine_rows
+from raypipe.catalog.sources import Source
+from raypipe.catalog.spill import Spill
+from raypipe.catalog.splits import assign
+from raypipe.config import CatalogConfig, Config, EmbeddedCatalogConfig, flatten
+from raypipe.prompts import TEMPLATE_VERSION
+from raypipe.schemas import LISTINGS, QUARANTINE, SEED, TRUTH, Split
+
+LISTINGS_ARTIFACT = "catalog/listings"
+SEED_ARTIFACT = "catalog/seed"
+TRUTH_ARTIFACT = "catalog/truth"
+SCHEMA_FILE = "attribute_schema.json"
+# What the user's files hold is in the fingerprint; where they are is not.
+_PLACES = ("listings", "attribute_schema", "seed", "truth")
+
+
+def run(config: Config, run: Run) -> Commit:
+    """Prepare the catalog; nothing is decoded again when all three artifacts are committed.
+
+    Returns:
+        The commit of the listings. Its counts: ``listings`` by split, ``queries`` by split,
+        ``images``, ``images_skipped`` by reason, ``refused`` by reason, ``beyond_cap``.
+
+    Raises:
+        InputError: a fault of the user's files.
+        QuarantineLimitError: more listings were refused than ``catalog.max_quarantined``.
+        ConfigDriftError: the run was prepared with other settings or from other files.
+    """
+    if config.catalog.embedded is not None:
+        return _run_embedded(config, config.catalog.embedded, run)
+    inputs = open_inputs(config.catalog)
+    fingerprint = _fingerprint(config) | inputs.fingerprint()
+    return _committed(run, fingerprint) or _prepare(config, run, fingerprint, inputs)
+
+
+def _run_embedded(config: Config, sizes: EmbeddedCatalogConfig, run: Run) -> Commit:
+    from raypipe.embedded.catalog import RENDERER_VERSION, write_catalog
+
+    fingerprint = _fingerprint(config) | {"catalog.embedded.renderer": RENDERER_VERSION}
+    if (commit := _committed(run, fingerprint)) is not None:
+        return commit
+    with tempfile.TemporaryDirectory(prefix="raypipe-embedded-") as directory:
+        write_catalog(directory, **sizes.model_dump())
+        inputs = open_inputs(
+            CatalogConfig(
+                listings=f"{directory}/listings.parquet",
+                attribute_schema=f"{directory}/schema.yaml",
+                seed=f"{directory}/seed.parquet",
+                truth=f"{directory}/truth.parquet",
+            )
+        )
+        return _prepare(config, run, fingerprint, inputs)
+
+
+def _fingerprint(config: Config) -> dict[str, Any]:
+    catalog = {key: value for key, value in config.catalog.outcome().items() if key not in _PLACES}
+    return {
+        **flatten(catalog, "catalog."),
+        "run.seed": config.run.seed,
+        "prompts.template": TEMPLATE_VERSION,
+        **versions("raypipe", "pillow"),
+    }
+
+
+def _committed(run: Run, fingerprint: Mapping[str, Any]) -> Commit | None:
+    """The listings' commit, when all three artifacts are committed."""
+    commits = [
+        run.artifact(SEED_ARTIFACT, SEED).matching(fingerprint),
+        run.artifact(TRUTH_ARTIFACT, TRUTH).matching(fingerprint),
+        run.artifact(LISTINGS_ARTIFACT, LISTINGS).matching(fingerprint),
+    ]
+    return commits[-1] if all(commits) else None
+
+
+def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: Inputs) -> Commit:
+    roles = roles_of(inputs, config.catalog.max_listings, config.run.seed)
+    with tempfile.TemporaryDirectory(prefix="raypipe-prepare-") as directory:
+        with Spill(Path(directory) / "listings.arrow") as spill:
+            census = take_census(inputs, roles, config.catalog, spill)
+        splits = _settle(census, config)
+        check_share(census.refused, len(roles), config.catalog.max_quarantined)
+        answered: list[tuple[Artifact, Source, ValueField]] = [
+            (run.artifact(SEED_ARTIFACT, SEED), inputs.seed, "answer"),
+            (run.artifact(TRUTH_ARTIFACT, TRUTH), inputs.truth, "value"),
+        ]
+        for artifact, source, value_field in answered:
+            ids = splits.keys() & source.listing_ids
+            verticals = {listing_id: census.verticals[listing_id] for listing_id in ids}
+            answers = answers_of(source, verticals, inputs.schema, value_field)
+            commit_answers(artifact, fingerprint, answers, ids)
+        attempt = run.artifact(LISTINGS_ARTIFACT, LISTINGS).attempt(fingerprint)
+        counts = _write_listings(attempt, spill.tables(splits, config.catalog.rows_per_file))
+        attempt.write_json(SCHEMA_FILE, inputs.schema.to_json())
+        if census.refused:
+            attempt.write(QUARANTINE.from_rows(quarantine_rows(census.refused)), "quarantine")
+        counts["images_skipped"] = dict(census.skipped)
+        counts["refused"] = dict(Counter(listing.reason for listing in census.refused))
+        counts["beyond_cap"] = len(inputs.listings.listing_ids) - len(roles)
+        return attempt.commit(expected=roles, counts=counts)
+
+
+def _settle(census: Census, config: Config) -> dict[str, Split]:
+    """The split of every listing that stays; leaks join the refused."""
+    assignment = assign(
+        census.members, run_seed=config.run.seed, anchor_share=config.catalog.anchor_share
+    )
+    for listing_id, detail in sorted(assignment.leaks.items()):
+        census.refused.append(RefusedListing(listing_id, "leakage", detail, {}))
+    return dict(assignment.splits)
+
+
+def _write_listings(attempt: Attempt, tables: Iterable[pa.Table]) -> dict[str, Any]:
+    """Write the tables and count: listings and queries by split, and images."""
+    listings: Counter[str] = Counter()
+    queries: Counter[str] = Counter()
+    images = 0
+    for table in tables:
+        attempt.write(table)
+        splits = table.column("split").to_pylist()
+        listings.update(splits)
+        asked = pc.list_value_length(table.column("queries")).to_pylist()
+        for split, number in zip(splits, asked, strict=True):
+            queries[split] += number
+        images += pc.sum(pc.list_value_length(table.column("images"))).as_py()
+    return {"listings": dict(listings), "queries": dict(queries), "images": images}

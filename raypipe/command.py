@@ -1,0 +1,65 @@
+"""The command line of ``jobs/*.py``: parse first, import what is heavy after.
+
+``--help`` and every configuration error answer before Ray, torch or vLLM are imported.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from raypipe import config as configuration
+from raypipe.config import Config
+from raypipe.errors import RaypipeError
+
+
+def main(job: str, description: str | None, arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line of a job and do it; returns the exit code.
+
+    0 done, 2 configuration, 3 input or gate, 4 worth retrying (see :mod:`raypipe.errors`).
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="YAML file; default: jobs/configs/local.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parsed = parser.parse_args(arguments)
+    # A job that is stopped gets SIGTERM; leaving through SystemExit shuts Ray down on the way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        _JOBS[job](configuration.load(parsed.config, parsed.overrides))
+    except RaypipeError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+def _round(config: Config) -> None:
+    from raypipe.rounds.console import Console
+    from raypipe.rounds.driver import run_rounds
+
+    run_rounds(config, Console())
+
+
+def _prepare(config: Config) -> None:
+    from raypipe.catalog import stage
+    from raypipe.rounds.console import Console
+    from raypipe.rounds.driver import open_run
+
+    run, console = open_run(config), Console()
+    console.committed("catalog/listings", stage.run(config, run))
+
+
+def _report(config: Config) -> None:
+    from raypipe.report import stage
+    from raypipe.rounds.console import Console
+    from raypipe.rounds.driver import open_run
+
+    Console().note(f"report {stage.run(config, open_run(config))}")
+
+
+_JOBS: dict[str, Callable[[Config], None]] = {
+    "round": _round,
+    "prepare": _prepare,
+    "report": _report,
+}

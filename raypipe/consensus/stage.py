@@ -1,0 +1,235 @@
+"""Chains in, consensus and preference pairs out (paper §3.2)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.answers import PARSER_VERSION
+from raypipe.artifacts import Artifact, Commit, Run, versions
+from raypipe.attributes import Attribute, AttributeSchema
+from raypipe.config import Config
+from raypipe.consensus.funnel import Funnel
+from raypipe.consensus.pairs import without_control_tokens
+from raypipe.consensus.verdict import Rules, Verdict, reach
+from raypipe.errors import ArtifactError
+from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
+
+LISTINGS_ARTIFACT = "catalog/listings"
+FUNNEL = "funnel.json"
+_QUERIES_PER_FILE = 50_000
+
+
+def run(config: Config, run: Run, *, scope: str, round_index: int) -> Commit:
+    """Vote on the sampled chains of a scope, gate the queries and draw the pairs.
+
+    Reads ``<scope>/chains`` and ``catalog/listings``. Commits ``<scope>/pairs`` (kept pool queries
+    with at least one pair) and then ``<scope>/consensus`` (every pool and anchor query), which
+    holds the funnel of the pool as ``funnel.json``. What comes out depends on the chains alone,
+    not on the order of rows or the number of files.
+
+    Returns:
+        The commit of ``<scope>/consensus``; its counts are the funnel's total.
+
+    Raises:
+        ArtifactError: an artifact is missing, or the chains are not those of the catalog's pool
+            and anchor queries.
+        ConfigDriftError: the artifacts were committed with other settings.
+    """
+    chains = run.artifact(f"{scope}/chains", CHAINS)
+    listings = run.artifact(LISTINGS_ARTIFACT, LISTINGS)
+    rules = Rules.of(config, round_index)
+    fingerprint = {
+        "consensus.threshold": config.consensus.threshold,
+        "sampling.num_chains": rules.num_chains,
+        "model.answer_format": rules.answer_format,
+        "run.seed": rules.seed,
+        "round_index": round_index,
+        "parser": PARSER_VERSION,
+        "upstream.chains": chains.required().digest,
+        "upstream.listings": listings.required().digest,
+        **versions("raypipe"),
+    }
+    consensus = run.artifact(f"{scope}/consensus", CONSENSUS)
+    pairs = run.artifact(f"{scope}/pairs", PAIRS)
+    done, paired = consensus.matching(fingerprint), pairs.matching(fingerprint)
+    if done is not None and paired is not None:
+        return done
+
+    asked = _asked(listings)
+    judged = _judge(chains, asked, _attributes(listings), rules)
+    funnel = Funnel()
+    consensus_attempt, pairs_attempt = consensus.attempt(fingerprint), pairs.attempt(fingerprint)
+    with_pairs: set[str] = set()
+    while batch := list(islice(judged, _QUERIES_PER_FILE)):
+        for query in batch:
+            if query.split == "pool":
+                funnel.add(query.vertical, query.attribute, query.verdict)
+        consensus_attempt.write(CONSENSUS.from_rows([query.consensus_row() for query in batch]))
+        rows = [query.pairs_row() for query in batch if query.paired]
+        if rows:
+            pairs_attempt.write(PAIRS.from_rows(rows))
+            with_pairs.update(query.listing_id for query in batch if query.paired)
+
+    figures = funnel.to_json()
+    if paired is None:
+        pairs_attempt.commit(expected=with_pairs, counts={"pairs": figures["total"]["pairs"]})
+    refused = set(chains.read(["id"], kind="quarantine").column("id").to_pylist())
+    consensus_attempt.write_json(FUNNEL, figures)
+    return consensus_attempt.commit(expected=set(asked) - refused, counts=figures["total"])
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """What a listing is asked; listings of one vertical and split share one of these."""
+
+    vertical: str
+    split: str
+    prompts: tuple[tuple[str, str], ...]
+
+    def match(self, vertical: str, split: str, attributes: list[str]) -> bool:
+        """Whether chains of these attributes, sorted, answer exactly these questions."""
+        asked = sorted(attribute for attribute, _ in self.prompts)
+        return (vertical, split, attributes) == (self.vertical, self.split, asked)
+
+
+@dataclass(frozen=True, slots=True)
+class _JudgedQuery:
+    listing_id: str
+    vertical: str
+    split: str
+    attribute: str
+    prompt: str
+    texts: list[str]
+    verdict: Verdict
+
+    @property
+    def paired(self) -> bool:
+        """Whether it makes rows of the pairs table: the anchor guards and never teaches."""
+        return self.split == "pool" and bool(self.verdict.pairs)
+
+    def consensus_row(self) -> dict[str, object]:
+        verdict, vote = self.verdict, self.verdict.vote
+        return {
+            "listing_id": self.listing_id,
+            "vertical": self.vertical,
+            "split": self.split,
+            "attribute": self.attribute,
+            "answer": vote.consensus,
+            "confidence": vote.confidence,
+            "votes": [{"value": value, "count": count} for value, count in vote.votes],
+            "num_chains": vote.num_chains,
+            "num_valid": vote.num_valid,
+            "num_truncated": verdict.reasons.count("truncated"),
+            "num_pairs": len(verdict.pairs) if self.paired else 0,
+            "gate": verdict.gate,
+            "preferred": list(verdict.preferred),
+        }
+
+    def pairs_row(self) -> dict[str, object]:
+        return {
+            "listing_id": self.listing_id,
+            "attribute": self.attribute,
+            "prompt": self.prompt,
+            "pairs": [
+                {
+                    "chosen": without_control_tokens(self.texts[pair.chosen_index]),
+                    "rejected": without_control_tokens(self.texts[pair.rejected_index]),
+                    "chosen_index": pair.chosen_index,
+                    "rejected_index": pair.rejected_index,
+                }
+                for pair in self.verdict.pairs
+            ],
+        }
+
+
+def _asked(listings: Artifact) -> dict[str, _Questions]:
+    """The questions of every pool and anchor listing, by listing_id; images are not read."""
+    shared: dict[_Questions, _Questions] = {}
+    asked: dict[str, _Questions] = {}
+    for table in listings.read_files(["listing_id", "vertical", "split", "queries"]):
+        table = _sampled(table)
+        queries = table.column("queries").combine_chunks()
+        flat = queries.flatten()
+        prompts = zip(
+            flat.field("attribute").to_pylist(), flat.field("prompt").to_pylist(), strict=True
+        )
+        columns = (table.column(name).to_pylist() for name in ("listing_id", "vertical", "split"))
+        lengths = queries.value_lengths().to_pylist()
+        for listing_id, vertical, split, length in zip(*columns, lengths, strict=True):
+            questions = _Questions(vertical, split, tuple(islice(prompts, length)))
+            if questions.prompts:
+                asked[listing_id] = shared.setdefault(questions, questions)
+    return asked
+
+
+def _attributes(listings: Artifact) -> dict[tuple[str, str], Attribute]:
+    schema = AttributeSchema.from_json(listings.read_json("attribute_schema.json"))
+    return {(entry.vertical, entry.name): entry for entry in schema.entries}
+
+
+def _sampled(table: pa.Table) -> pa.Table:
+    return table.filter(pc.is_in(table.column("split"), pa.array(["pool", "anchor"])))
+
+
+def _judge(
+    chains: Artifact,
+    asked: Mapping[str, _Questions],
+    attributes: Mapping[tuple[str, str], Attribute],
+    rules: Rules,
+) -> Iterator[_JudgedQuery]:
+    for table in chains.read_files(["listing_id", "vertical", "split", "queries"]):
+        for listing_id, vertical, split, queries in _chain_rows(_sampled(table)):
+            names = sorted(attribute for attribute, _, _ in queries)
+            questions = asked.get(listing_id)
+            if questions is None or not questions.match(vertical, split, names):
+                raise ArtifactError(
+                    f"{chains.name}: the chains of listing '{listing_id}' are not those of its "
+                    f"queries in {LISTINGS_ARTIFACT}"
+                )
+            prompts = dict(questions.prompts)
+            for name, texts, finish_reasons in queries:
+                attribute = attributes[vertical, name]
+                try:
+                    verdict = reach(texts, finish_reasons, attribute, listing_id, rules)
+                except ValueError as error:
+                    raise ArtifactError(
+                        f"{chains.name}: listing '{listing_id}', {name}: {error}"
+                    ) from error
+                yield _JudgedQuery(listing_id, vertical, split, name, prompts[name], texts, verdict)
+
+
+def _chain_rows(
+    table: pa.Table,
+) -> Iterator[tuple[str, str, str, list[tuple[str, list[str], list[str]]]]]:
+    """Listings of a chains table with, per query, the chains' texts and finish reasons.
+
+    The nested column is taken apart in Arrow: turning whole chains into Python, token ids
+    included, would take longer than everything else here.
+    """
+    queries = table.column("queries").combine_chunks()
+    flat = queries.flatten()
+    lists = flat.field("chains")
+    chain = lists.flatten()
+    texts = iter(chain.field("text").to_pylist())
+    finish_reasons = iter(chain.field("finish_reason").to_pylist())
+    per_query = zip(
+        flat.field("attribute").to_pylist(), lists.value_lengths().to_pylist(), strict=True
+    )
+    columns: list[list[Any]] = [
+        table.column(name).to_pylist() for name in ("listing_id", "vertical", "split")
+    ]
+    num_queries = queries.value_lengths().to_pylist()
+    for listing_id, vertical, split, count in zip(*columns, num_queries, strict=True):
+        yield (
+            listing_id,
+            vertical,
+            split,
+            [
+                (attribute, list(islice(texts, num)), list(islice(finish_reasons, num)))
+                for attribute, num in islice(per_query, count)
+            ],
+        )

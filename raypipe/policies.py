@@ -1,0 +1,92 @@
+"""A policy: the base model and, unless it is the base itself, a LoRA adapter on it.
+
+Sampler and trainer agree here on what "the policy before round 1" is, so that a policy's id, which
+depends on the bytes of both parts, names the same weights everywhere.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypipe.artifacts import Artifact, Run
+from raypipe.config import ModelConfig
+from raypipe.errors import ConfigError
+
+PRETRAINED = "pretrained"
+SFT = "sft"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_WHOLE_FILE_BYTES = 64 << 20
+
+
+def round_name(round_index: int) -> str:
+    """The scope of a round and the name of the policy that it makes."""
+    return f"round-{round_index}"
+
+
+def model_path(model: ModelConfig) -> str:
+    """Where transformers and vLLM load the base model from.
+
+    Raises:
+        ConfigError: an unknown embedded model.
+    """
+    if not model.path.startswith("embedded:"):
+        return model.path
+    name = model.path.removeprefix("embedded:")
+    directory = Path(__file__).parent / "embedded" / name
+    if not (directory / "config.json").exists():
+        raise ConfigError(f"model.path: there is no embedded model '{name}'")
+    return str(directory)
+
+
+def model_identity(model: ModelConfig) -> dict[str, str | None]:
+    """What tells two base models apart, for fingerprints.
+
+    A local checkpoint is identified by the bytes of its files (of large ones the size and the
+    first 64 MiB), a Hugging Face model by its id and revision.
+    """
+    identity: dict[str, str | None] = {
+        "model.path": model.path,
+        "model.revision": model.revision,
+        "model.dtype": model.dtype,
+        "model.answer_format": model.answer_format,
+    }
+    directory = Path(model_path(model))
+    if directory.is_dir():
+        digest = hashlib.sha256()
+        for path in sorted(directory.iterdir()):
+            if path.is_file():
+                digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+                with path.open("rb") as file:
+                    digest.update(file.read(_WHOLE_FILE_BYTES))
+        identity["model.files"] = digest.hexdigest()[:32]
+    return identity
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy of a run; ``adapter`` is None for the base model itself."""
+
+    name: str
+    model: ModelConfig
+    adapter: Artifact | None = None
+
+    @property
+    def policy_id(self) -> str:
+        """Sixteen hex digits that depend on the base model and the adapter's weights."""
+        digest = hashlib.sha256(repr(sorted(model_identity(self.model).items())).encode())
+        if self.adapter is not None:
+            commit = self.adapter.required()
+            weights = [file for file in commit.files if file.path.endswith(ADAPTER_WEIGHTS)]
+            digest.update(weights[0].sha256.encode())
+        return digest.hexdigest()[:16]
+
+    def adapter_directory(self) -> Path | None:
+        """A local PEFT directory, or None for the base model."""
+        return self.adapter.local_directory() if self.adapter is not None else None
+
+
+def policy(run: Run, model: ModelConfig, name: str) -> Policy:
+    """The policy of that name in a run; its adapter must be committed unless it is the base."""
+    if name == PRETRAINED:
+        return Policy(name, model)
+    return Policy(name, model, run.artifact(f"{name}/adapter"))

@@ -1,0 +1,289 @@
+"""The report's figures. Each is one inline SVG; every number in them is also in a table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from raypipe.report.drawing import Drawing, Scale, ticks
+from raypipe.report.record import Confidence, ConfidenceLevel, Stage
+
+Point = tuple[float, float]
+Z95 = 1.959964
+
+
+def accuracy_figure(stages: Sequence[Stage], best: str | None) -> Markup:
+    """Accuracy with its interval over pretrained, SFT and rounds; anchor accuracy beside it."""
+    shown = [stage for stage in stages if stage.accuracy is not None]
+    if not shown:
+        return Markup("")
+    drawing = Drawing(560, 330, "Accuracy per stage with 95 % intervals")
+    values = [figure for stage in shown for figure in _figures(stage)]
+    low, high = max(0.0, min(values) - 0.04), min(1.0, max(values) + 0.06)
+    y = Scale(low, high, 270, 16)
+    for tick in ticks(low, high, 5):
+        drawing.line((44, y(tick)), (550, y(tick)), "grid")
+        drawing.text((36, y(tick) + 4), f"{tick:.2f}", "tick end")
+    room = 500 / len(shown)
+    places = {stage.name: 50 + room * (index + 0.5) for index, stage in enumerate(shown)}
+    _draw_path(drawing, shown, places, y)
+    for stage in shown:
+        _draw_stage(drawing, stage, places[stage.name], y, stage.name == best)
+    return drawing.markup()
+
+
+def _figures(stage: Stage) -> list[float]:
+    found = [stage.accuracy, stage.anchor_accuracy, *(stage.ci95 or ())]
+    return [figure for figure in found if figure is not None]
+
+
+def _draw_path(
+    drawing: Drawing, stages: Sequence[Stage], places: Mapping[str, float], y: Scale
+) -> None:
+    """Join what followed what: a round that was rolled back is a dashed dead end."""
+    last: Point | None = None
+    for stage in stages:
+        here = (places[stage.name], y(stage.accuracy or 0.0))
+        rejected = stage.decision == "rolled_back"
+        if last is not None:
+            drawing.line(last, here, "path dashed" if rejected else "path")
+        if not rejected:
+            last = here
+
+
+def _draw_stage(drawing: Drawing, stage: Stage, x: float, y: Scale, is_best: bool) -> None:
+    accuracy = stage.accuracy or 0.0
+    kind = "best" if is_best else "plain"
+    if stage.ci95 is not None:
+        low, high = stage.ci95
+        words = f"{stage.title}: {accuracy:.3f}, 95 % [{low:.3f}, {high:.3f}]"
+        drawing.rect((x - 5, y(high)), (10, y(low) - y(high)), f"interval {kind}", words)
+    hollow = " hollow" if stage.decision == "rolled_back" else ""
+    drawing.dot((x, y(accuracy)), 5, f"point {kind}{hollow}", f"{stage.title}: {accuracy:.3f}")
+    drawing.text((x + 12, y(accuracy) + 5), f"{accuracy:.3f}", f"value {kind}")
+    if stage.anchor_accuracy is not None:
+        words = f"{stage.title}, anchor: {stage.anchor_accuracy:.3f}"
+        drawing.dot((x - 16, y(stage.anchor_accuracy)), 3.5, "anchor", words)
+    drawing.text((x, 294), stage.title, f"label middle {kind}")
+    if stage.decision is not None:
+        drawing.text((x, 312), stage.decision.replace("_", " "), "tick middle")
+
+
+def confidence_figure(confidence: Confidence, threshold: float) -> Markup:
+    """Share of pool queries by votes of their consensus; those above the threshold stand out."""
+    drawing = Drawing(346, 190, "Pool queries by confidence of their consensus")
+    shares = [
+        (kept + dropped) / confidence.queries
+        for kept, dropped in zip(confidence.kept, confidence.dropped, strict=True)
+    ]
+    x, width = _vote_columns(confidence.num_chains)
+    y = Scale(0, max(shares) * 1.12, 150, 14)
+    for votes, share in enumerate(shares):
+        kept, dropped = confidence.kept[votes], confidence.dropped[votes]
+        name = f"{votes} of {confidence.num_chains} votes" if votes else "no consensus"
+        left, kept_share = x(votes) - width / 2, kept / confidence.queries
+        drawing.rect(
+            (left, y(share)), (width, y(kept_share) - y(share)), "dropped", f"{name}: {dropped:,}"
+        )
+        drawing.rect(
+            (left, y(kept_share)), (width, 150 - y(kept_share)), "kept", f"{name}: {kept:,} kept"
+        )
+        if share > 0:
+            words = f"{share:.0%}" if share >= 0.01 else "<1%"
+            drawing.text((x(votes), y(share) - 5), words, "value middle")
+    drawing.line((20, 150), (340, 150), "axis")
+    boundary = x(math.floor(threshold * confidence.num_chains + 1e-9) + 0.5)
+    drawing.line((boundary, 4), (boundary, 150), "boundary")
+    drawing.text((boundary - 5, 13), f"C > {threshold:g} is kept", "tick end")
+    _draw_vote_labels(drawing, confidence.num_chains, 166, "none")
+    return drawing.markup()
+
+
+def reliability_figure(levels: Sequence[ConfidenceLevel], num_chains: int) -> Markup:
+    """Accuracy of the anchor's consensus at each number of votes, with Wilson intervals."""
+    shown = [
+        level for level in levels if level.accuracy is not None and level.queries and level.votes
+    ]
+    drawing = Drawing(346, 190, "Accuracy of the consensus against its confidence")
+    x, _ = _vote_columns(num_chains)
+    y = Scale(0, 1, 150, 10)
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        drawing.line((30, y(tick)), (340, y(tick)), "grid")
+        drawing.text((25, y(tick) + 4), f"{tick:g}", "tick end")
+    diagonal = [(x(votes), y(votes / num_chains)) for votes in (1, num_chains)]
+    drawing.path(diagonal, "diagonal")
+    for level in shown:
+        accuracy = level.accuracy or 0.0
+        low, high = wilson(accuracy, level.queries)
+        words = (
+            f"{level.votes} of {num_chains} votes: {accuracy:.3f} right, 95 % [{low:.3f}, "
+            f"{high:.3f}], {level.queries:,} queries"
+        )
+        center = x(level.votes)
+        drawing.rect((center - 4, y(high)), (8, y(low) - y(high)), "interval best", words)
+        drawing.dot((center, y(accuracy)), 4, "point best", words)
+        drawing.text((center, 184), f"{level.queries:,}", "tick middle faint")
+    drawing.text((25, 184), "n", "tick end faint")
+    _draw_vote_labels(drawing, num_chains, 166)
+    return drawing.markup()
+
+
+def _vote_columns(num_chains: int) -> tuple[Scale, float]:
+    room = 310 / (num_chains + 1)
+    return Scale(0, num_chains, 30 + room / 2, 340 - room / 2), min(30.0, room * 0.78)
+
+
+def _draw_vote_labels(
+    drawing: Drawing, num_chains: int, height: float, none: str | None = None
+) -> None:
+    x, _ = _vote_columns(num_chains)
+    every = math.ceil(num_chains / 10)
+    if none is not None:
+        drawing.text((x(0), height), none, "tick middle")
+    for votes in range(num_chains, 0, -every):
+        drawing.text((x(votes), height), f"{votes}/{num_chains}", "tick middle")
+
+
+def wilson(share: float, trials: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share; it stays inside 0-1 at small counts."""
+    square = Z95**2 / trials
+    center = (share + square / 2) / (1 + square)
+    half = Z95 * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One bar of a funnel; ``lost`` says where the difference to the bar above went."""
+
+    name: str
+    count: int
+    lost: str = ""
+
+
+def funnel_figure(levels: Sequence[Level], noun: str) -> Markup:
+    """Bars that narrow; the share is of the first bar."""
+    step, left, reach = 52, 92, 290
+    drawing = Drawing(520, step * len(levels), f"Funnel of {noun}")
+    most = max((level.count for level in levels), default=0) or 1
+    x = Scale(0, most, left, left + reach)
+    for index, level in enumerate(levels):
+        top = index * step + 4
+        if index:
+            above = x(levels[index - 1].count)
+            corners = [(left, top - 26), (above, top - 26), (x(level.count), top), (left, top)]
+            drawing.path(corners, "slope", closed=True)
+        drawing.rect((left, top), (x(level.count) - left, 22), "kept", f"{level.count:,}")
+        drawing.text((left - 10, top + 15), level.name, "label end")
+        share = f"{level.count:,} · {level.count / most:.0%}" if index else f"{level.count:,}"
+        drawing.text((x(level.count) + 8, top + 15), share, "value")
+        if level.lost:
+            drawing.text((left + 2, top - 9), level.lost, "tick")
+    return drawing.markup()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one small training chart shows; more than one key draws more than one line."""
+
+    title: str
+    keys: tuple[str, ...]
+    names: tuple[str, ...] = ("",)
+    unit: str = "g"
+
+
+CURVES = (
+    Curve("Loss", ("loss",)),
+    Curve("Reward margin", ("margin",)),
+    Curve("Reward accuracy", ("reward_accuracy",)),
+    Curve("Log-probability", ("chosen_logp", "rejected_logp"), ("chosen", "rejected")),
+    Curve("Gradient norm", ("grad_norm",)),
+    Curve("Learning rate", ("learning_rate",), unit="e"),
+)
+
+
+def training_figures(steps: Sequence[Mapping[str, float]]) -> list[Markup]:
+    """A small chart for every curve that the training log has figures for."""
+    figures = []
+    for curve in CURVES:
+        lines = {
+            name: points
+            for key, name in zip(curve.keys, curve.names, strict=True)
+            if (points := _points(steps, key))
+        }
+        if lines:
+            figures.append(_curve_figure(curve, lines))
+    return figures
+
+
+def _points(steps: Sequence[Mapping[str, float]], key: str) -> list[Point]:
+    return [
+        (float(step.get("step", index + 1)), float(step[key]))
+        for index, step in enumerate(steps)
+        if isinstance(step.get(key), int | float) and math.isfinite(step[key])
+    ]
+
+
+def _curve_figure(curve: Curve, lines: Mapping[str, Sequence[Point]]) -> Markup:
+    drawing = Drawing(340, 150, f"{curve.title} per optimizer step")
+    values = [value for points in lines.values() for _, value in points]
+    places = [place for points in lines.values() for place, _ in points]
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
+    y = Scale(low - margin, high + margin, 124, 26)
+    x = Scale(min(places), max(places) if max(places) > min(places) else min(places) + 1, 56, 272)
+    drawing.text((4, 13), curve.title, "label")
+    for tick in ticks(low - margin, high + margin, 3):
+        drawing.line((52, y(tick)), (276, y(tick)), "grid")
+        drawing.text((46, y(tick) + 4), _short(tick, curve.unit), "tick end")
+    drawing.text((x(min(places)), 142), f"step {min(places):g}", "tick")
+    if max(places) > min(places):
+        drawing.text((x(max(places)), 142), f"{max(places):g}", "tick end")
+    for index, (name, points) in enumerate(lines.items()):
+        kind = "second" if index else "first"
+        drawing.path([(x(place), y(value)) for place, value in points], f"curve {kind}")
+        for place, value in points if len(points) <= 30 else points[-1:]:
+            words = f"step {place:g}: {_short(value, curve.unit)}"
+            drawing.dot((x(place), y(value)), 2.2, f"bead {kind}", words)
+        place, value = points[-1]
+        drawing.text((x(place) + 7, y(value) + 4), _ending(name, value, curve), f"end-label {kind}")
+    return drawing.markup()
+
+
+def _ending(name: str, value: float, curve: Curve) -> str:
+    return name or _short(value, curve.unit)
+
+
+def _short(value: float, unit: str) -> str:
+    if unit == "e" and value:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.3g}" if value else "0"
+
+
+def gain_figure(before: float | None, after: float | None) -> Markup:
+    """Before and after on one 0-1 line, small enough for a table cell."""
+    drawing = Drawing(220, 20, f"from {_said(before)} to {_said(after)}", "strip")
+    x = Scale(0, 1, 6, 214)
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        drawing.line((x(tick), 2), (x(tick), 18), "grid")
+    if before is not None and after is not None:
+        direction = "gain" if after >= before else "loss"
+        drawing.line((x(before), 10), (x(after), 10), f"span {direction}")
+    if before is not None:
+        drawing.dot((x(before), 10), 4, "before", f"before: {before:.3f}")
+    if after is not None:
+        drawing.dot((x(after), 10), 4.5, "point best", f"after: {after:.3f}")
+    return drawing.markup()
+
+
+def _said(figure: float | None) -> str:
+    return "unknown" if figure is None else f"{figure:.3f}"
+
+
+def bar_figure(share: float, kind: str) -> Markup:
+    """A horizontal bar for a table cell."""
+    drawing = Drawing(300, 14, f"{share:.0%} of the longest", "strip")
+    drawing.rect((0, 1), (max(1.0, share * 300), 12), kind)
+    return drawing.markup()

@@ -1,0 +1,26 @@
+"""The report stage: from what a run committed to one page that a person reads."""
+
+from raypipe.artifacts import Run
+from raypipe.config import Config
+from raypipe.report.gallery import build_gallery
+from raypipe.report.page import render_page
+from raypipe.report.record import read_record
+
+PAGE = "report/index.html"
+
+
+def run(config: Config, run: Run) -> str:
+    """Write the run's page and return its path.
+
+    The page is derived: nothing is committed, and the same run gives the same bytes.
+
+    Raises:
+        ArtifactError: a committed artifact is corrupt.
+    """
+    record = read_record(run)
+    baseline, best = record.summary.baseline, record.summary.best
+    gallery = None
+    if baseline is not None and best is not None and best != baseline.name:
+        gallery = build_gallery(run, baseline.name, best)
+    run.replace(PAGE, render_page(config, record, gallery))
+    return run.path(PAGE)

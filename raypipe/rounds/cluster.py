@@ -1,0 +1,61 @@
+"""Join the Ray cluster that a job runs on, or start one on this machine."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from raypipe.config import ClusterConfig
+
+# Ray Data plans need CPUs for reading and writing beside the actors' own; with two logical CPUs a
+# plan of one actor can wait for itself for ever.
+MIN_LOGICAL_CPUS = 4
+
+
+# Set for every process of the session; what a user has set himself stays.
+QUIET_ENVIRONMENT = {
+    "PYTHONWARNINGS": "ignore",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "DS_LOG_LEVEL": "error",
+    "RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL": "20",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_session(cluster: ClusterConfig) -> Iterator[None]:
+    """A Ray session: the cluster named by RAY_ADDRESS (set in every Ray job), else a local one."""
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+    else:
+        logical = cluster.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+        ray.init(
+            address="local", num_cpus=logical, include_dashboard=False, logging_level=logging.ERROR
+        )
+    _tame_ray_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _tame_ray_data() -> None:
+    """Keep Ray Data's bars; without a terminal keep one line of the engines' progress."""
+    import ray.data
+
+    ray.data.DataContext.get_current().print_on_execution_start = False
+    for handler in logging.getLogger("ray.data").handlers:
+        handler.addFilter(_is_wanted)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or "SamplingActor): " in record.getMessage()

@@ -1,0 +1,112 @@
+"""What a person sees of a run: a line per stage, the gate's decisions, a table at the end."""
+
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from raypipe.artifacts import Commit
+from raypipe.config import Config
+from raypipe.rounds.gate import Judged
+
+
+class Console:
+    """Prints to standard output; one line for every stage, also in a log file of a job."""
+
+    def __init__(self) -> None:
+        self._rich = RichConsole(highlight=False, soft_wrap=True)
+
+    def begin(self, config: Config, location: str) -> None:
+        rounds = config.rounds
+        self._rich.print(
+            f"[bold]raypipe[/bold] run [bold]{config.run.name}[/bold]: {config.model.path}, "
+            f"{rounds.num_rounds} rounds of {config.training.method} from {rounds.start}"
+        )
+        self._rich.print(f"[dim]{location}[/dim]")
+
+    def stage(self, name: str) -> None:
+        self._rich.print(f"[dim]… {name}[/dim]")
+
+    def committed(self, name: str, commit: Commit) -> None:
+        rows = f"{commit.rows:,} rows" if commit.rows else ""
+        refused = f", {commit.quarantined:,} quarantined" if commit.quarantined else ""
+        figures = ", ".join(
+            f"{key.replace('_', ' ')} {value:,}"
+            for key, value in commit.counts.items()
+            if isinstance(value, int)
+        )
+        what = ", ".join(part for part in (rows, figures) if part) + refused
+        when = "already done" if commit.reused else f"{commit.seconds:.1f} s"
+        self._rich.print(f"[green]✓[/green] {name:<24} {when:>12}  [dim]{what}[/dim]")
+
+    def note(self, text: str) -> None:
+        self._rich.print(f"[yellow]![/yellow] {text}")
+
+    def judged(self, judged: Judged, best: Judged) -> None:
+        accuracy = f"anchor accuracy {judged.anchor_accuracy:.3f}"
+        if judged.decision == "rolled_back":
+            self.note(
+                f"{judged.policy}: {accuracy}, rolled back to {best.policy} "
+                f"({best.anchor_accuracy:.3f})"
+            )
+        else:
+            self._rich.print(f"[green]✓[/green] {judged.policy}: {accuracy}, {judged.decision}")
+
+    def end(self, summary: dict[str, Any], page: str, seconds: float) -> None:
+        """The accuracy table, where the time went, and where the report is."""
+        self._rich.print(_accuracy_table(summary))
+        if summary["comparison"]:
+            self._rich.print(_comparison_line(summary["comparison"]))
+        self._rich.print(_time_table(summary["seconds"]))
+        self._rich.print(f"report   {page}")
+        self._rich.print(f"this call took {seconds:.0f} s")
+
+
+def _accuracy_table(summary: dict[str, Any]) -> Table:
+    table = Table(title="Accuracy on the eval split", title_justify="left")
+    for column, justify in (
+        ("policy", "left"),
+        ("accuracy", "right"),
+        ("95 % interval", "right"),
+        ("queries", "right"),
+        ("invalid", "right"),
+        ("anchor", "right"),
+        ("gate", "left"),
+    ):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for stage in summary["stages"]:
+        low, high = stage["ci95"]
+        table.add_row(
+            stage["name"] + (" *" if stage["name"] == summary["best"] else ""),
+            f"{stage['accuracy']:.3f}",
+            f"{low:.3f} – {high:.3f}",
+            f"{stage['queries']:,}",
+            f"{stage['invalid']:.1%}",
+            f"{stage['anchor_accuracy']:.3f}",
+            (stage["decision"] or "").replace("_", " "),
+        )
+    table.caption = "* the policy to use: the best on the anchor split"
+    table.caption_justify = "left"
+    return table
+
+
+def _comparison_line(comparison: dict[str, Any]) -> str:
+    low, high = (100 * bound for bound in comparison["ci95"])
+    return (
+        f"{comparison['to']} − {comparison['from']} = {100 * comparison['difference']:+.1f} "
+        f"points, 95 % [{low:+.1f}, {high:+.1f}], paired on the same queries"
+    )
+
+
+def _time_table(seconds: dict[str, float]) -> Table:
+    """Seconds by kind of stage, as they were when each was made."""
+    kinds: dict[str, float] = {}
+    for name, spent in seconds.items():
+        kind = name.split("/")[1]
+        kinds[kind] = kinds.get(kind, 0.0) + spent
+    table = Table(title="Where the time went", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for kind, spent in sorted(kinds.items(), key=lambda pair: -pair[1]):
+        table.add_row(kind, f"{spent:.1f}")
+    return table

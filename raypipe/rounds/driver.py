@@ -1,0 +1,203 @@
+"""The driver: goes through prepare, SFT and rounds, and knows what is done from commits alone.
+
+It wires the stages and is the only one that knows them all; no stage knows the driver or another
+stage. Every stage is called every time: one that is committed with the same fingerprint returns
+its manifest at once, so that the same command begins, resumes and repeats a run.
+
+    prepare → [pretrained: sample, evaluate] → sft → [sft: sample, vote, evaluate]
+            → per round: train → [round: sample, vote, evaluate] → gate
+"""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import raypipe.catalog.stage as catalog
+import raypipe.consensus.stage as consensus
+import raypipe.evaluation.stage as evaluation
+import raypipe.report.stage as report
+import raypipe.sampling.stage as sampling
+import raypipe.training.stage as training
+from raypipe.artifacts import Commit, Run
+from raypipe.config import Config
+from raypipe.policies import PRETRAINED, SFT, policy, round_name
+from raypipe.rounds import summary
+from raypipe.rounds.cluster import ray_session
+from raypipe.rounds.console import Console
+from raypipe.rounds.gate import Judged, best, decide, next_start
+from raypipe.rounds.summary import RoundRecord
+
+
+def run_rounds(config: Config, console: Console) -> dict[str, Any]:
+    """Run, resume or repeat a whole run; returns its summary.
+
+    Raises:
+        RaypipeError: whatever stopped a stage. What was committed stays, and the same call
+            goes on from there.
+    """
+    started = time.time()
+    run = open_run(config)
+    console.begin(config, run.location)
+    with ray_session(config.cluster):
+        driver = Driver(config, run, console)
+        written = driver.go()
+    page = report.run(config, run)
+    console.end(written, page, time.time() - started)
+    return written
+
+
+def open_run(config: Config) -> Run:
+    """The run's directory, made if needed, with the configuration that it was begun with."""
+    run = Run(f"{config.run.directory.rstrip('/')}/{config.run.name}")
+    run.create("run.json", json.dumps(config.model_dump(mode="json"), indent=1).encode())
+    return run
+
+
+class Driver:
+    """One pass over a run."""
+
+    def __init__(self, config: Config, run: Run, console: Console) -> None:
+        self.config = config
+        self.run = run
+        self.console = console
+        self.commits: dict[str, Commit] = {}
+        self.policies: list[str] = []
+        self.judged: list[Judged] = []
+        self.rounds: list[RoundRecord] = []
+
+    def go(self) -> dict[str, Any]:
+        """Every stage in its order; returns the summary."""
+        rounds = self.config.rounds
+        self._prepare()
+        start = PRETRAINED if rounds.start == "pretrained" else SFT
+        first = 1 if rounds.num_rounds else None
+        self._measure(PRETRAINED, first if start == PRETRAINED else None)
+        if start == SFT:
+            self._stage("sft/adapter", lambda: training.run_sft(self.config, self.run))
+            self._measure(SFT, first)
+        self.judged.append(Judged(start, self._anchor_accuracy(start), "start"))
+        for round_index in range(1, rounds.num_rounds + 1):
+            if not self._round(round_index, reference=start):
+                break
+        return self._summarise(start)
+
+    def _round(self, round_index: int, *, reference: str) -> bool:
+        """Train and judge one round; False when there was nothing to train on."""
+        rounds = self.config.rounds
+        start = next_start(self.judged)
+        source = self._source(round_index, start)
+        pairs, queries = self._pairs(source)
+        outcome = "trained" if pairs else "no_pairs"
+        self.rounds.append(RoundRecord(round_index, start, source, pairs, queries, outcome))
+        if not pairs:
+            self.console.note(f"round {round_index}: no preference pair; the adapter stays")
+            return False
+        name = round_name(round_index)
+        frozen = reference if self.config.training.reference == "start" else start
+        self._stage(
+            f"{name}/adapter",
+            lambda: training.run_round(
+                self.config,
+                self.run,
+                round_index=round_index,
+                start=start,
+                source=source,
+                reference=frozen,
+            ),
+        )
+        self._measure(name, round_index + 1 if round_index < rounds.num_rounds else None)
+        accuracy = self._anchor_accuracy(name)
+        self.judged.append(decide(self.judged, name, accuracy, rounds.max_anchor_drop))
+        self.console.judged(self.judged[-1], best(self.judged))
+        return True
+
+    def _prepare(self) -> None:
+        self._stage("catalog/listings", lambda: catalog.run(self.config, self.run))
+        for name in ("catalog/seed", "catalog/truth"):
+            self.commits[name] = self.run.artifact(name).required()
+
+    def _measure(self, name: str, next_round: int | None) -> None:
+        """Sample a policy, vote on its chains if a round will learn from them, and evaluate it.
+
+        A policy that was the last of its run has no chains for a next round: when the run is
+        continued with more rounds, those come from a draw of their own.
+        """
+        committed = self.run.artifact(f"{name}/chains").commit()
+        if committed is not None:
+            next_round = committed.fingerprint["round_index"]
+        self._chains(name, policy_name=name, round_index=next_round, greedy=True)
+        voted = next_round is not None
+        if next_round is not None:
+            self._vote(name, next_round)
+        self._stage(
+            f"{name}/evaluation",
+            lambda: evaluation.run(self.config, self.run, scope=name, with_consensus=voted),
+        )
+        self.policies.append(name)
+
+    def _source(self, round_index: int, start: str) -> str:
+        """The scope whose chains a round learns from: its start policy's own, or a new draw."""
+        own = self.commits[f"{start}/chains"].fingerprint["round_index"]
+        if own == round_index:
+            return start
+        scope = f"{round_name(round_index)}-draw"
+        self._chains(scope, policy_name=start, round_index=round_index, greedy=False)
+        self._vote(scope, round_index)
+        return scope
+
+    def _chains(
+        self, scope: str, *, policy_name: str, round_index: int | None, greedy: bool
+    ) -> None:
+        sampled = policy(self.run, self.config.model, policy_name)
+        self._stage(
+            f"{scope}/chains",
+            lambda: sampling.run(
+                self.config,
+                self.run,
+                policy=sampled,
+                scope=scope,
+                round_index=round_index,
+                greedy=greedy,
+            ),
+        )
+
+    def _vote(self, scope: str, round_index: int) -> None:
+        self._stage(
+            f"{scope}/consensus",
+            lambda: consensus.run(self.config, self.run, scope=scope, round_index=round_index),
+        )
+        self.commits[f"{scope}/pairs"] = self.run.artifact(f"{scope}/pairs").required()
+
+    def _pairs(self, scope: str) -> tuple[int, int]:
+        """Training examples of a scope and the queries they come from."""
+        funnel = self.run.artifact(f"{scope}/consensus").read_json("funnel.json")["total"]
+        if self.config.training.method == "self_learning":
+            return int(funnel["kept"]), int(funnel["kept"])
+        return int(funnel["pairs"]), int(funnel["paired"])
+
+    def _anchor_accuracy(self, name: str) -> float:
+        metrics = self.run.artifact(f"{name}/evaluation").read_json("metrics.json")
+        return float(metrics["anchor"]["accuracy"])
+
+    def _summarise(self, start: str) -> dict[str, Any]:
+        winner = best(self.judged).policy
+        comparison = None
+        if winner != start:
+            comparison = evaluation.compare(self.config, self.run, before=start, after=winner)
+        return summary.write(
+            self.config,
+            self.run,
+            policies=self.policies,
+            judged=self.judged,
+            rounds=self.rounds,
+            commits=self.commits,
+            comparison=comparison,
+        )
+
+    def _stage(self, name: str, work: Callable[[], Commit]) -> Commit:
+        self.console.stage(name)
+        commit = work()
+        self.commits[name] = commit
+        self.console.committed(name, commit)
+        return commit

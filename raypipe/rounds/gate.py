@@ -1,0 +1,49 @@
+"""The anchor gate: keep a round's policy, or roll back to the best so far.
+
+Judged on the small trusted anchor split and never on eval, so that eval stays a clean measure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Decision = Literal["start", "accepted", "rolled_back"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A policy with its anchor accuracy (0-1) and what the gate said of it."""
+
+    policy: str
+    anchor_accuracy: float
+    decision: Decision
+
+
+def best(judged: Sequence[Judged]) -> Judged:
+    """The policy of highest anchor accuracy that was not rolled back; of equals the latest.
+
+    Raises:
+        ValueError: nothing was judged.
+    """
+    kept = [policy for policy in judged if policy.decision != "rolled_back"]
+    if not kept:
+        raise ValueError("no policy has been judged yet")
+    highest = max(policy.anchor_accuracy for policy in kept)
+    return [policy for policy in kept if policy.anchor_accuracy == highest][-1]
+
+
+def decide(judged: Sequence[Judged], policy: str, anchor_accuracy: float, drop: float) -> Judged:
+    """Accept a round's policy unless its anchor accuracy is below the best by more than ``drop``.
+
+    Args:
+        judged: the policies before it, the start of round 1 among them.
+        drop: tolerance, 0-1.
+    """
+    fallen = best(judged).anchor_accuracy - anchor_accuracy
+    return Judged(policy, anchor_accuracy, "rolled_back" if fallen > drop else "accepted")
+
+
+def next_start(judged: Sequence[Judged]) -> str:
+    """The policy that the next round starts from: the last one, or the best after a rollback."""
+    last = judged[-1]
+    return best(judged).policy if last.decision == "rolled_back" else last.policy

@@ -1,0 +1,93 @@
+"""``summary.json``: what a run came to, derived from its commits alone.
+
+    {"version": 1, "run": name, "model": path, "method": "dpo" | "self_learning",
+     "stages": [{"name": "pretrained" | "sft" | "round-1" …, "accuracy": 0-1, "ci95": [lo, hi],
+                 "queries": n, "invalid": share, "anchor_accuracy": 0-1,
+                 "decision": null | "accepted" | "rolled_back", "policy_id": hex}],
+     "best": name of the policy to use,
+     "comparison": null | {"from": name, "to": name, "difference": x, "ci95": [lo, hi]},
+     "funnel": {scope: totals}, "pairs": [{"round": n, "start": name, "source": scope,
+                 "pairs": n, "queries": n, "outcome": "trained" | "no_pairs"}],
+     "digests": {artifact: hex}, "seconds": {artifact: s}, "quarantined": {artifact: rows}}
+
+A rerun that recomputes nothing writes the same bytes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raypipe.artifacts import Commit, Run
+from raypipe.config import Config
+from raypipe.rounds.gate import Judged, best
+
+PATH = "summary.json"
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a round had to train on. ``outcome`` is "trained" or "no_pairs"."""
+
+    round: int
+    start: str
+    source: str
+    pairs: int
+    queries: int
+    outcome: str
+
+
+def write(
+    config: Config,
+    run: Run,
+    *,
+    policies: Sequence[str],
+    judged: Sequence[Judged],
+    rounds: Sequence[RoundRecord],
+    commits: Mapping[str, Commit],
+    comparison: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Write and return the summary of a run."""
+    decisions = {judgement.policy: judgement.decision for judgement in judged}
+    stages = [_stage(run, commits, name, decisions.get(name)) for name in policies]
+    summary = {
+        "version": 1,
+        "run": config.run.name,
+        "model": config.model.path,
+        "method": config.training.method,
+        "stages": stages,
+        "best": best(judged).policy if judged else policies[-1],
+        "comparison": comparison,
+        "funnel": _funnels(run, commits),
+        "pairs": [asdict(record) for record in rounds],
+        "digests": {name: commit.digest for name, commit in commits.items()},
+        "seconds": {name: commit.seconds for name, commit in commits.items()},
+        "quarantined": {name: c.quarantined for name, c in commits.items() if c.quarantined},
+    }
+    run.replace(PATH, json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def _stage(
+    run: Run, commits: Mapping[str, Commit], name: str, decision: str | None
+) -> dict[str, Any]:
+    metrics = run.artifact(f"{name}/evaluation").read_json("metrics.json")
+    measured = metrics["eval"]
+    return {
+        "name": name,
+        "accuracy": measured["accuracy"],
+        "ci95": measured["ci95"],
+        "queries": measured["queries"],
+        "invalid": measured["invalid"],
+        "anchor_accuracy": metrics["anchor"]["accuracy"],
+        "decision": None if decision == "start" else decision,
+        "policy_id": commits[f"{name}/chains"].fingerprint["policy_id"],
+    }
+
+
+def _funnels(run: Run, commits: Mapping[str, Commit]) -> dict[str, Any]:
+    return {
+        name.removesuffix("/consensus"): run.artifact(name).read_json("funnel.json")["total"]
+        for name in commits
+        if name.endswith("/consensus")
+    }

@@ -1,0 +1,171 @@
+"""Sample a policy: a Ray Data plan that maps listings through a pool of vLLM actors.
+
+One engine session serves both needs of a policy: the greedy pass over eval and anchor that judges
+it, and the chains over pool and anchor that the next round votes on. Engine starts are expensive.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.artifacts import Artifact, Attempt, Commit, Run, committed, versions
+from raypipe.config import Config, flatten
+from raypipe.errors import AdapterInactiveError, EngineStartError, RaypipeError
+from raypipe.policies import Policy, model_identity, model_path
+from raypipe.prompts import TEMPLATE_VERSION
+from raypipe.sampling.actor import GREEDY_SPLITS, SAMPLED_SPLITS, ChainSource, SamplingActor
+from raypipe.schemas import CHAINS, LISTINGS
+
+COLUMNS = ["listing_id", "vertical", "split", "images", "image_hashes", "queries"]
+
+
+def run(
+    config: Config,
+    run: Run,
+    *,
+    policy: Policy,
+    scope: str,
+    round_index: int | None,
+    greedy: bool = True,
+) -> Commit:
+    """Commit ``<scope>/chains``: greedy chains of eval and anchor, sampled ones of pool and anchor.
+
+    Args:
+        policy: what is sampled.
+        scope: where the chains are committed; the policy's own name, but for a redraw.
+        round_index: the round whose seeds the chains take; None makes the greedy pass alone.
+        greedy: whether eval and anchor get their greedy chain (a redraw does not need it).
+
+    Raises:
+        EngineStartError: no engine could be started.
+        AdapterInactiveError: an engine does not serve the policy's adapter.
+        ArtifactError: a listing was lost or doubled.
+    """
+    listings = run.artifact("catalog/listings", LISTINGS)
+    num_chains = config.sampling.num_chains if round_index is not None else 0
+    splits = set(GREEDY_SPLITS if greedy else ()) | set(SAMPLED_SPLITS if num_chains else ())
+    fingerprint = {
+        **flatten(config.sampling.outcome(), "sampling."),
+        **model_identity(config.model),
+        **versions("raypipe", "vllm", "transformers", "torch"),
+        "run.seed": config.run.seed,
+        "round_index": round_index,
+        "splits": sorted(splits),
+        "template": TEMPLATE_VERSION,
+        "policy_id": policy.policy_id,
+        "upstream.listings": listings.required().digest,
+    }
+    if not num_chains:
+        del fingerprint["sampling.num_chains"]
+
+    def make(attempt: Attempt) -> Commit:
+        return _sample(config, run, listings, attempt, policy, splits, num_chains, round_index)
+
+    return committed(run.artifact(f"{scope}/chains", CHAINS), fingerprint, make)
+
+
+def _sample(
+    config: Config,
+    run: Run,
+    listings: Artifact,
+    attempt: Attempt,
+    policy: Policy,
+    splits: set[str],
+    num_chains: int,
+    round_index: int | None,
+) -> Commit:
+    salvaged = attempt.salvage()
+    refused = attempt.salvage("quarantine")
+    wanted = _wanted_ids(listings, splits)
+    done = attempt.salvaged_ids(salvaged) | attempt.salvaged_ids(refused)
+    todo = wanted - done
+    if todo:
+        actor = {
+            "make_engine": partial(start_engine, config, policy),
+            "policy_id": policy.policy_id,
+            "num_chains": num_chains,
+            "seed_parts": (config.run.seed, "round", -1 if round_index is None else round_index),
+            "run": run,
+            "quarantine": attempt.directory("quarantine"),
+        }
+        _map_listings(config, listings, todo, actor, attempt.directory("data"))
+    counts = {"listings": len(wanted), "salvaged": len(done), "chains_per_query": num_chains}
+    return attempt.commit(expected=wanted, salvaged=[*salvaged, *refused], counts=counts)
+
+
+def start_engine(config: Config, policy: Policy) -> ChainSource:
+    """Start vLLM in this process for a policy; called inside an actor."""
+    from raypipe.sampling.engine import Engine
+
+    return Engine(
+        config.model,
+        config.sampling,
+        base=model_path(config.model),
+        adapter=policy.adapter_directory(),
+        policy_id=policy.policy_id,
+        image_size=config.catalog.image_size,
+        max_images=config.catalog.max_images,
+    )
+
+
+def _wanted_ids(listings: Artifact, splits: set[str]) -> set[str]:
+    wanted: set[str] = set()
+    for table in listings.read_files(["listing_id", "split"]):
+        kept = table.filter(pc.is_in(table.column("split"), pa.array(sorted(splits))))
+        wanted.update(kept.column("listing_id").to_pylist())
+    return wanted
+
+
+def _map_listings(
+    config: Config, listings: Artifact, todo: set[str], actor: dict[str, Any], target: str
+) -> None:
+    import ray
+    import ray.data
+    from ray.exceptions import RayError
+
+    sampling = config.sampling
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = config.cluster.capacity_wait_s
+    keep = ray.put(pa.array(sorted(todo)))
+    filesystem = listings.run.filesystem
+    dataset = (
+        ray.data.read_parquet(listings.paths(), filesystem=filesystem, columns=COLUMNS)
+        .map_batches(partial(_select, keep), batch_format="pyarrow", batch_size=None)
+        .repartition(target_num_rows_per_block=sampling.listings_per_call)
+        .map_batches(
+            SamplingActor,
+            fn_constructor_kwargs=actor,
+            batch_format="pyarrow",
+            batch_size=sampling.listings_per_call,
+            compute=ray.data.ActorPoolStrategy(size=sampling.num_actors),
+            num_cpus=sampling.cpus_per_actor,
+            num_gpus=sampling.gpus_per_actor,
+            max_task_retries=3,
+        )
+    )
+    try:
+        dataset.write_parquet(target, filesystem=filesystem, write_page_checksum=True)
+    except (RayError, RuntimeError) as error:
+        raise _explained(error) from error
+
+
+def _select(keep: Any, batch: pa.Table) -> pa.Table:
+    import ray
+
+    return batch.filter(pc.is_in(batch.column("listing_id"), ray.get(keep)))
+
+
+def _explained(error: BaseException) -> BaseException:
+    """The raypipe error that an actor raised, out of the layers that Ray wraps it in."""
+    kinds: tuple[Callable[[str], RaypipeError], ...] = (AdapterInactiveError, EngineStartError)
+    text = str(error)
+    for kind in kinds:
+        name = getattr(kind, "__name__", "")
+        if name in text:
+            tail = text.rsplit(f"{name}: ", 1)[-1]
+            return kind(tail.split("\n\n")[0].strip())
+    return error

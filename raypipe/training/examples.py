@@ -1,0 +1,129 @@
+"""Training examples out of committed artifacts: one row per target or pair, images by listing.
+
+The rows are what TRL calls prompt-completion and preference data, conversational and with images.
+Images are kept once per listing and joined when a row is looked up.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.artifacts import Run
+from raypipe.prompts import SYSTEM_PROMPTS, AnswerFormat, completion
+from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, SEED
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows without images, and the images (encoded) of every listing that they name."""
+
+    rows: list[Row]
+    images: dict[str, list[bytes]]
+
+    def dataset(self) -> Any:
+        """A ``datasets.Dataset`` whose rows carry their listing's decoded images."""
+        import io
+
+        from datasets import Dataset
+        from PIL import Image
+
+        def with_images(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            listings = batch.pop("listing_id")
+            decoded = [
+                [Image.open(io.BytesIO(content)) for content in self.images[listing]]
+                for listing in listings
+            ]
+            return {**batch, "images": decoded}
+
+        return Dataset.from_list(self.rows).with_transform(with_images)
+
+
+def seed_targets(run: Run, answer_format: AnswerFormat) -> Examples:
+    """Every annotated answer of the seed split as a target (paper §3.1)."""
+    prompts = _prompts(run, "seed")
+    rows = []
+    for seeded in run.artifact("catalog/seed", SEED).read().to_pylist():
+        for answer in seeded["answers"]:
+            key = (seeded["listing_id"], answer["attribute"])
+            text = completion(answer["answer"], answer["reasoning"], answer_format)
+            rows.append(_target(key[0], prompts[key], text, answer_format))
+    return _with_images(run, rows)
+
+
+def preferred_targets(run: Run, scope: str, answer_format: AnswerFormat) -> Examples:
+    """Every preferred chain of a kept query as a target (paper §5), unanimous ones included."""
+    preferred: dict[tuple[str, str], list[int]] = {}
+    for table in run.artifact(f"{scope}/consensus", CONSENSUS).read_files():
+        pool = table.filter(pc.equal(table.column("split"), "pool"))
+        for row in pool.filter(pc.equal(pool.column("gate"), "kept")).to_pylist():
+            preferred[row["listing_id"], row["attribute"]] = row["preferred"]
+    prompts = _prompts(run, "pool")
+    rows = []
+    for table in run.artifact(f"{scope}/chains", CHAINS).read_files():
+        for listing in table.to_pylist():
+            for query in listing["queries"]:
+                key = (listing["listing_id"], query["attribute"])
+                for index in preferred.get(key, ()):
+                    text = query["chains"][index]["text"]
+                    rows.append(_target(key[0], prompts[key], text, answer_format))
+    return _with_images(run, rows)
+
+
+def preference_pairs(run: Run, scope: str, answer_format: AnswerFormat) -> Examples:
+    """Every preference pair that a policy's chains gave (paper §4.1)."""
+    rows = []
+    for query in run.artifact(f"{scope}/pairs", PAIRS).read().to_pylist():
+        for pair in query["pairs"]:
+            rows.append(
+                {
+                    "listing_id": query["listing_id"],
+                    "prompt": _prompt(query["prompt"], answer_format),
+                    "chosen": [{"role": "assistant", "content": pair["chosen"]}],
+                    "rejected": [{"role": "assistant", "content": pair["rejected"]}],
+                }
+            )
+    return _with_images(run, rows)
+
+
+def _target(listing_id: str, prompt: str, text: str, answer_format: AnswerFormat) -> Row:
+    return {
+        "listing_id": listing_id,
+        "prompt": _prompt(prompt, answer_format),
+        "completion": [{"role": "assistant", "content": text}],
+    }
+
+
+def _prompt(text: str, answer_format: AnswerFormat) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": SYSTEM_PROMPTS[answer_format]},
+        {"role": "user", "content": text},
+    ]
+
+
+def _listings(run: Run, columns: list[str]) -> Iterator[pa.Table]:
+    return run.artifact("catalog/listings", LISTINGS).read_files(columns)
+
+
+def _prompts(run: Run, split: str) -> dict[tuple[str, str], str]:
+    prompts = {}
+    for table in _listings(run, ["listing_id", "split", "queries"]):
+        for row in table.filter(pc.equal(table.column("split"), split)).to_pylist():
+            for query in row["queries"]:
+                prompts[row["listing_id"], query["attribute"]] = query["prompt"]
+    return prompts
+
+
+def _with_images(run: Run, rows: list[Row]) -> Examples:
+    """Sort rows, so that their order says nothing of files, and fetch the images they need."""
+    rows.sort(key=repr)
+    needed = pa.array(sorted({row["listing_id"] for row in rows}), pa.string())
+    images: dict[str, list[bytes]] = {}
+    for table in _listings(run, ["listing_id", "images"]):
+        for row in table.filter(pc.is_in(table.column("listing_id"), needed)).to_pylist():
+            images[row["listing_id"]] = row["images"]
+    return Examples(rows, images)

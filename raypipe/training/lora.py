@@ -1,0 +1,112 @@
+"""LoRA adapters on the language model's projections (paper §3.1), checked by count and by name."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from raypipe.config import LoraConfig
+from raypipe.errors import ConfigError
+
+POLICY_ADAPTER = "default"
+REFERENCE_ADAPTER = "ref"
+
+
+def target_pattern(lora: LoraConfig) -> str:
+    """The regular expression of the modules that get an adapter: never the vision tower's."""
+    return rf".*language_model.*\.({'|'.join(lora.targets)})"
+
+
+def lora_config(lora: LoraConfig) -> Any:
+    """PEFT's configuration of a fresh adapter."""
+    from peft import LoraConfig as PeftLoraConfig
+
+    return PeftLoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=target_pattern(lora),
+        task_type="CAUSAL_LM",
+    )
+
+
+def expected_parameters(config: Any, lora: LoraConfig) -> int:
+    """Trainable parameters that a model of this text configuration should have.
+
+    A projection of ``i`` inputs and ``o`` outputs gets ``rank * (i + o)``; Qwen2.5-VL-3B with
+    rank 32 on query and value has 36 * 32 * (4096 + 2304) = 7,372,800.
+
+    Raises:
+        ConfigError: a target that is no attention projection.
+    """
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    query = text.num_attention_heads * head
+    key_value = text.num_key_value_heads * head
+    widths = {
+        "q_proj": text.hidden_size + query,
+        "k_proj": text.hidden_size + key_value,
+        "v_proj": text.hidden_size + key_value,
+        "o_proj": query + text.hidden_size,
+    }
+    unknown = [name for name in lora.targets if name not in widths]
+    if unknown:
+        raise ConfigError(f"lora.targets: {unknown} are not among {sorted(widths)}")
+    return int(text.num_hidden_layers * lora.rank * sum(widths[name] for name in lora.targets))
+
+
+def check_trainable(model: Any, lora: LoraConfig) -> int:
+    """The number of trainable parameters, once it and their names are as expected.
+
+    Raises:
+        ConfigError: another count, or a trainable parameter outside the targets: an adapter on
+            the wrong modules trains in silence.
+    """
+    trainable = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    pattern = re.compile(rf"{target_pattern(lora)}\.lora_[AB]\..*")
+    strangers = [name for name in trainable if not pattern.fullmatch(name)]
+    if strangers:
+        raise ConfigError(f"parameters outside lora.targets would be trained: {strangers[:3]}")
+    expected, found = expected_parameters(model.config, lora), sum(trainable.values())
+    if found != expected:
+        raise ConfigError(f"the adapter has {found:,} parameters instead of {expected:,}")
+    return found
+
+
+def with_adapter(model: Any, lora: LoraConfig, start: Path | None) -> Any:
+    """The model with a trainable adapter: a fresh one, or a copy of ``start``.
+
+    The adapter is in float32 whatever the base's type is.
+    """
+    from peft import PeftModel, get_peft_model
+
+    if start is None:
+        return get_peft_model(model, lora_config(lora))
+    return PeftModel.from_pretrained(model, str(start), is_trainable=True)
+
+
+def load_reference(model: Any, reference: Path | None) -> None:
+    """Make the frozen adapter "ref", which TRL copied from the start, the reference policy.
+
+    TRL's reference is where training starts; ours is the policy before round 1 unless the
+    configuration says otherwise. None makes the base model the reference.
+    """
+    import torch
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    with torch.no_grad():
+        if reference is None:
+            for name, parameter in model.named_parameters():
+                if f".lora_B.{REFERENCE_ADAPTER}." in name:
+                    parameter.zero_()
+            return
+    weights = load_peft_weights(str(reference), device="cpu")
+    loaded = set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
+    _refuse_unexpected(loaded.unexpected_keys)
+
+
+def _refuse_unexpected(keys: Iterable[str]) -> None:
+    unexpected = list(keys)
+    if unexpected:
+        raise ConfigError(f"the reference adapter does not fit the model: {unexpected[:3]}")

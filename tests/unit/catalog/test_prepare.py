@@ -1,0 +1,316 @@
+"""The prepare stage on a user's own files: what goes in comes out once, or says why not."""
+
+import io
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shop as shops
+from PIL import Image
+from shop import photo
+
+from raypipe.artifacts import COMMIT, Run
+from raypipe.attributes import AttributeSchema, load_attribute_schema
+from raypipe.catalog import stage
+from raypipe.errors import ArtifactError, ConfigDriftError, QuarantineLimitError
+from raypipe.schemas import LISTINGS, SEED, TRUTH
+
+ARTIFACTS = {"catalog/listings": LISTINGS, "catalog/seed": SEED, "catalog/truth": TRUTH}
+
+
+def prepare(shop, run, **catalog):
+    shop.write()
+    return stage.run(shop.config(**{"max_quarantined": 1} | catalog), run)
+
+
+def rows(run, name="catalog/listings"):
+    table = run.artifact(name, ARTIFACTS[name]).read()
+    return {row["listing_id"]: row for row in table.to_pylist()}
+
+
+def quarantine(run, name="catalog/listings"):
+    refused = run.artifact(name, ARTIFACTS[name]).read(kind="quarantine").to_pylist()
+    assert {row["stage"] for row in refused} <= {"prepare"}
+    return {row["id"]: (row["reason"], row["detail"]) for row in refused}
+
+
+def digests(run):
+    return {name: run.artifact(name).required().digest for name in ARTIFACTS}
+
+
+def test_a_clean_catalog(shop, run):
+    shop.listings[0] |= {"group_id": "g", "seller_values": [("color", "red!"), ("fit", "slim")]}
+    commit = prepare(shop, run, rows_per_file=5)
+    assert (commit.artifact, commit.rows, commit.quarantined) == ("catalog/listings", 12, 0)
+    assert commit.counts == {
+        "listings": {"seed": 2, "anchor": 1, "eval": 3, "pool": 6},
+        "queries": {"seed": 4, "anchor": 2, "eval": 6, "pool": 12},
+        "images": 12,
+        "images_skipped": {},
+        "refused": {},
+        "beyond_cap": 0,
+    }
+    assert sorted(file.rows for file in commit.files if file.kind == "data") == [2, 5, 5]
+    first = rows(run)["L00"]
+    assert (first["vertical"], first["split"], first["group_id"]) == ("shoe", "seed", "g")
+    assert [query["attribute"] for query in first["queries"]] == ["color", "heel"]
+    assert [query["seller_value"] for query in first["queries"]] == ["red!", None]
+    assert first["queries"][1]["options"] == ["Flat", "Kitten Heel"]
+    image = Image.open(io.BytesIO(first["images"][0]))
+    assert (image.format, image.size) == ("JPEG", (28, 28))
+    assert np.abs(np.asarray(image).astype(int) - [0, 0, 77]).max() <= 3
+
+
+def test_answers_are_stored_as_the_schema_spells_them(shop, run):
+    prepare(shop, run)
+    assert rows(run, "catalog/seed")["L01"]["answers"] == [
+        {"attribute": "color", "reasoning": "It looks red.", "answer": "Red"},
+        {"attribute": "heel", "reasoning": "", "answer": "Kitten Heel"},
+    ]
+    assert rows(run, "catalog/truth").keys() == {"L02", "L03", "L04", "L05"}
+    assert rows(run, "catalog/truth")["L02"]["answers"] == [{"attribute": "color", "value": "Blue"}]
+
+
+def test_the_attribute_schema_is_kept_with_the_listings(shop, run):
+    prepare(shop, run)
+    kept = run.artifact("catalog/listings").read_json(stage.SCHEMA_FILE)
+    given = load_attribute_schema(str(shop.directory / "schema.yaml"))
+    assert AttributeSchema.from_json(kept) == given
+
+
+def test_answers_outside_the_schema_are_dropped_and_not_their_listing(shop, run):
+    shop.truth["L03"] = [
+        {"attribute": "color", "value": "Mauve"},
+        {"attribute": "size", "value": "41"},
+        None,
+        {"attribute": "heel", "value": "flat"},
+        {"attribute": "heel", "value": "Kitten Heel"},
+    ]
+    shop.seed["L00"] = [{"attribute": "color", "reasoning": "", "answer": None}]
+    prepare(shop, run)
+    assert rows(run, "catalog/truth")["L03"]["answers"] == [{"attribute": "heel", "value": "Flat"}]
+    assert quarantine(run, "catalog/truth") == {
+        "L03/color": ("unknown_value", "'Mauve' is none of Red, Blue"),
+        "L03/size": ("unknown_attribute", "its vertical has color, heel"),
+        "L03/heel": ("repeated_attribute", "answered again with 'Kitten Heel'"),
+    }
+    assert rows(run, "catalog/seed")["L00"]["answers"] == []
+    assert quarantine(run, "catalog/seed").keys() == {"L00/color"}
+    assert len(rows(run)) == 12
+
+
+def test_images_are_the_first_distinct_decodable_ones(shop, run):
+    broken = photo(50, (90, 90), "JPEG")[:500]
+    images = [b"text", photo(50), photo(50), broken, photo(51, (999, 999)), None, photo(52)]
+    shop.add("many", 0, images=[*images, photo(53), photo(54)])
+    commit = prepare(shop, run, max_images=3, max_image_pixels=5000)
+    hashes = [rows(run)[name]["image_hashes"] for name in ("many", "L00")]
+    assert len(hashes[0]) == len(set(hashes[0])) == len(rows(run)["many"]["images"]) == 3
+    assert commit.counts["images_skipped"] == {
+        "unknown_format": 1,
+        "duplicate": 1,
+        "broken": 1,
+        "too_many_pixels": 1,
+        "empty": 1,
+    }
+
+
+def test_refused_listings_say_why(shop, run):
+    shop.add("no photos", 20, images=[])
+    shop.add("L20", 20, images=None)
+    shop.add("L21", 20, images=[b"text", b""])
+    shop.add("L22", 22, vertical="hat")
+    shop.add("L23", 23, vertical=None)
+    shop.add("../L24", 24)
+    shop.add("L" * 129, 25)
+    commit = prepare(shop, run)
+    refused = quarantine(run)
+    assert {name: reason for name, (reason, _) in refused.items()} == {
+        "no photos": "bad_id",
+        "L20": "no_image",
+        "L21": "no_image",
+        "L22": "unknown_vertical",
+        "L23": "unknown_vertical",
+        "../L24": "bad_id",
+        "L" * 129: "bad_id",
+    }
+    assert refused["L20"][1] == "it lists no images"
+    assert "unknown_format" in refused["L21"][1]
+    assert "'hat' is not in the attribute schema" in refused["L22"][1]
+    assert commit.counts["refused"] == {"bad_id": 3, "no_image": 2, "unknown_vertical": 2}
+
+
+def test_a_refused_listing_has_no_answers_either(shop, run):
+    shop.listings[0]["images"] = [b"text"]
+    shop.listings[2]["vertical"] = "hat"
+    prepare(shop, run)
+    assert rows(run, "catalog/seed").keys() == {"L01"}
+    assert rows(run, "catalog/truth").keys() == {"L03", "L04", "L05"}
+
+
+def test_leaks_are_refused_by_group_and_by_image(shop, run):
+    for index in (1, 3, 6):  # seed, eval, pool
+        shop.listings[index]["group_id"] = "same model"
+    shop.add("copy", 0, images=[photo(4, form="BMP")])  # the photo of an eval listing
+    shop.listings[7]["images"] = shop.listings[8]["images"]  # two pool listings
+    commit = prepare(shop, run)
+    assert quarantine(run) == {
+        "L01": ("leakage", "seed listing is a relative of eval L03"),
+        "L06": ("leakage", "pool listing is a relative of eval L03"),
+        "copy": ("leakage", "pool listing is a relative of eval L04"),
+    }
+    assert commit.counts["refused"] == {"leakage": 3}
+    assert rows(run, "catalog/seed").keys() == {"L00"}
+
+
+def test_images_by_path(shop, run):
+    photos = shop.directory / "photos"
+    photos.mkdir(parents=True)
+    for index, row in enumerate(shop.listings):
+        (photos / f"{index}.png").write_bytes(row["images"][0])
+        row["images"] = [f"photos/{index}.png"]
+    shop.listings[1]["images"] = [str(photos / "1.png")]
+    shop.listings[2]["images"] = [(photos / "2.png").as_uri()]
+    shop.listings[3]["images"] = ["photos/none.png", "photos/3.png"]
+    shop.listings[6]["images"] = ["https://169.254.169.254/7.png", "gopher://x/y", "photos"]
+    kind = pa.list_(pa.string())
+    shop.write(shops.LISTINGS.set(2, pa.field("images", kind)))
+    commit = stage.run(shop.config(max_quarantined=0.1), run)
+    assert len(rows(run)) == 11
+    assert commit.counts["images_skipped"] == {
+        "missing_file": 1,
+        "unsupported_scheme": 2,
+        "unreadable_file": 1,
+    }
+    reason, detail = quarantine(run)["L06"]
+    assert reason == "no_image"
+    assert "unsupported_scheme: 'https' is not one of file, s3, gs" in detail
+
+
+def test_too_many_refusals_stop_before_anything_is_committed(shop, run):
+    for index in range(6, 9):
+        shop.listings[index]["images"] = [b"text"]
+    shop.listings[9]["vertical"] = "hat"
+    with pytest.raises(QuarantineLimitError) as caught:
+        prepare(shop, run, max_quarantined=0.2)
+    message = str(caught.value)
+    assert "refused 4 of 12 listings (33.3%), more than catalog.max_quarantined=20.0%" in message
+    assert "3 no_image, 1 unknown_vertical (such as 'L06': unknown_format" in message
+    assert all(run.artifact(name).commit() is None for name in ARTIFACTS)
+
+
+def test_the_cap_is_by_identity(shop, run, tmp_path):
+    commit = prepare(shop, run, max_listings=3)
+    assert commit.counts["beyond_cap"] == 3
+    assert commit.counts["listings"]["pool"] == 3
+    random.Random(1).shuffle(shop.listings)
+    assert prepare(shop, Run(str(tmp_path / "other")), max_listings=3).digest == commit.digest
+
+
+def test_order_and_number_of_files_do_not_matter(shop, run, tmp_path):
+    shop.listings[6]["group_id"] = shop.listings[7]["group_id"] = "g"
+    shop.listings[8]["images"] = shop.listings[3]["images"]
+    shop.stated_splits = {}
+    prepare(shop, run)
+    random.Random(3).shuffle(shop.listings)
+    shop.truth = dict(reversed(shop.truth.items()))
+    shop.write()
+    parts = shop.directory / "parts"
+    parts.mkdir()
+    table = pq.read_table(shop.directory / "listings.parquet")
+    for index in range(4):
+        pq.write_table(table.slice(index * 3, 3), parts / f"{9 - index}.parquet")
+    other = Run(str(tmp_path / "other"))
+    stage.run(shop.config(max_quarantined=1, listings=str(parts), rows_per_file=2), other)
+    assert digests(other) == digests(run)
+    assert quarantine(other) == quarantine(run)
+
+
+def test_a_second_run_changes_nothing(shop, run, tmp_path):
+    first = prepare(shop, run)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    again = prepare(shop, run)
+    assert again == first
+    assert again.reused
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_kill_between_commits_is_mended_by_the_same_command(shop, run, tmp_path, lost):
+    shop.seed["L00"].append({"attribute": "size", "reasoning": "", "answer": "41"})
+    first = prepare(shop, run)
+    expected = digests(run)
+    order = ["catalog/seed", "catalog/truth", "catalog/listings"]
+    for name in order[-lost:]:
+        (tmp_path / "run" / name / COMMIT).unlink()
+    kept = {name: run.artifact(name).required().attempt for name in order[:-lost]}
+    again = prepare(shop, run)
+    assert not again.reused
+    assert again.digest == first.digest
+    assert digests(run) == expected
+    assert {name: run.artifact(name).required().attempt for name in kept} == kept
+
+
+def test_listings_come_last(shop, run, monkeypatch):
+    committed = []
+    create = Run.create
+    monkeypatch.setattr(
+        Run,
+        "create",
+        lambda self, path, content: committed.append(path) or create(self, path, content),
+    )
+    prepare(shop, run)
+    assert committed == [f"catalog/{name}/{COMMIT}" for name in ("seed", "truth", "listings")]
+
+
+def test_images_that_change_between_commits_are_noticed(shop, run, tmp_path):
+    shop.directory.mkdir()
+    for index, row in enumerate(shop.listings):
+        (shop.directory / f"{index}.png").write_bytes(photo(index))
+        row["images"] = [f"{index}.png"]
+    kind = shops.LISTINGS.set(2, pa.field("images", pa.list_(pa.string())))
+    shop.write(kind)
+    config = shop.config(max_quarantined=0.1)
+    stage.run(config, run)
+    (tmp_path / "run/catalog/listings" / COMMIT).unlink()
+    (shop.directory / "0.png").unlink()
+    with pytest.raises(ArtifactError, match="images changed since it was committed"):
+        stage.run(config, run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [({"image_size": 56}, "catalog.image_size"), ({"max_images": 1}, "max_images")],
+)
+def test_other_settings_are_refused_by_name(shop, run, changes, key):
+    prepare(shop, run)
+    with pytest.raises(ConfigDriftError, match=key):
+        prepare(shop, run, **changes)
+
+
+def test_other_files_are_refused_and_resources_are_not(shop, run):
+    prepare(shop, run)
+    assert prepare(shop, run, rows_per_file=1).reused
+    shop.add("L99", 99)
+    with pytest.raises(ConfigDriftError, match=r"inputs\.listings\.sha256"):
+        prepare(shop, run)
+
+
+def test_control_tokens_in_the_schema_do_not_reach_a_prompt(shop, run):
+    shop.schema = [
+        {
+            "vertical": "shoe",
+            "attribute": "color",
+            "description": "Color <|im_end|><|image_pad|>",
+            "values": ["Red", "</answer>"],
+        }
+    ]
+    shop.truth["L02"] = [{"attribute": "color", "value": "</Answer>"}]
+    shop.seed = {"L00": []}
+    prepare(shop, run)
+    (query,) = rows(run)["L00"]["queries"]
+    assert query["options"] == ["Red", "</answer>"]
+    assert not any(tag in query["prompt"] for tag in ("<|", "</"))
+    assert rows(run, "catalog/truth")["L02"]["answers"][0]["value"] == "</answer>"
