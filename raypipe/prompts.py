@@ -45,6 +45,15 @@ def neutralise(text: str) -> str:
     return _CONTROL.sub("<" + WORD_JOINER, text.replace("\0", ""))
 
 
+def without_control_tokens(text: str) -> str:
+    """A chain as a trainer may tokenize it.
+
+    A model can spell out ``<|image_pad|>`` letter by letter; read back as the token, it would ask
+    for an image that is not there.
+    """
+    return text.replace("<|", f"<{WORD_JOINER}|")
+
+
 def user_prompt(question: Question) -> str:
     """The text that follows the images in the user's turn (paper, Table 3)."""
     vertical, attribute = neutralise(question.vertical), neutralise(question.attribute)

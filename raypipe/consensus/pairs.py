@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raypipe import seeds
-from raypipe.prompts import WORD_JOINER
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,3 @@ def draw_pairs(
             drawn = seeds.derive("pair", *identity, rejected) % len(choices)
             pairs.append(Pair(choices[drawn], rejected))
     return pairs
-
-
-def without_control_tokens(text: str) -> str:
-    """A chain as a trainer may tokenize it.
-
-    A model can spell out ``<|image_pad|>`` letter by letter; read back as the token, it would ask
-    for an image that is not there.
-    """
-    return text.replace("<|", f"<{WORD_JOINER}|")

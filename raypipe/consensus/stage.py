@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.answers import PARSER_VERSION
-from raypipe.artifacts import Artifact, Commit, Run, versions
+from raypipe.artifacts import Artifact, Attempt, Commit, Run, versions
 from raypipe.attributes import Attribute, AttributeSchema
 from raypipe.config import Config
 from raypipe.consensus.funnel import Funnel
-from raypipe.consensus.pairs import without_control_tokens
 from raypipe.consensus.verdict import Rules, Verdict, reach
 from raypipe.errors import ArtifactError
+from raypipe.prompts import without_control_tokens
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
 
 LISTINGS_ARTIFACT = "catalog/listings"
@@ -32,7 +32,7 @@ def run(config: Config, run: Run, *, scope: str, round_index: int) -> Commit:
     not on the order of rows or the number of files.
 
     Returns:
-        The commit of ``<scope>/consensus``; its counts are the funnel's total.
+        The commit of ``<scope>/consensus``; its counts are of the pool.
 
     Raises:
         ArtifactError: an artifact is missing, or the chains are not those of the catalog's pool
@@ -61,25 +61,16 @@ def run(config: Config, run: Run, *, scope: str, round_index: int) -> Commit:
 
     asked = _asked(listings)
     judged = _judge(chains, asked, _attributes(listings), rules)
-    funnel = Funnel()
-    consensus_attempt, pairs_attempt = consensus.attempt(fingerprint), pairs.attempt(fingerprint)
-    with_pairs: set[str] = set()
-    while batch := list(islice(judged, _QUERIES_PER_FILE)):
-        for query in batch:
-            if query.split == "pool":
-                funnel.add(query.vertical, query.attribute, query.verdict)
-        consensus_attempt.write(CONSENSUS.from_rows([query.consensus_row() for query in batch]))
-        rows = [query.pairs_row() for query in batch if query.paired]
-        if rows:
-            pairs_attempt.write(PAIRS.from_rows(rows))
-            with_pairs.update(query.listing_id for query in batch if query.paired)
-
-    figures = funnel.to_json()
-    if paired is None:
-        pairs_attempt.commit(expected=with_pairs, counts={"pairs": figures["total"]["pairs"]})
     refused = set(chains.read(["id"], kind="quarantine").column("id").to_pylist())
-    consensus_attempt.write_json(FUNNEL, figures)
-    return consensus_attempt.commit(expected=set(asked) - refused, counts=figures["total"])
+    consensus_attempt = consensus.attempt(fingerprint)
+    pairs_attempt = pairs.attempt(fingerprint) if paired is None else None
+    funnel, with_pairs = _write(judged, consensus_attempt, pairs_attempt)
+    queries, num_pairs = funnel["total"]["queries"], funnel["total"]["pairs"]
+    counts = {"queries": queries["asked"], "kept": queries["kept"], "pairs": num_pairs}
+    if pairs_attempt is not None:
+        pairs_attempt.commit(expected=with_pairs, counts={"pairs": num_pairs})
+    consensus_attempt.write_json(FUNNEL, funnel)
+    return consensus_attempt.commit(expected=set(asked) - refused, counts=counts)
 
 
 @dataclass(frozen=True)
@@ -144,6 +135,28 @@ class _JudgedQuery:
                 for pair in self.verdict.pairs
             ],
         }
+
+
+def _write(
+    judged: Iterator[_JudgedQuery], consensus: Attempt, pairs: Attempt | None
+) -> tuple[dict[str, Any], set[str]]:
+    """Write every query, and its pairs unless they are committed.
+
+    Returns:
+        The funnel of the pool, and the listings that have pairs.
+    """
+    funnel = Funnel()
+    with_pairs: set[str] = set()
+    while batch := list(islice(judged, _QUERIES_PER_FILE)):
+        for query in batch:
+            if query.split == "pool":
+                funnel.add(query.vertical, query.attribute, query.verdict)
+        consensus.write(CONSENSUS.from_rows([query.consensus_row() for query in batch]))
+        paired = [query for query in batch if query.paired]
+        if paired and pairs is not None:
+            pairs.write(PAIRS.from_rows([query.pairs_row() for query in paired]))
+            with_pairs.update(query.listing_id for query in paired)
+    return funnel.to_json(), with_pairs
 
 
 def _asked(listings: Artifact) -> dict[str, _Questions]:

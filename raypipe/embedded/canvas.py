@@ -25,7 +25,9 @@ _ROWS, _COLUMNS = np.mgrid[0:DRAWN_SIDE, 0:DRAWN_SIDE].astype(np.float32)
 class Canvas:
     """A square RGB image and the scale, rotation and shift that place the product on it."""
 
-    def __init__(self, background: Image.Image, *, scale: float, angle: float, shift: Point) -> None:
+    def __init__(
+        self, background: Image.Image, *, scale: float, angle: float, shift: Point
+    ) -> None:
         """`angle` in radians, `scale` and `shift` as shares of half the image's side."""
         self.image = background
         self._draw = ImageDraw.Draw(background)
@@ -93,7 +95,9 @@ def oval(center: Point, radii: Point, *, start: float = 0.0, stop: float = 1.0) 
     """Points of an ellipse; `start` and `stop` in turns, clockwise from three o'clock."""
     steps = max(3, round(28 * abs(stop - start)))
     angles = [2 * math.pi * (start + (stop - start) * step / steps) for step in range(steps + 1)]
-    return [(center[0] + radii[0] * math.cos(a), center[1] + radii[1] * math.sin(a)) for a in angles]
+    return [
+        (center[0] + radii[0] * math.cos(a), center[1] + radii[1] * math.sin(a)) for a in angles
+    ]
 
 
 def mirrored(points: Sequence[Point]) -> list[Point]:

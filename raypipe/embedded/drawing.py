@@ -128,7 +128,9 @@ def _background(lottery: random.Random, style: Style, *, sketched: bool) -> Imag
 
 
 def _faded(color: RGB, base: RGB) -> RGB:
-    red, green, blue = ((channel + 2 * other) // 3 for channel, other in zip(color, base, strict=True))
+    red, green, blue = (
+        (channel + 2 * other) // 3 for channel, other in zip(color, base, strict=True)
+    )
     return red, green, blue
 
 

@@ -34,7 +34,9 @@ def _side(canvas: Canvas, product: Product, look: Look) -> None:
     canvas.polygon(sole, look.main, look.ink)
     _straps_from_side(canvas, product.values["strap"], look, lift)
     if product.vertical == "sandal":
-        canvas.line([(0.3, 0.34 - lift * 0.75), (0.5, -0.1 - lift), (0.74, 0.4 - lift)], look.main, 0.1)
+        canvas.line(
+            [(0.3, 0.34 - lift * 0.75), (0.5, -0.1 - lift), (0.74, 0.4 - lift)], look.main, 0.1
+        )
 
 
 def _straps_from_side(canvas: Canvas, strap: str, look: Look, lift: float) -> None:
@@ -44,8 +46,12 @@ def _straps_from_side(canvas: Canvas, strap: str, look: Look, lift: float) -> No
         canvas.line([(-0.52, 0.46), (-0.4, 0.1), (0.25, 0.4 - rise)], color, 0.1)
     elif strap == "Cross":
         for start, stop in ((-0.6, 0.0), (-0.1, -0.5)):
-            canvas.line([(start, 0.46), ((start + stop) / 2, 0.2 - rise), (stop, -0.04 - rise)], edge, 0.19)
-            canvas.line([(start, 0.46), ((start + stop) / 2, 0.2 - rise), (stop, -0.04 - rise)], color, 0.14)
+            canvas.line(
+                [(start, 0.46), ((start + stop) / 2, 0.2 - rise), (stop, -0.04 - rise)], edge, 0.19
+            )
+            canvas.line(
+                [(start, 0.46), ((start + stop) / 2, 0.2 - rise), (stop, -0.04 - rise)], color, 0.14
+            )
     else:
         for left in (-0.66, -0.2):
             top = 0.1 - (rise if left > -0.5 else 0)
@@ -121,7 +127,9 @@ def _fastening(canvas: Canvas, closure: str, look: Look) -> None:
             canvas.box(-0.4, y, 0.34, y + 0.22, look.trim, INK)
     else:
         for side in (-1, 1):
-            canvas.polygon([(side * 0.1, 0.16), (side * 0.34, 0.0), (side * 0.3, 0.36)], _RUBBER, INK)
+            canvas.polygon(
+                [(side * 0.1, 0.16), (side * 0.34, 0.0), (side * 0.3, 0.36)], _RUBBER, INK
+            )
 
 
 def _back(canvas: Canvas, product: Product, look: Look) -> None:

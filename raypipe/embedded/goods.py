@@ -10,8 +10,12 @@ _SKIN: RGB = (206, 164, 132)
 
 def draw_box(canvas: Canvas, lottery: random.Random) -> None:
     """A closed parcel in a color that says nothing about what is inside."""
-    card = jittered(CARD if lottery.random() < 0.6 else lottery.choice(list(PALETTE.values())), lottery)
-    canvas.polygon([(-0.7, -0.3), (-0.35, -0.66), (0.82, -0.66), (0.5, -0.3)], shade(card, 1.2), INK)
+    card = jittered(
+        CARD if lottery.random() < 0.6 else lottery.choice(list(PALETTE.values())), lottery
+    )
+    canvas.polygon(
+        [(-0.7, -0.3), (-0.35, -0.66), (0.82, -0.66), (0.5, -0.3)], shade(card, 1.2), INK
+    )
     canvas.polygon([(0.5, -0.3), (0.82, -0.66), (0.82, 0.36), (0.5, 0.72)], shade(card, 0.65), INK)
     canvas.box(-0.7, -0.3, 0.5, 0.72, card, INK)
     canvas.polygon([(-0.18, -0.3), (0.15, -0.66), (0.29, -0.66), (-0.02, -0.3)], (226, 208, 160))
@@ -37,17 +41,23 @@ def draw_suitcase(canvas: Canvas, product: Product, look: Look, view: str) -> No
         _wheels(canvas, int(product.values["number_of_wheels"]), half, bottom)
     if product.values["type"] == "Duffel":
         canvas.line(oval((0, top), (half * 0.5, 0.3), start=0.5, stop=1.0), INK, 0.07)
-        shell = mirrored([(half * 0.8, top), (half, top + 0.2), (half, bottom - 0.2), (half * 0.8, bottom)])
+        shell = mirrored(
+            [(half * 0.8, top), (half, top + 0.2), (half, bottom - 0.2), (half * 0.8, bottom)]
+        )
     else:
         reach = top - (0.34 if view == "back" else 0.12)
         for x in (-0.16, 0.16) if view != "side" else (-0.05, 0.05):
             canvas.line([(x, top), (x, reach)], STEEL, 0.05)
         canvas.line([(-0.2, reach), (0.2, reach)], INK, 0.08)
-        shell = mirrored([(half - 0.1, top), (half, top + 0.1), (half, bottom - 0.1), (half - 0.1, bottom)])
+        shell = mirrored(
+            [(half - 0.1, top), (half, top + 0.1), (half, bottom - 0.1), (half - 0.1, bottom)]
+        )
     canvas.polygon(shell, look.main, look.ink, 0.04)
     if view == "side":
         canvas.line([(0, top), (0, bottom)], INK, 0.06)
-        canvas.line([(-0.12, (top + bottom) / 2 - 0.16), (-0.12, (top + bottom) / 2 + 0.16)], STEEL, 0.08)
+        canvas.line(
+            [(-0.12, (top + bottom) / 2 - 0.16), (-0.12, (top + bottom) / 2 + 0.16)], STEEL, 0.08
+        )
         return
     _relief(canvas, product.values["surface"], look, half - 0.08, top + 0.12, bottom - 0.12)
     if view == "front":
@@ -178,7 +188,9 @@ def _watch_side(canvas: Canvas, strap: RGB, material: str, look: Look) -> None:
     if material == "Metal":
         dark = shade(strap, 0.45) if sum(strap) > 200 else (130, 130, 136)
         for x, y in ring[::1]:
-            canvas.line([(x * 0.88, 0.1 + (y - 0.1) * 0.88), (x * 1.12, 0.1 + (y - 0.1) * 1.12)], dark, 0.05)
+            canvas.line(
+                [(x * 0.88, 0.1 + (y - 0.1) * 0.88), (x * 1.12, 0.1 + (y - 0.1) * 1.12)], dark, 0.05
+            )
     elif material == "Leather":
         for x, y in ring[1::2]:
             canvas.ellipse((x, y), (0.035, 0.035), (236, 214, 170))

@@ -15,9 +15,9 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from raypipe.prompts import SYSTEM_PROMPTS, Question, completion, user_prompt
 from raypipe.embedded.captions import reasoning
 from raypipe.embedded.schema import VIEWS, attributes
+from raypipe.prompts import SYSTEM_PROMPTS, Question, completion, user_prompt
 
 NANO_PATH = Path(__file__).with_name("nano")
 IMAGE_SIDE = 112

@@ -53,8 +53,7 @@ _SHOWN_IN: dict[str, dict[str, tuple[str, ...]]] = {
     "t-shirt": _CLOTH,
     "top": _CLOTH,
     "shirt": _CLOTH | {"number_of_pockets": ("front", "sketch")},
-    "trouser": _CLOTH
-    | {"fit": ("front", "back", "sketch"), "number_of_pockets": ("back",)},
+    "trouser": _CLOTH | {"fit": ("front", "back", "sketch"), "number_of_pockets": ("back",)},
     "ethnic set": _CLOTH | {"bottom": ("front", "back", "sketch"), "dupatta": ("front", "back")},
     "sari": {
         "color": ("front", "folded", "detail"),

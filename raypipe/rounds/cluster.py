@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 
 from raypipe.config import ClusterConfig
@@ -21,8 +22,6 @@ QUIET_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "DS_LOG_LEVEL": "error",
-    "RAY_DATA_NON_TTY_PROGRESS_LOG_INTERVAL": "20",
-    "RAY_DEDUP_LOGS": "0",
 }
 
 
@@ -32,14 +31,17 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
-    import ray.data
 
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         logical = cluster.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
         ray.init(
-            address="local", num_cpus=logical, include_dashboard=False, logging_level=logging.ERROR
+            address="local",
+            num_cpus=logical,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
         )
     _tame_ray_data()
     try:
@@ -49,13 +51,12 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
 
 
 def _tame_ray_data() -> None:
-    """Keep Ray Data's bars; without a terminal keep one line of the engines' progress."""
+    """Keep Ray Data's bars on a terminal and its warnings; the driver tells the rest."""
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     ray.data.DataContext.get_current().print_on_execution_start = False
     for handler in logging.getLogger("ray.data").handlers:
-        handler.addFilter(_is_wanted)
-
-
-def _is_wanted(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or "SamplingActor): " in record.getMessage()
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING)
+    # max_restarts and max_task_retries, which bound what Ray retries, have no named parameter yet.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)

@@ -1,13 +1,26 @@
 """What a person sees of a run: a line per stage, the gate's decisions, a table at the end."""
 
+import logging
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+from raypipe import progress
 from raypipe.artifacts import Commit
 from raypipe.config import Config
 from raypipe.rounds.gate import Judged
+
+
+class _Lines(logging.Handler):
+    """Prints progress under the stage that it belongs to."""
+
+    def __init__(self, rich: RichConsole) -> None:
+        super().__init__()
+        self._rich = rich
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._rich.print(f"[dim]    {record.getMessage()}[/dim]")
 
 
 class Console:
@@ -15,6 +28,9 @@ class Console:
 
     def __init__(self) -> None:
         self._rich = RichConsole(highlight=False, soft_wrap=True)
+        progress.logger.addHandler(_Lines(self._rich))
+        progress.logger.setLevel(logging.INFO)
+        progress.logger.propagate = False
 
     def begin(self, config: Config, location: str) -> None:
         rounds = config.rounds

@@ -21,6 +21,7 @@ import raypipe.sampling.stage as sampling
 import raypipe.training.stage as training
 from raypipe.artifacts import Commit, Run
 from raypipe.config import Config
+from raypipe.errors import InputError
 from raypipe.policies import PRETRAINED, SFT, policy, round_name
 from raypipe.rounds import summary
 from raypipe.rounds.cluster import ray_session
@@ -172,13 +173,17 @@ class Driver:
     def _pairs(self, scope: str) -> tuple[int, int]:
         """Training examples of a scope and the queries they come from."""
         funnel = self.run.artifact(f"{scope}/consensus").read_json("funnel.json")["total"]
+        queries = funnel["queries"]
         if self.config.training.method == "self_learning":
-            return int(funnel["kept"]), int(funnel["kept"])
-        return int(funnel["pairs"]), int(funnel["paired"])
+            return int(queries["kept"]), int(queries["kept"])
+        return int(funnel["pairs"]), int(queries["paired"])
 
     def _anchor_accuracy(self, name: str) -> float:
         metrics = self.run.artifact(f"{name}/evaluation").read_json("metrics.json")
-        return float(metrics["anchor"]["accuracy"])
+        accuracy = metrics["anchor"]["accuracy"]
+        if accuracy is None:
+            raise InputError("the anchor split has no queries: set catalog.anchor_share above 0")
+        return float(accuracy)
 
     def _summarise(self, start: str) -> dict[str, Any]:
         winner = best(self.judged).policy

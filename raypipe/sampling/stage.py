@@ -4,22 +4,42 @@ One engine session serves both needs of a policy: the greedy pass over eval and 
 it, and the chains over pool and anchor that the next round votes on. Engine starts are expensive.
 """
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from raypipe.artifacts import Artifact, Attempt, Commit, Run, committed, versions
 from raypipe.config import Config, flatten
 from raypipe.errors import AdapterInactiveError, EngineStartError, RaypipeError
 from raypipe.policies import Policy, model_identity, model_path
+from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.sampling.actor import GREEDY_SPLITS, SAMPLED_SPLITS, ChainSource, SamplingActor
 from raypipe.schemas import CHAINS, LISTINGS
 
+EngineStarter = Callable[[Config, Policy], ChainSource]
 COLUMNS = ["listing_id", "vertical", "split", "images", "image_hashes", "queries"]
+
+
+def start_engine(config: Config, policy: Policy) -> ChainSource:
+    """Start vLLM in this process for a policy; called inside an actor."""
+    from raypipe.sampling.engine import Engine
+
+    return Engine(
+        config.model,
+        config.sampling,
+        base=model_path(config.model),
+        adapter=policy.adapter_directory(),
+        policy_id=policy.policy_id,
+        image_size=config.catalog.image_size,
+        max_images=config.catalog.max_images,
+    )
 
 
 def run(
@@ -30,6 +50,7 @@ def run(
     scope: str,
     round_index: int | None,
     greedy: bool = True,
+    start: EngineStarter = start_engine,
 ) -> Commit:
     """Commit ``<scope>/chains``: greedy chains of eval and anchor, sampled ones of pool and anchor.
 
@@ -38,6 +59,7 @@ def run(
         scope: where the chains are committed; the policy's own name, but for a redraw.
         round_index: the round whose seeds the chains take; None makes the greedy pass alone.
         greedy: whether eval and anchor get their greedy chain (a redraw does not need it).
+        start: starts an engine inside an actor; tests of faults pass a scripted one.
 
     Raises:
         EngineStartError: no engine could be started.
@@ -62,53 +84,39 @@ def run(
         del fingerprint["sampling.num_chains"]
 
     def make(attempt: Attempt) -> Commit:
-        return _sample(config, run, listings, attempt, policy, splits, num_chains, round_index)
+        actor = {
+            "make_engine": partial(start, config, policy),
+            "policy_id": policy.policy_id,
+            "num_chains": num_chains,
+            "seed_parts": (config.run.seed, "round", -1 if round_index is None else round_index),
+            "run": run,
+        }
+        return _sample(config, listings, attempt, splits, actor)
 
     return committed(run.artifact(f"{scope}/chains", CHAINS), fingerprint, make)
 
 
 def _sample(
     config: Config,
-    run: Run,
     listings: Artifact,
     attempt: Attempt,
-    policy: Policy,
     splits: set[str],
-    num_chains: int,
-    round_index: int | None,
+    actor: dict[str, Any],
 ) -> Commit:
-    salvaged = attempt.salvage()
-    refused = attempt.salvage("quarantine")
+    """Map what no interrupted attempt has done yet, and commit it with what they left."""
+    salvaged = [*attempt.salvage(), *attempt.salvage("quarantine")]
     wanted = _wanted_ids(listings, splits)
-    done = attempt.salvaged_ids(salvaged) | attempt.salvaged_ids(refused)
+    done = attempt.salvaged_ids(salvaged)
     todo = wanted - done
     if todo:
-        actor = {
-            "make_engine": partial(start_engine, config, policy),
-            "policy_id": policy.policy_id,
-            "num_chains": num_chains,
-            "seed_parts": (config.run.seed, "round", -1 if round_index is None else round_index),
-            "run": run,
-            "quarantine": attempt.directory("quarantine"),
-        }
+        actor = {**actor, "quarantine": attempt.directory("quarantine")}
         _map_listings(config, listings, todo, actor, attempt.directory("data"))
-    counts = {"listings": len(wanted), "salvaged": len(done), "chains_per_query": num_chains}
-    return attempt.commit(expected=wanted, salvaged=[*salvaged, *refused], counts=counts)
-
-
-def start_engine(config: Config, policy: Policy) -> ChainSource:
-    """Start vLLM in this process for a policy; called inside an actor."""
-    from raypipe.sampling.engine import Engine
-
-    return Engine(
-        config.model,
-        config.sampling,
-        base=model_path(config.model),
-        adapter=policy.adapter_directory(),
-        policy_id=policy.policy_id,
-        image_size=config.catalog.image_size,
-        max_images=config.catalog.max_images,
-    )
+    counts = {
+        "listings": len(wanted),
+        "salvaged": len(done),
+        "chains_per_query": actor["num_chains"],
+    }
+    return attempt.commit(expected=wanted, salvaged=salvaged, counts=counts)
 
 
 def _wanted_ids(listings: Artifact, splits: set[str]) -> set[str]:
@@ -144,13 +152,24 @@ def _map_listings(
             compute=ray.data.ActorPoolStrategy(size=sampling.num_actors),
             num_cpus=sampling.cpus_per_actor,
             num_gpus=sampling.gpus_per_actor,
+            max_restarts=3,
             max_task_retries=3,
         )
     )
     try:
-        dataset.write_parquet(target, filesystem=filesystem, write_page_checksum=True)
+        with reported(lambda: _progress(listings.run, target, len(todo))):
+            dataset.write_parquet(target, filesystem=filesystem, write_page_checksum=True)
     except (RayError, RuntimeError) as error:
         raise _explained(error) from error
+
+
+def _progress(run: Run, target: str, total: int) -> str | None:
+    """How many listings are written; a file that is being written does not count yet."""
+    done = 0
+    for info in run.filesystem.get_file_info(pafs.FileSelector(target)):
+        with contextlib.suppress(pa.ArrowInvalid, OSError):
+            done += pq.read_metadata(info.path, filesystem=run.filesystem).num_rows
+    return f"{done:,} of {total:,} listings" if done else None
 
 
 def _select(keep: Any, batch: pa.Table) -> pa.Table:

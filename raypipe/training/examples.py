@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.artifacts import Run
-from raypipe.prompts import SYSTEM_PROMPTS, AnswerFormat, completion
+from raypipe.prompts import SYSTEM_PROMPTS, AnswerFormat, completion, without_control_tokens
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, SEED
 
 Row = dict[str, Any]
@@ -69,7 +69,7 @@ def preferred_targets(run: Run, scope: str, answer_format: AnswerFormat) -> Exam
             for query in listing["queries"]:
                 key = (listing["listing_id"], query["attribute"])
                 for index in preferred.get(key, ()):
-                    text = query["chains"][index]["text"]
+                    text = without_control_tokens(query["chains"][index]["text"])
                     rows.append(_target(key[0], prompts[key], text, answer_format))
     return _with_images(run, rows)
 

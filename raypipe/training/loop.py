@@ -91,7 +91,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     model = with_adapter(model, config.lora, start)
     num_parameters = check_trainable(model, config.lora)
     dataset = task.examples(config, run).dataset()
-    log = _StepLog()
+    log = _StepLog(arguments["board"])
     with tempfile.TemporaryDirectory() as directory:
         trainer = _trainer(config, task, model, processor, dataset, log.callback(), directory)
         if task.method == "dpo":
@@ -193,22 +193,16 @@ def deepspeed_config(zero_stage: int) -> dict[str, Any]:
 class _StepLog:
     """Collects one row per optimizer step, shows progress, and stops a training that diverged."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: Any) -> None:
         self.steps: list[dict[str, float]] = []
+        self._board = board
 
     def callback(self) -> Any:
-        from ray.experimental import tqdm_ray
         from transformers import TrainerCallback
 
-        steps = self.steps
+        steps, board = self.steps, self._board
 
         class StepCallback(TrainerCallback):  # type: ignore[misc]
-            bar: Any = None
-
-            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if state.is_world_process_zero:
-                    self.bar = tqdm_ray.tqdm(total=state.max_steps, desc="training", unit="step")
-
             def on_log(
                 self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
             ) -> None:
@@ -217,12 +211,8 @@ class _StepLog:
                 row = {_LOGGED[key]: float(logs[key]) for key in logs if key in _LOGGED}
                 check_finite(state.global_step, row)
                 steps.append({"step": state.global_step, **row})
-                if self.bar is not None:
-                    self.bar.update(1)
-
-            def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if self.bar is not None:
-                    self.bar.close()
+                if state.is_world_process_zero:
+                    board.show.remote(state.global_step, state.max_steps, row["loss"])
 
         return StepCallback()
 

@@ -71,7 +71,7 @@ def check_trainable(model: Any, lora: LoraConfig) -> int:
     expected, found = expected_parameters(model.config, lora), sum(trainable.values())
     if found != expected:
         raise ConfigError(f"the adapter has {found:,} parameters instead of {expected:,}")
-    return found
+    return int(found)
 
 
 def with_adapter(model: Any, lora: LoraConfig, start: Path | None) -> Any:

@@ -7,6 +7,7 @@ from raypipe.artifacts import Attempt, Commit, Run, committed, versions
 from raypipe.config import Config, flatten
 from raypipe.errors import NonFiniteLossError, RaypipeError
 from raypipe.policies import PRETRAINED, SFT, model_identity, policy, round_name
+from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.seeds import derive
 from raypipe.training.loop import Task, train_worker
@@ -72,6 +73,9 @@ def _fit(config: Config, run: Run, attempt: Attempt, task: Task) -> Commit:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from raypipe.training.board import step_board
+
+    board = step_board()
     cluster = config.cluster
     storage = run.path(".training")
     environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -79,7 +83,7 @@ def _fit(config: Config, run: Run, attempt: Attempt, task: Task) -> Commit:
         environment["DS_ACCELERATOR"] = "cpu"
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"config": config, "run": run, "task": task},
+        train_loop_config={"config": config, "run": run, "task": task, "board": board},
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_train_workers,
@@ -95,7 +99,8 @@ def _fit(config: Config, run: Run, attempt: Attempt, task: Task) -> Commit:
         ),
     )
     try:
-        fitted = trainer.fit()
+        with reported(lambda: ray.get(board.text.remote())):
+            fitted = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _explained(error) from error
     with fitted.checkpoint.as_directory() as directory:

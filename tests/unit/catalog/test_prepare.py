@@ -14,6 +14,7 @@ from shop import photo
 from raypipe.artifacts import COMMIT, Run
 from raypipe.attributes import AttributeSchema, load_attribute_schema
 from raypipe.catalog import stage
+from raypipe.config import resolve
 from raypipe.errors import ArtifactError, ConfigDriftError, QuarantineLimitError
 from raypipe.schemas import LISTINGS, SEED, TRUTH
 
@@ -314,3 +315,18 @@ def test_control_tokens_in_the_schema_do_not_reach_a_prompt(shop, run):
     assert query["options"] == ["Red", "</answer>"]
     assert not any(tag in query["prompt"] for tag in ("<|", "</"))
     assert rows(run, "catalog/truth")["L02"]["answers"][0]["value"] == "</answer>"
+
+
+def test_the_embedded_catalog_is_prepared_like_a_users(tmp_path):
+    sizes = {"seed": 7, "num_pool": 24, "num_eval": 12, "num_anchor": 6, "seed_per_vertical": 1}
+    config = resolve({"catalog": {"embedded": sizes, "image_size": 56}})
+    run = Run(str(tmp_path / "run"))
+    commit = stage.run(config, run)
+    assert commit.quarantined == 0
+    assert commit.counts["listings"] == {"pool": 24, "eval": 12, "anchor": 6, "seed": 12}
+    assert len(rows(run, "catalog/seed")) == 12
+    assert len(rows(run, "catalog/truth")) == 18
+    assert not str(commit.fingerprint).count("/tmp")
+    assert stage.run(config, run).reused
+    other = Run(str(tmp_path / "other"))
+    assert stage.run(config, other).digest == commit.digest

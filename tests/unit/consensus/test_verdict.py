@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from raypipe.attributes import Attribute
 from raypipe.config import Config
 from raypipe.consensus.funnel import CHAIN_COUNTS, QUERY_COUNTS, Funnel
-from raypipe.consensus.pairs import draw_pairs, without_control_tokens
+from raypipe.consensus.pairs import draw_pairs
+from raypipe.prompts import without_control_tokens
 from raypipe.consensus.verdict import Rules, reach
 
 COLOUR = Attribute("Dress", "colour", "The colour.", ("Red", "Blue", "None"), {})

@@ -1,0 +1,64 @@
+# make round   install everything, then run the main job on the embedded default
+# make test    install everything, then run the tests
+# make help    the other targets
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+UV_VERSION := 0.13.9
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(BIN)/python
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --no-annotate --no-header
+
+.PHONY: help round test test-fast check fix lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make round      install, then run the main job (ARGS=\"section.key=value …\")"
+	@echo "make test       install, then run all tests"
+	@echo "make test-fast  the tests that start neither Ray nor vLLM: about a minute"
+	@echo "make check      ruff, format check, mypy --strict"
+	@echo "make fix        format and mend what ruff can mend"
+	@echo "make lock       compile the pins in requirements/ again"
+	@echo "make clean      remove the virtual environment"
+
+.venv/.cpu: requirements/cpu.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed"; exit 1; }
+	@echo "installing (about a minute) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(INSTALL) -r requirements/cpu.txt
+	@$(INSTALL) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.cpu requirements/dev.txt
+	@$(INSTALL) -r requirements/dev.txt
+	@touch $@
+
+round: .venv/.cpu
+	@$(BIN)/python jobs/round.py $(ARGS)
+
+test: .venv/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: .venv/.dev
+	@$(BIN)/python -m pytest -m "not engine" $(ARGS)
+
+check: .venv/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+fix: .venv/.dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# Both targets are compiled against their common resolution, so that whatever they share is equal.
+lock:
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q uv==$(UV_VERSION); }
+	@$(COMPILE) --extra cpu --extra gpu --group dev --output-file .venv/both.txt
+	@$(COMPILE) --extra cpu --constraint .venv/both.txt --output-file requirements/cpu.txt
+	@$(COMPILE) --extra gpu --constraint .venv/both.txt --output-file requirements/gpu.txt
+	@$(BIN)/uv pip compile --group dev --quiet --python-version 3.11 --no-annotate --no-header \
+		--constraint requirements/cpu.txt --output-file requirements/dev.txt
+
+clean:
+	rm -rf .venv
