@@ -342,13 +342,18 @@ class Attempt:
     def salvage(self, kind: Literal["data", "quarantine"] = "data") -> list[str]:
         """Whole files that interrupted attempts with the same fingerprint left behind.
 
-        Pass them to :meth:`commit`; a file cut short by a kill does not open and is left out.
+        Pass them to :meth:`commit`. A file cut short by a kill does not open and is left out, and
+        so is one with a row that another kept file holds: two attempts may have made the same rows.
         """
         run = self.artifact.run
+        contract = QUARANTINE if kind == "quarantine" else self.artifact.table
+        if contract is None:
+            raise ArtifactError(f"{self.artifact.name} has no table")
         selector = pafs.FileSelector(
             self.artifact._path(kind), recursive=True, allow_not_found=True
         )
-        kept = []
+        kept: list[str] = []
+        seen: set[tuple[str, ...]] = set()
         for info in sorted(run.filesystem.get_file_info(selector), key=lambda info: info.path):
             attempt = info.path.split("/")[-2]
             if not info.is_file or attempt == self.name:
@@ -356,10 +361,13 @@ class Attempt:
             if not attempt.startswith(self._family) or not info.path.endswith(".parquet"):
                 continue
             try:
-                self.artifact._read_parquet(info.path)
+                table = contract.conform(self.artifact._read_parquet(info.path))
             except ArtifactError:
                 continue
-            kept.append(info.path)
+            rows = set(zip(*(table.column(name).to_pylist() for name in contract.key), strict=True))
+            if seen.isdisjoint(rows):
+                kept.append(info.path)
+                seen |= rows
         return kept
 
     def salvaged_ids(self, paths: Sequence[str]) -> set[str]:

@@ -23,7 +23,9 @@ RESOURCE: dict[str, JsonValue] = {"resource": True}
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def outcome(self) -> dict[str, Any]:
         """The keys that change what comes out, as JSON values; resource keys are left out."""
@@ -134,8 +136,11 @@ class OptimizerConfig(Section):
 
 class SftConfig(OptimizerConfig):
     learning_rate: float = Field(3e-5, gt=0)
+    """Peak learning rate of AdamW (paper §3.1: 3e-5)."""
     epochs: int = Field(3, ge=1)
+    """Passes over the annotated seed."""
     batch_size: int = Field(16, ge=1)
+    """Targets per optimizer step, over all workers."""
 
 
 class SamplingConfig(Section):
@@ -254,7 +259,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if values is None:
         values = {}

@@ -73,6 +73,9 @@ class Table:
 
     def from_rows(self, rows: list[dict[str, object]]) -> pa.Table:
         """Build a table from Python rows; the same refusals as :meth:`conform`."""
+        extra = sorted({name for row in rows for name in row} - set(self.schema.names))
+        if extra:  # Arrow would drop them without a word
+            raise ArtifactError(f"{self.name}: unknown columns {extra}")
         try:
             return self.conform(pa.Table.from_pylist(rows, schema=self.schema))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -1,0 +1,231 @@
+"""Typed, frozen, strict: what a wrong configuration says, and what stays out of fingerprints."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypipe.config import Config, flatten, key_names, load, resolve
+from raypipe.errors import EXIT_CONFIG, ConfigError
+
+# A key listed here says how fast or where a run goes and never what comes out of it. Adding one
+# lets a committed artifact be reused after that key has changed: be sure.
+RESOURCE_KEYS = frozenset(
+    {
+        "run.name",
+        "run.directory",
+        "catalog.rows_per_file",
+        "sampling.num_actors",
+        "sampling.cpus_per_actor",
+        "sampling.gpus_per_actor",
+        "sampling.listings_per_call",
+        "sampling.engine",
+        "sampling.environment",
+        "rounds.num_rounds",
+        "cluster.num_cpus",
+        "cluster.num_train_workers",
+        "cluster.cpus_per_train_worker",
+        "cluster.use_gpu",
+        "cluster.micro_batch_size",
+        "cluster.zero_stage",
+        "cluster.gradient_checkpointing",
+        "cluster.capacity_wait_s",
+    }
+)
+
+PAPER = {
+    "catalog.image_size": 224,
+    "catalog.max_images": 5,
+    "catalog.embedded.seed_per_vertical": 10,
+    "lora.rank": 32,
+    "lora.alpha": 32,
+    "lora.targets": ("q_proj", "v_proj"),
+    "sft.learning_rate": 3e-5,
+    "sft.epochs": 3,
+    "sft.batch_size": 16,
+    "sampling.num_chains": 7,
+    "sampling.temperature": 1.0,
+    "sampling.top_p": 1.0,
+    "sampling.max_tokens": 200,
+    "consensus.threshold": 0.5,
+    "training.method": "dpo",
+    "training.learning_rate": 1e-5,
+    "training.beta": 0.2,
+    "training.epochs": 1,
+    "training.batch_size": 128,
+    "training.warmup_share": 0.03,
+    "training.max_grad_norm": 1.0,
+    "training.reference": "start",
+    "rounds.start": "sft",
+    "model.answer_format": "reasoning",
+}
+
+
+def leaf_keys() -> set[str]:
+    names = set(key_names(Config))
+    return {
+        name for name in names if not any(other.startswith(f"{name}.") for other in names)
+    }
+
+
+@pytest.mark.parametrize("key", sorted(PAPER))
+def test_defaults_are_the_papers(key: str) -> None:
+    assert flatten(Config().model_dump())[key] == PAPER[key]
+
+
+def test_outcome_leaves_out_exactly_the_resource_keys() -> None:
+    assert leaf_keys() - flatten(Config().outcome()).keys() == RESOURCE_KEYS
+
+
+def test_a_resource_key_does_not_change_the_outcome_and_any_other_does() -> None:
+    before = load().outcome()
+    moved = load(None, ["sampling.num_actors=3", "run.directory=/mnt", "cluster.zero_stage=2"])
+    assert moved.outcome() == before
+    assert load(None, ["consensus.threshold=0.6"]).outcome() != before
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("training.learning_rate=1e-4", "training.learning_rate", 1e-4),
+        ("training.learning_rate=1.0e-4", "training.learning_rate", 1e-4),
+        ("sampling.num_chains=5", "sampling.num_chains", 5),
+        ("cluster.use_gpu=true", "cluster.use_gpu", True),
+        ("model.revision=null", "model.revision", None),
+        ("lora.targets=[q_proj, k_proj]", "lora.targets", ("q_proj", "k_proj")),
+        ("run.directory=s3://bucket/a=b", "run.directory", "s3://bucket/a=b"),
+        ("sampling.engine.block_size=16", "sampling.engine.block_size", 16),
+        ("sampling.engine={swap: 1e-1}", "sampling.engine.swap", "1e-1"),
+    ],
+)
+def test_an_override_is_read_as_yaml(override: str, key: str, value: Any) -> None:
+    assert flatten(load(None, [override]).model_dump())[key] == value
+
+
+def test_precedence_is_default_then_file_then_override_then_later_override(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("training: {beta: 0.5, epochs: 4}\n")
+    config = load(path, ["training.beta=0.7", "training.beta=0.9"])
+    assert (config.training.beta, config.training.epochs) == (0.9, 4)
+    assert config.training.batch_size == 128
+
+
+def test_an_override_fills_a_section_that_the_file_left_empty(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("training:\n")
+    assert load(path, ["training.beta=0.7"]).training.beta == 0.7
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("traning.beta=0.1", "training"),
+        ("training.betta=0.1", "training.beta"),
+        ("sampling.num_chain=3", "sampling.num_chains"),
+        ("catalog.embedded.num_pol=3", "catalog.embedded.num_pool"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(override: str, nearest: str) -> None:
+    key = override.split("=")[0].split(".")
+    with pytest.raises(ConfigError, match=rf"unknown key '{key[0]}.*nearest known key is '{nearest}'"):
+        load(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("sampling.num_chains=many", "sampling.num_chains"),
+        ("sampling.num_chains=0", "sampling.num_chains"),
+        ("sampling.num_chains=2.5", "sampling.num_chains"),
+        ("consensus.threshold=1", "consensus.threshold"),
+        ("training.learning_rate=.nan", "training.learning_rate"),
+        ("training.learning_rate=.inf", "training.learning_rate"),
+        ("training.method=ppo", "training.method"),
+        ("run.name=../elsewhere", "run.name"),
+        ("run.name=Upper", "run.name"),
+        ("rounds=3", "rounds"),
+        ("catalog.image_size=225", "catalog.image_size"),
+    ],
+)
+def test_a_wrong_value_names_its_key(override: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}: ") as raised:
+        load(None, [override])
+    assert raised.value.exit_code == EXIT_CONFIG
+
+
+def test_every_fault_has_its_own_line() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(None, ["training.beta=-1", "training.bata=1", "lora.rank=0"])
+    assert len(str(raised.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("override", ["training.beta", "=3", "", "training.beta=[", "run.name.x=1"])
+def test_a_malformed_override_is_quoted_back(override: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(None, [override])
+    assert f"'{override}'" in str(raised.value)
+
+
+def test_two_catalog_sources_or_none_are_refused() -> None:
+    files = {"listings": "a", "attribute_schema": "b", "seed": "c", "truth": "d"}
+    for catalog in ({**files, "embedded": {}}, {"embedded": None}, {}):
+        with pytest.raises(ConfigError, match="exactly one of catalog.embedded and catalog.listings"):
+            resolve({"catalog": catalog})
+    assert resolve({"catalog": files}).catalog.embedded is None
+
+
+@pytest.mark.parametrize("missing", ["attribute_schema", "seed", "truth"])
+def test_a_catalog_of_ones_own_needs_all_its_files(missing: str) -> None:
+    files = {"listings": "a", "attribute_schema": "b", "seed": "c", "truth": "d"}
+    del files[missing]
+    with pytest.raises(ConfigError, match=f"catalog.{missing} is needed"):
+        resolve({"catalog": files})
+
+
+@pytest.mark.parametrize("section", ["sft", "training"])
+def test_a_batch_that_the_workers_cannot_share_is_refused(section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.batch_size=10.*num_train_workers=4"):
+        resolve({section: {"batch_size": 10}, "cluster": {"num_train_workers": 4}})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"training: [", "is not YAML"),
+        (b"\xff\xfe\x00binary", "is not YAML"),
+        (b"- a list", "expected sections, found a list"),
+        (b"just text", "expected sections, found a str"),
+        (b"training: 3", "training: "),
+        (b"{1: 2}", "unknown key '1'"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=says):
+        load(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(ConfigError, match=f"cannot read {path}"):
+            load(path)
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing\n")
+    assert load(path) == Config()
+
+
+def test_a_configuration_is_frozen_and_survives_json() -> None:
+    config = load()
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.beta = 0.5  # type: ignore[misc]
+    assert resolve(config.model_dump(mode="json")) == config
+
+
+def test_flatten_makes_one_level_of_dotted_keys() -> None:
+    nested = {"a": {"b": {"c": 1}, "d": [2]}, "e": None, "empty": {}}
+    assert flatten(nested) == {"a.b.c": 1, "a.d": [2], "e": None}
+    assert flatten({"b": 1}, "a.") == {"a.b": 1}
