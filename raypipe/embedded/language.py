@@ -18,6 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from raypipe.embedded.bank import Photo, draw_bank, stacked
 from raypipe.embedded.captions import PRETRAINING, caption, written
 from raypipe.embedded.look import Product
+from raypipe.embedded.optimizer import Optimizer
 from raypipe.embedded.schema import Attribute, attributes
 from raypipe.embedded.vision import visual_tokens
 from raypipe.prompts import SYSTEM_PROMPTS, AnswerFormat, Question, user_prompt
@@ -233,7 +234,6 @@ def teach_language(
     num_products: int,
     num_steps: int,
     batch_size: int = 8,
-    learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> None:
     """Train ``model``'s language side in place; its vision tower stays as it is."""
@@ -241,23 +241,14 @@ def teach_language(
     lessons = Lessons(processor, photos)
     model.model.visual.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=num_steps, pct_start=0.05
-    )
+    optimizer = Optimizer(parameters, num_steps, embeddings=[model.get_input_embeddings().weight])
     lottery = random.Random(derive("language lessons", seed))
     started, told = time.monotonic(), 0.0
     for step in range(num_steps):
         lessons.most_photos = 2 if step < num_steps // 6 else 5
         batch = collate([lessons.row(lottery) for _ in range(batch_size)])
         loss = loss_of(model, batch, bank)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(loss)
         told = 0.95 * told + 0.05 * loss.item() if step else loss.item()
         if step % 50 == 0 or step == num_steps - 1:
             elapsed = time.monotonic() - started

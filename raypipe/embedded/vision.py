@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from raypipe.embedded.bank import Photo, draw_bank, stacked
+from raypipe.embedded.optimizer import Optimizer
 from raypipe.embedded.schema import VIEWS, attributes, verticals
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,6 @@ def teach_vision(
     num_products: int,
     num_steps: int,
     batch_size: int = 64,
-    learning_rate: float = 1.5e-3,
     seed: int = 0,
 ) -> None:
     """Train ``model``'s vision tower in place."""
@@ -102,10 +102,7 @@ def teach_vision(
     torch.manual_seed(seed)
     heads = Heads(width, {name: len(answers) for name, answers in asked.items()})
     parameters = [*model.model.visual.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=num_steps, pct_start=0.05
-    )
+    optimizer = Optimizer(parameters, num_steps)
     started = time.monotonic()
     for step, rows in enumerate(_batches(len(photos), batch_size, num_steps, seed)):
         outputs = heads(visual_tokens(model, pixels[rows], processor))
@@ -115,11 +112,7 @@ def teach_vision(
             if bool((truth[rows, index] != IGNORED).any())
         ]
         loss = torch.stack(losses).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(loss)
         if step % 100 == 0 or step == num_steps - 1:
             right = _accuracies(outputs, truth[rows], list(asked))
             told = " ".join(f"{name} {share:.2f}" for name, share in right.items())

@@ -40,7 +40,7 @@ def decide(judged: Sequence[Judged], policy: str, anchor_accuracy: float, drop: 
         drop: tolerance, 0-1.
     """
     fallen = best(judged).anchor_accuracy - anchor_accuracy
-    return Judged(policy, anchor_accuracy, "rolled_back" if fallen > drop else "accepted")
+    return Judged(policy, anchor_accuracy, "accepted" if fallen <= drop else "rolled_back")
 
 
 def next_start(judged: Sequence[Judged]) -> str:

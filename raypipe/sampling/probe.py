@@ -42,7 +42,7 @@ def check_merged(
     }
     if figures["probe_effect"] == 0:
         raise AdapterInactiveError("the adapter does not change the model: all its updates are 0")
-    if figures["probe_to_policy"] >= figures["probe_to_base"]:
+    if not figures["probe_to_policy"] < figures["probe_to_base"]:  # also when one is NaN
         raise AdapterInactiveError(_refusal(figures))
     return figures
 
@@ -61,7 +61,7 @@ def check_attached(
         "probe_effect": distance(with_adapter, without),
         "probe_noise": distance(without, without_again),
     }
-    if figures["probe_effect"] <= figures["probe_noise"]:
+    if not figures["probe_effect"] > figures["probe_noise"]:  # also when one is NaN
         raise AdapterInactiveError(_refusal(figures))
     return figures
 

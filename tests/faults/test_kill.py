@@ -1,6 +1,7 @@
 """``kill -9`` of the main job at its worst moments; the same command finishes the work."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -9,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from raypipe import config as configuration
 from raypipe.artifacts import Run
-from tests.integration.conftest import ROOT, FinishedRun, job_command, job_environment, run_job
+from raypipe.consensus import stage as consensus
+from tests.small_run import (
+    ROOT,
+    SMALL,
+    FinishedRun,
+    job_command,
+    job_environment,
+    run_job,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -86,5 +96,17 @@ def test_killed_three_times_the_same_command_finishes(
     whole = finished_run.run
     for name in ("catalog/listings", "catalog/seed", "catalog/truth"):
         assert run.artifact(name).required().digest == whole.artifact(name).required().digest
+    assert_given_the_chains_the_rest_is_the_same(run, tmp_path / "again")
     salvaged = run.artifact("sft/chains").required().counts["salvaged"]
     assert salvaged > 0, "the listings sampled before the kill were sampled again"
+
+
+def assert_given_the_chains_the_rest_is_the_same(run: Run, elsewhere: Path) -> None:
+    """Vote again on the killed run's chains, undisturbed: consensus and pairs are equal."""
+    for name in ("catalog", "sft/chains"):
+        shutil.copytree(run.path(name), elsewhere / name)
+    config = configuration.load(None, SMALL)
+    undisturbed = Run(str(elsewhere))
+    consensus.run(config, undisturbed, scope="sft", round_index=1)
+    for name in ("sft/consensus", "sft/pairs"):
+        assert undisturbed.artifact(name).required().digest == run.artifact(name).required().digest

@@ -10,7 +10,7 @@ import pytest
 from raypipe import config as configuration
 from raypipe.consensus.export import export_preferences
 from raypipe.policies import policy
-from tests.integration.conftest import SMALL, FinishedRun, run_job
+from tests.small_run import SMALL, FinishedRun, run_job
 
 pytestmark = pytest.mark.engine
 

@@ -63,9 +63,7 @@ PAPER = {
 
 def leaf_keys() -> set[str]:
     names = set(key_names(Config))
-    return {
-        name for name in names if not any(other.startswith(f"{name}.") for other in names)
-    }
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
 
 
 @pytest.mark.parametrize("key", sorted(PAPER))
@@ -127,7 +125,9 @@ def test_an_override_fills_a_section_that_the_file_left_empty(tmp_path: Path) ->
 )
 def test_an_unknown_key_names_the_nearest_known_one(override: str, nearest: str) -> None:
     key = override.split("=")[0].split(".")
-    with pytest.raises(ConfigError, match=rf"unknown key '{key[0]}.*nearest known key is '{nearest}'"):
+    with pytest.raises(
+        ConfigError, match=rf"unknown key '{key[0]}.*nearest known key is '{nearest}'"
+    ):
         load(None, [override])
 
 
@@ -169,7 +169,9 @@ def test_a_malformed_override_is_quoted_back(override: str) -> None:
 def test_two_catalog_sources_or_none_are_refused() -> None:
     files = {"listings": "a", "attribute_schema": "b", "seed": "c", "truth": "d"}
     for catalog in ({**files, "embedded": {}}, {"embedded": None}, {}):
-        with pytest.raises(ConfigError, match="exactly one of catalog.embedded and catalog.listings"):
+        with pytest.raises(
+            ConfigError, match=r"exactly one of catalog\.embedded and catalog\.listings"
+        ):
             resolve({"catalog": catalog})
     assert resolve({"catalog": files}).catalog.embedded is None
 
@@ -196,7 +198,7 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(section: str) -> None:
         (b"- a list", "expected sections, found a list"),
         (b"just text", "expected sections, found a str"),
         (b"training: 3", "training: "),
-        (b"{1: 2}", "unknown key '1'"),
+        (b"{1: 2}", "1: Keys should be strings"),
     ],
 )
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: bytes, says: str) -> None:

@@ -1,0 +1,105 @@
+"""The main job as a Ray job, the way a cluster runs it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raypipe.artifacts import Run
+from tests.small_run import ROOT, SMALL
+
+pytestmark = pytest.mark.engine
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray head in a process group of its own; yields the address of its job server."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    port, dashboard = free_port(), free_port()
+    session = tmp_path_factory.mktemp("r")
+    process = subprocess.Popen(
+        [
+            RAY,
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=4",
+            f"--port={port}",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}",
+            f"--temp-dir={session}",
+            "--disable-usage-stats",
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        wait_for_jobs_api(address)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for_jobs_api(address: str) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{address}/api/version", timeout=2)
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError("the Ray head did not start its job server")
+
+
+def test_ray_job_submit_ends_succeeded_and_leaves_a_run(head: str, tmp_path: Path) -> None:
+    submitted = subprocess.run(
+        [
+            RAY,
+            "job",
+            "submit",
+            f"--address={head}",
+            "--working-dir=.",
+            "--",
+            sys.executable,
+            "jobs/round.py",
+            "--config",
+            "jobs/configs/local.yaml",
+            *SMALL,
+            f"run.directory={tmp_path}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=840,
+    )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert "succeeded" in submitted.stdout
+    run = Run(str(tmp_path / "local"))
+    assert run.artifact("round-1/evaluation").required().rows > 0
+    assert run.read("report/index.html") is not None

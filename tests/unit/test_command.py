@@ -1,0 +1,154 @@
+"""The command line of a job: exit codes, and messages without a traceback."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raypipe import progress
+from raypipe.command import main
+from raypipe.config import Config
+from raypipe.errors import (
+    AdapterInactiveError,
+    ArtifactError,
+    ConfigDriftError,
+    EngineStartError,
+    InputError,
+    NonFiniteLossError,
+    QuarantineLimitError,
+    RaypipeError,
+)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(progress.logger, "handlers", list(progress.logger.handlers))
+    propagate, level = progress.logger.propagate, progress.logger.level
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    progress.logger.propagate = propagate
+    logging.getLogger(progress.logger.name).setLevel(level)
+
+
+def round_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def scripted_rounds(config: Config, console: object) -> None:
+        raise error
+
+    monkeypatch.setattr("raypipe.rounds.driver.run_rounds", scripted_rounds)
+
+
+def test_a_job_gets_its_configuration_and_exits_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+    monkeypatch.setattr(
+        "raypipe.rounds.driver.run_rounds", lambda config, console: seen.append(config)
+    )
+    assert main("round", None, ["sampling.num_chains=5", "training.learning_rate=1e-4"]) == 0
+    assert (seen[0].sampling.num_chains, seen[0].training.learning_rate) == (5, 1e-4)
+    assert seen[0].run.name == "local"
+
+
+def test_a_configuration_file_is_taken_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_text("catalog: {embedded: {}}\nrun: {name: own}\n")
+    seen: list[Config] = []
+    monkeypatch.setattr(
+        "raypipe.rounds.driver.run_rounds", lambda config, console: seen.append(config)
+    )
+    assert main("round", None, ["--config", str(tmp_path / "own.yaml"), "run.seed=3"]) == 0
+    assert (seen[0].run.name, seen[0].run.seed) == ("own", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["training.bata=1"], "nearest known key is 'training.beta'"),
+        (["training.beta=-1"], "training.beta: "),
+        (["training.beta"], "an override reads section.key=value"),
+        (["--config", "/absent/config.yaml"], "cannot read /absent/config.yaml"),
+        (["cluster.num_train_workers=5"], "not a multiple"),
+    ],
+)
+def test_a_wrong_configuration_exits_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main("round", None, arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("ConfigError: ")
+    assert says in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "exit_code"),
+    [
+        (ConfigDriftError, 2),
+        (RaypipeError, 3),
+        (InputError, 3),
+        (QuarantineLimitError, 3),
+        (ArtifactError, 3),
+        (AdapterInactiveError, 3),
+        (NonFiniteLossError, 3),
+        (EngineStartError, 4),
+    ],
+)
+def test_every_error_has_its_exit_code_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[RaypipeError],
+    exit_code: int,
+) -> None:
+    round_that_raises(monkeypatch, kind("what happened and what to do"))
+    assert main("round", None, []) == exit_code
+    assert capsys.readouterr().err == f"{kind.__name__}: what happened and what to do\n"
+
+
+def test_a_missing_catalog_exits_3_and_names_the_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    catalog = {
+        "listings": tmp_path / "absent.parquet",
+        "attribute_schema": tmp_path / "schema.yaml",
+        "seed": tmp_path / "seed.parquet",
+        "truth": tmp_path / "truth.parquet",
+    }
+    own = [f"catalog.{key}={path}" for key, path in catalog.items()]
+    (tmp_path / "schema.yaml").write_text(
+        "- {vertical: Shoe, attribute: heel, description: The heel., values: [Flat, High]}\n"
+    )
+    arguments = ["catalog.embedded=null", f"run.directory={tmp_path}/runs", *own]
+    assert main("prepare", None, arguments) == 3
+    shown = capsys.readouterr().err
+    assert shown.startswith("InputError: ")
+    assert str(tmp_path) in shown
+    assert "Traceback" not in shown
+
+
+def test_a_bug_is_not_dressed_up_as_a_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    round_that_raises(monkeypatch, KeyError("bug"))
+    with pytest.raises(KeyError, match="bug"):
+        main("round", None, [])
+
+
+def test_help_exits_0_and_tells_about_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main("round", "What the job does.", ["--help"])
+    assert raised.value.code == 0
+    shown = capsys.readouterr().out
+    assert "What the job does." in shown
+    assert "section.key=value" in shown
+
+
+def test_a_stopped_job_leaves_through_system_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "raypipe.rounds.driver.run_rounds",
+        lambda config, console: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    with pytest.raises(SystemExit) as raised:
+        main("round", None, [])
+    assert raised.value.code == 128 + signal.SIGTERM

@@ -1,0 +1,84 @@
+"""A policy's id names its weights: the base model's and the adapter's, wherever they lie."""
+
+from pathlib import Path
+
+import pytest
+
+from raypipe.artifacts import Run
+from raypipe.config import ModelConfig
+from raypipe.errors import ArtifactError, ConfigError
+from raypipe.policies import (
+    ADAPTER_WEIGHTS,
+    PRETRAINED,
+    SFT,
+    model_identity,
+    model_path,
+    policy,
+    round_name,
+)
+from tests.conftest import CommitRows
+
+
+def test_the_id_is_sixteen_hex_digits_and_stable(run: Run, tiny_model: ModelConfig) -> None:
+    policy_id = policy(run, tiny_model, PRETRAINED).policy_id
+    assert len(policy_id) == 16
+    assert int(policy_id, 16) >= 0
+    assert policy(run, tiny_model, PRETRAINED).policy_id == policy_id
+
+
+def test_the_id_depends_on_the_adapters_weights_and_not_on_its_name(
+    run: Run, tiny_model: ModelConfig, commit_rows: CommitRows
+) -> None:
+    for name, weights in (("sft", b"one"), ("round-1", b"two"), ("round-2", b"one")):
+        commit_rows(run, f"{name}/adapter", files={ADAPTER_WEIGHTS: weights, "other": b"x"})
+    base, sft, first, second = (
+        policy(run, tiny_model, name).policy_id
+        for name in (PRETRAINED, SFT, round_name(1), round_name(2))
+    )
+    assert len({base, sft, first}) == 3
+    assert second == sft
+
+
+@pytest.mark.parametrize(
+    "changed", [{"dtype": "bfloat16"}, {"revision": "abc"}, {"answer_format": "answer_only"}]
+)
+def test_the_id_depends_on_how_the_base_is_used(
+    run: Run, tiny_model: ModelConfig, changed: dict[str, str]
+) -> None:
+    other = tiny_model.model_copy(update=changed)
+    assert policy(run, other, PRETRAINED).policy_id != policy(run, tiny_model, PRETRAINED).policy_id
+
+
+def test_the_id_depends_on_the_bytes_of_the_base(run: Run, tiny_model: ModelConfig) -> None:
+    weights = Path(tiny_model.path) / "model.safetensors"
+    before = policy(run, tiny_model, PRETRAINED).policy_id
+    weights.write_bytes(b"Base")
+    assert policy(run, tiny_model, PRETRAINED).policy_id != before
+    weights.write_bytes(b"base")
+    assert policy(run, tiny_model, PRETRAINED).policy_id == before
+
+
+def test_a_hugging_face_model_is_known_by_id_and_revision_without_a_download() -> None:
+    model = ModelConfig(path="Qwen/Qwen2.5-VL-3B-Instruct", revision="66285546d2b8")
+    assert model_path(model) == "Qwen/Qwen2.5-VL-3B-Instruct"
+    identity = model_identity(model)
+    assert identity["model.revision"] == "66285546d2b8"
+    assert "model.files" not in identity
+
+
+def test_an_unknown_embedded_model_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match=r"model\.path.*no embedded model 'micro'"):
+        model_path(ModelConfig(path="embedded:micro"))
+
+
+def test_the_base_has_no_adapter_and_any_other_policy_must_be_committed(
+    run: Run, tiny_model: ModelConfig, commit_rows: CommitRows
+) -> None:
+    assert policy(run, tiny_model, PRETRAINED).adapter_directory() is None
+    sft = policy(run, tiny_model, SFT)
+    with pytest.raises(ArtifactError, match="sft/adapter is not committed"):
+        _ = sft.policy_id
+    commit_rows(run, "sft/adapter", files={ADAPTER_WEIGHTS: b"one"})
+    directory = sft.adapter_directory()
+    assert directory is not None
+    assert (directory / ADAPTER_WEIGHTS).read_bytes() == b"one"

@@ -1,0 +1,72 @@
+"""What a training is told, and when it stops."""
+
+import math
+
+import pytest
+
+from raypipe.artifacts import Run
+from raypipe.config import load
+from raypipe.errors import NonFiniteLossError
+from raypipe.schemas import LISTINGS, PAIRS
+from raypipe.training.loop import Task, check_finite, deepspeed_config
+from tests.conftest import CommitRows, MakeListing
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"loss": 0.69, "grad_norm": 1.5},
+        {"loss": 0.0, "grad_norm": 0.0},
+        {"loss": 0.69},
+        {"learning_rate": 1e-5},
+        # A margin is a figure to look at; only the loss and its gradient move the adapter.
+        {"loss": 0.69, "margin": math.nan},
+    ],
+)
+def test_a_finite_step_goes_on(row: dict[str, float]) -> None:
+    check_finite(3, row)
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_step_that_is_not_finite_stops_the_round_and_says_which(name: str, value: float) -> None:
+    with pytest.raises(NonFiniteLossError, match=rf"^{name} is {value} at step 17; .*adapter"):
+        check_finite(17, {"loss": 0.5, "grad_norm": 1.0} | {name: value})
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_takes_sizes_from_the_trainer_and_the_stage_from_the_config(stage: int) -> None:
+    settings = deepspeed_config(stage)
+    assert settings["zero_optimization"] == {"stage": stage}
+    for key in (
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "train_batch_size",
+        "gradient_clipping",
+    ):
+        assert settings[key] == "auto"
+
+
+def test_deepspeed_leaves_the_optimizer_to_torch() -> None:
+    settings = deepspeed_config(1)
+    assert "optimizer" not in settings
+    assert settings["zero_allow_untested_optimizer"] is True
+    assert settings["zero_force_ds_cpu_optimizer"] is False
+
+
+def test_sft_has_its_own_optimizer_settings_and_both_methods_of_a_round_share_theirs() -> None:
+    config = load()
+    assert Task("sft", "pretrained", None, None, 0).optimizer(config) is config.sft
+    for method in ("dpo", "self_learning"):
+        assert Task(method, "sft", None, "sft", 0).optimizer(config) is config.training
+
+
+def test_a_dpo_task_trains_on_its_sources_pairs(
+    run: Run, commit_rows: CommitRows, make_listing: MakeListing
+) -> None:
+    pair = {"chosen": "good", "rejected": "bad", "chosen_index": 0, "rejected_index": 1}
+    row = {"listing_id": "p0", "attribute": "colour", "prompt": "colour?", "pairs": [pair]}
+    commit_rows(run, "catalog/listings", LISTINGS, [make_listing("p0", "pool")])
+    commit_rows(run, "round-2-draw/pairs", PAIRS, [row])
+    examples = Task("dpo", "sft", "sft", "round-2-draw", 0).examples(load(), run)
+    assert [example["listing_id"] for example in examples.rows] == ["p0"]
