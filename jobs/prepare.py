@@ -1,6 +1,6 @@
 """Check a catalog and its attribute schema and prepare its listings; no model is loaded.
 
-    python jobs/prepare.py --config my-catalog.yaml
+python jobs/prepare.py --config my-catalog.yaml
 """
 
 import sys

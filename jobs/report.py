@@ -1,6 +1,6 @@
 """Write the report of a finished or unfinished run again.
 
-    python jobs/report.py run.name=local
+python jobs/report.py run.name=local
 """
 
 import sys

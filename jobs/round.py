@@ -1,7 +1,7 @@
 """Run, resume or repeat a whole run: prepare, SFT, and rounds of sample → vote → train → evaluate.
 
-    python jobs/round.py                                  the embedded default
-    python jobs/round.py --config jobs/configs/qwen2.5-vl-3b.yaml sampling.num_chains=5
+python jobs/round.py                                  the embedded default
+python jobs/round.py --config jobs/configs/qwen2.5-vl-3b.yaml sampling.num_chains=5
 """
 
 import sys

@@ -7,6 +7,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from raypipe import config as configuration
 from raypipe.config import Config
@@ -58,8 +59,20 @@ def _report(config: Config) -> None:
     Console().note(f"report {stage.run(config, open_run(config))}")
 
 
+def _export(config: Config) -> None:
+    from raypipe.consensus.export import export_preferences
+    from raypipe.rounds.console import Console
+    from raypipe.rounds.driver import learned_scopes, open_run
+
+    run, console = open_run(config), Console()
+    for scope in learned_scopes(run):
+        path = export_preferences(config, run, scope, Path(run.path("exports", scope)))
+        console.note(f"pairs of {scope}: {path}")
+
+
 _JOBS: dict[str, Callable[[Config], None]] = {
     "round": _round,
     "prepare": _prepare,
     "report": _report,
+    "export": _export,
 }

@@ -5,8 +5,10 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from raypipe.config import ClusterConfig
+from raypipe.errors import EngineStartError
 
 # Ray Data plans need CPUs for reading and writing beside the actors' own; with two logical CPUs a
 # plan of one actor can wait for itself for ever.
@@ -32,22 +34,23 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        logical = cluster.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        ray.init(
-            address="local",
-            num_cpus=logical,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    try:
+        ray.init(**_arguments(cluster))
+    except Exception as error:  # a node that starts too slowly raises just that
+        raise EngineStartError(f"Ray did not start: {error}") from error
     _tame_ray_data()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _arguments(cluster: ClusterConfig) -> dict[str, Any]:
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        return quiet
+    logical = cluster.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+    return {**quiet, "address": "local", "num_cpus": logical, "include_dashboard": False}
 
 
 def _tame_ray_data() -> None:

@@ -55,6 +55,18 @@ def open_run(config: Config) -> Run:
     return run
 
 
+def learned_scopes(run: Run) -> list[str]:
+    """The scopes whose pairs a round of this run has learned from, in the order of rounds.
+
+    Raises:
+        InputError: the run has no summary yet.
+    """
+    content = run.read(summary.PATH)
+    if content is None:
+        raise InputError(f"{run.location} has no {summary.PATH} yet: finish a round first")
+    return [record["source"] for record in json.loads(content)["pairs"] if record["pairs"]]
+
+
 class Driver:
     """One pass over a run."""
 

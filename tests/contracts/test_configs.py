@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic.fields import FieldInfo
 
 from raypipe.config import CONFIGS, Config, Section, flatten, load
-from raypipe.config import resolve as resolve_config
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
 GPU = ("qwen2.5-vl-3b.yaml", "qwen2-vl-2b.yaml")
@@ -93,20 +91,6 @@ def test_a_gpu_configuration_uses_gpus_and_leaves_room_for_prompt_and_chain(name
     most = config.catalog.max_images * tokens_per_image + config.sampling.max_tokens
     assert config.sampling.engine["max_model_len"] >= most + 1000
     assert config.rounds.num_rounds == 3
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_a_shipped_file_does_not_repeat_a_resource_default(path: Path) -> None:
-    """A key that says what the default says is noise that goes stale."""
-    written = flatten(yaml.safe_load(path.read_text()))
-    catalog = {"embedded": {}} if load(path).catalog.embedded else load(path).catalog.model_dump()
-    defaults = flatten(resolve_config({"catalog": catalog}).model_dump())
-    stated = {
-        key
-        for key, value in written.items()
-        if key.startswith("cluster.") and defaults.get(key, "absent") == value
-    }
-    assert stated == set()
 
 
 def fields_of(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
