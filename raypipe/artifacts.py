@@ -20,94 +20,30 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import obstore
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from raypipe.errors import ArtifactError, ConfigDriftError
+from raypipe.manifest import (
+    COMMIT,
+    Commit,
+    File,
+    Fingerprint,
+    Kind,
+    differing_keys,
+    digest_rows,
+    plain,
+)
 from raypipe.schemas import QUARANTINE, Table
-
-COMMIT = "_COMMIT.json"
-MANIFEST_VERSION = 1
-Kind = Literal["data", "quarantine", "files"]
-Fingerprint = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class File:
-    """One immutable file of a committed artifact; ``path`` is relative to the artifact."""
-
-    path: str
-    kind: Kind
-    size: int
-    sha256: str
-    rows: int | None = None
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A manifest: what an artifact holds and what it was made from."""
-
-    artifact: str
-    digest: str
-    files: tuple[File, ...]
-    rows: int
-    quarantined: int
-    fingerprint: dict[str, Any]
-    counts: dict[str, Any]
-    seconds: float
-    attempt: str
-    version: int = MANIFEST_VERSION
-    # Whether the manifest was already there when the stage was asked for it.
-    reused: bool = field(default=False, compare=False)
-
-
-def digest_rows(table: pa.Table) -> int:
-    """Order-independent digest of rows: the sum of their 128-bit hashes, modulo 2^128."""
-    total = 0
-    for row in table.to_pylist():
-        canonical = json.dumps(row, sort_keys=True, default=_hash_binary, allow_nan=True)
-        total += int.from_bytes(hashlib.blake2b(canonical.encode(), digest_size=16).digest())
-    return total % (1 << 128)
-
-
-def _hash_binary(value: object) -> str:
-    if isinstance(value, bytes):
-        return hashlib.blake2b(value, digest_size=16).hexdigest()
-    raise TypeError(f"cannot digest a {type(value).__name__}")
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Installed versions, for fingerprints; vLLM's CPU build counts as vLLM."""
-    found: dict[str, str] = {}
-    for package in packages:
-        for name in (package, f"{package}-cpu"):
-            try:
-                found[f"versions.{package}"] = metadata.version(name)
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    return found
-
-
-def differing_keys(before: Fingerprint, now: Fingerprint) -> list[str]:
-    """One line per key whose value differs between two fingerprints."""
-    lines = []
-    for key in sorted(set(before) | set(now)):
-        old, new = before.get(key, "absent"), now.get(key, "absent")
-        if old != new:
-            lines.append(f"{key}: {old!r} -> {new!r}")
-    return lines
 
 
 class Run:
@@ -195,7 +131,7 @@ class Artifact:
         commit = self.commit()
         if commit is None:
             return None
-        lines = differing_keys(commit.fingerprint, _plain(fingerprint))
+        lines = differing_keys(commit.fingerprint, plain(fingerprint))
         if lines:
             raise ConfigDriftError(
                 f"{self.name} was made with other settings:\n  "
@@ -224,8 +160,12 @@ class Artifact:
         self, columns: Sequence[str] | None = None, kind: Kind = "data"
     ) -> Iterator[pa.Table]:
         """The committed rows, one file at a time, so that memory does not grow with them."""
+        contract = QUARANTINE if kind == "quarantine" else self.table
         for path in self.paths(kind):
-            yield self._read_parquet(path, list(columns) if columns is not None else None)
+            table = self._read_parquet(path, list(columns) if columns is not None else None)
+            if contract is not None:
+                contract.check_columns(table)
+            yield table
 
     def read_json(self, name: str) -> Any:
         """A committed JSON file. Raises ArtifactError when the manifest does not list it."""
@@ -266,7 +206,7 @@ class Artifact:
 
     def attempt(self, fingerprint: Fingerprint) -> "Attempt":
         """Begin to write the artifact. The fingerprint is everything that changes the outcome."""
-        return Attempt(self, _plain(fingerprint))
+        return Attempt(self, plain(fingerprint))
 
     def _path(self, *parts: str) -> str:
         return self.run.path(self.name, *parts)
@@ -400,17 +340,17 @@ class Attempt:
                 something else first.
         """
         data, rows, total, ids = self._inspect(salvaged, "data")
-        refused, quarantined, _, refused_ids = self._inspect(salvaged, "quarantine")
+        refused, _, _, refused_ids = self._inspect(salvaged, "quarantine")
         files = [*data, *refused, *self._plain_files()]
         self._check_ids(ids, refused_ids, expected)
-        plain = sorted((Path(f.path).name, f.sha256) for f in files if f.kind == "files")
-        content = {"rows": f"{total:032x}", "files": plain}
+        named = sorted((Path(f.path).name, f.sha256) for f in files if f.kind == "files")
+        content = {"rows": f"{total:032x}", "files": named}
         commit = Commit(
             artifact=self.artifact.name,
             digest=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32],
             files=tuple(files),
             rows=rows,
-            quarantined=quarantined,
+            quarantined=len(set(refused_ids)),
             fingerprint=self.fingerprint,
             counts=dict(counts or {}),
             seconds=round(time.time() - self.started, 3),
@@ -492,20 +432,8 @@ class Attempt:
             )
 
 
-def _plain(fingerprint: Fingerprint) -> dict[str, Any]:
-    """The fingerprint as it reads back from JSON, so that tuples equal lists."""
-    return dict(json.loads(json.dumps(dict(fingerprint))))
-
-
 def committed(
     artifact: Artifact, fingerprint: Fingerprint, make: Callable[[Attempt], Commit]
 ) -> Commit:
     """The artifact's commit: the one that is there, or the one that ``make`` creates now."""
     return artifact.matching(fingerprint) or make(artifact.attempt(fingerprint))
-
-
-def count_values(table: pa.Table, column: str) -> dict[str, int]:
-    """How often each value of a text column occurs, most frequent first."""
-    counted = pc.value_counts(table.column(column)).to_pylist()
-    ordered = sorted(counted, key=lambda pair: (-pair["counts"], str(pair["values"])))
-    return {str(pair["values"]): int(pair["counts"]) for pair in ordered}

@@ -71,6 +71,13 @@ class Table:
                 raise ArtifactError(f"{self.name}: column '{field.name}' holds nulls")
         return cast
 
+    def check_columns(self, table: pa.Table) -> None:
+        """Raises ArtifactError when a column that was read is not one of this table's."""
+        for field in table.schema:
+            index = self.schema.get_field_index(field.name)
+            if index < 0 or not self.schema.field(index).type.equals(field.type):
+                raise ArtifactError(f"{self.name}: column '{field.name}' is not of this table")
+
     def from_rows(self, rows: list[dict[str, object]]) -> pa.Table:
         """Build a table from Python rows; the same refusals as :meth:`conform`."""
         extra = sorted({name for row in rows for name in row} - set(self.schema.names))

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from raypipe.artifacts import Commit, Run
+from raypipe.artifacts import Run
 from raypipe.config import ModelConfig
+from raypipe.manifest import Commit
 from raypipe.schemas import Table
 
 Row = dict[str, Any]

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from raypipe.artifacts import Artifact, Attempt, Commit, Fingerprint, committed
+from raypipe.artifacts import Artifact, Attempt, committed
 from raypipe.attributes import Attribute, AttributeSchema
 from raypipe.catalog.sources import Source
 from raypipe.errors import ArtifactError
+from raypipe.manifest import Commit, Fingerprint
 from raypipe.schemas import QUARANTINE
 
 ValueField = Literal["answer", "value"]

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.artifacts import Artifact, Attempt, Commit, Run, versions
+from raypipe.artifacts import Artifact, Attempt, Run
 from raypipe.catalog.answers import ValueField, answers_of, commit_answers
 from raypipe.catalog.census import Census, check_share, take_census
 from raypipe.catalog.inputs import Inputs, open_inputs, roles_of
@@ -22,6 +22,7 @@ from raypipe.catalog.sources import Source
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import assign
 from raypipe.config import CatalogConfig, Config, EmbeddedCatalogConfig, flatten
+from raypipe.manifest import Commit, versions
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.schemas import LISTINGS, QUARANTINE, SEED, TRUTH, Split
 

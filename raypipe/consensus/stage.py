@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.answers import PARSER_VERSION
-from raypipe.artifacts import Artifact, Attempt, Commit, Run, versions
+from raypipe.artifacts import Artifact, Attempt, Run
 from raypipe.attributes import Attribute, AttributeSchema
 from raypipe.config import Config
 from raypipe.consensus.funnel import Funnel
 from raypipe.consensus.verdict import Rules, Verdict, reach
 from raypipe.errors import ArtifactError
+from raypipe.manifest import Commit, versions
 from raypipe.prompts import without_control_tokens
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
 

@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe import answers, seeds
-from raypipe.artifacts import Artifact, Commit, Run, versions
+from raypipe.artifacts import Artifact, Run
 from raypipe.attributes import AttributeSchema
 from raypipe.config import Config
 from raypipe.errors import ArtifactError
 from raypipe.evaluation.accuracy import QueryId, by_group, estimate, macro, paired_difference
 from raypipe.evaluation.calibration import VotedQuery, vote_metrics
+from raypipe.manifest import Commit, versions
 from raypipe.prompts import AnswerFormat
 from raypipe.schemas import CHAINS, CONSENSUS, EVALUATION, LISTINGS, TRUTH
 

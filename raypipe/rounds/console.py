@@ -7,8 +7,8 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from raypipe import progress
-from raypipe.artifacts import Commit
 from raypipe.config import Config
+from raypipe.manifest import Commit
 from raypipe.rounds.gate import Judged
 
 

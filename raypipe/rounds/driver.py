@@ -19,9 +19,10 @@ import raypipe.evaluation.stage as evaluation
 import raypipe.report.stage as report
 import raypipe.sampling.stage as sampling
 import raypipe.training.stage as training
-from raypipe.artifacts import Commit, Run
+from raypipe.artifacts import Run
 from raypipe.config import Config
 from raypipe.errors import InputError
+from raypipe.manifest import Commit
 from raypipe.policies import PRETRAINED, SFT, policy, round_name
 from raypipe.rounds import summary
 from raypipe.rounds.cluster import ray_session

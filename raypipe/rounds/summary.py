@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raypipe.artifacts import Commit, Run
+from raypipe.artifacts import Run
 from raypipe.config import Config
+from raypipe.manifest import Commit
 from raypipe.rounds.gate import Judged, best
 
 PATH = "summary.json"

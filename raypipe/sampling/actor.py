@@ -33,6 +33,7 @@ class SamplingActor:
         make_engine: starts the engine in this process.
         policy_id: written on every row.
         num_chains: chains per pool and anchor query; 0 makes the greedy pass alone.
+        greedy: whether eval and anchor queries get a greedy chain.
         seed_parts: what the seeds of this sampling depend on beside listing and attribute.
         run, quarantine: where refused listings are written.
     """
@@ -43,6 +44,7 @@ class SamplingActor:
         *,
         policy_id: str,
         num_chains: int,
+        greedy: bool = True,
         seed_parts: tuple[str | int, ...],
         run: Run,
         quarantine: str,
@@ -50,6 +52,7 @@ class SamplingActor:
         self._engine = make_engine()
         self._policy_id = policy_id
         self._num_chains = num_chains
+        self._greedy_splits = GREEDY_SPLITS if greedy else frozenset()
         self._seed_parts = seed_parts
         self._run = run
         self._quarantine = quarantine
@@ -85,7 +88,7 @@ class SamplingActor:
         """A listing's requests, adjacent so that they share its prefix in the engine's cache."""
         for query in listing["queries"]:
             prompt = _prompt(listing, query)
-            if listing["split"] in GREEDY_SPLITS:
+            if listing["split"] in self._greedy_splits:
                 yield Request(prompt, 0, 0)
             if self._num_chains and listing["split"] in SAMPLED_SPLITS:
                 seed = seeds.derive(*self._seed_parts, listing["listing_id"], query["attribute"])
@@ -94,7 +97,7 @@ class SamplingActor:
     def _row(self, listing: dict[str, Any], chains: Iterator[list[Chain]]) -> dict[str, object]:
         queries = []
         for query in listing["queries"]:
-            greedy = next(chains)[0] if listing["split"] in GREEDY_SPLITS else None
+            greedy = next(chains)[0] if listing["split"] in self._greedy_splits else None
             sampled: list[Chain] = []
             if self._num_chains and listing["split"] in SAMPLED_SPLITS:
                 sampled = next(chains)

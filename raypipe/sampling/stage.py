@@ -14,15 +14,32 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raypipe.artifacts import Artifact, Attempt, Commit, Run, committed, versions
+from raypipe.artifacts import Artifact, Attempt, Run, committed
 from raypipe.config import Config, flatten
 from raypipe.errors import AdapterInactiveError, EngineStartError, RaypipeError
+from raypipe.manifest import Commit, versions
 from raypipe.policies import Policy, model_identity, model_path
 from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.sampling.actor import GREEDY_SPLITS, SAMPLED_SPLITS, ChainSource, SamplingActor
 from raypipe.schemas import CHAINS, LISTINGS
 
+# Engine arguments that say how fast, never what; any other one is part of the fingerprint.
+ENGINE_RESOURCES = frozenset(
+    {
+        "block_size",
+        "distributed_executor_backend",
+        "enable_chunked_prefill",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "mm_processor_cache_gb",
+        "pipeline_parallel_size",
+        "tensor_parallel_size",
+    }
+)
 EngineStarter = Callable[[Config, Policy], ChainSource]
 COLUMNS = ["listing_id", "vertical", "split", "images", "image_hashes", "queries"]
 
@@ -71,6 +88,7 @@ def run(
     splits = set(GREEDY_SPLITS if greedy else ()) | set(SAMPLED_SPLITS if num_chains else ())
     fingerprint = {
         **flatten(config.sampling.outcome(), "sampling."),
+        **_engine_outcome(config.sampling.engine),
         **model_identity(config.model),
         **versions("raypipe", "vllm", "transformers", "torch"),
         "run.seed": config.run.seed,
@@ -88,12 +106,21 @@ def run(
             "make_engine": partial(start, config, policy),
             "policy_id": policy.policy_id,
             "num_chains": num_chains,
+            "greedy": greedy,
             "seed_parts": (config.run.seed, "round", -1 if round_index is None else round_index),
             "run": run,
         }
         return _sample(config, listings, attempt, splits, actor)
 
     return committed(run.artifact(f"{scope}/chains", CHAINS), fingerprint, make)
+
+
+def _engine_outcome(engine: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"sampling.engine.{key}": value
+        for key, value in engine.items()
+        if key not in ENGINE_RESOURCES
+    }
 
 
 def _sample(

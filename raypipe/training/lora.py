@@ -1,7 +1,6 @@
 """LoRA adapters on the language model's projections (paper §3.1), checked by count and by name."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +102,7 @@ def load_reference(model: Any, reference: Path | None) -> None:
             return
     weights = load_peft_weights(str(reference), device="cpu")
     loaded = set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
-    _refuse_unexpected(loaded.unexpected_keys)
-
-
-def _refuse_unexpected(keys: Iterable[str]) -> None:
-    unexpected = list(keys)
-    if unexpected:
-        raise ConfigError(f"the reference adapter does not fit the model: {unexpected[:3]}")
+    missing = [key for key in loaded.missing_keys if f".{REFERENCE_ADAPTER}." in key]
+    if missing or loaded.unexpected_keys:
+        odd = [*missing, *loaded.unexpected_keys][:3]
+        raise ConfigError(f"the reference adapter does not fit the model: {odd}")

@@ -3,9 +3,10 @@
 import shutil
 from typing import Any
 
-from raypipe.artifacts import Attempt, Commit, Run, committed, versions
+from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import Config, flatten
 from raypipe.errors import NonFiniteLossError, RaypipeError
+from raypipe.manifest import Commit, versions
 from raypipe.policies import PRETRAINED, SFT, model_identity, policy, round_name
 from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION

@@ -14,18 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.artifacts import (
-    COMMIT,
-    Artifact,
-    Attempt,
-    Commit,
-    Run,
-    committed,
-    count_values,
-    differing_keys,
-    versions,
-)
+from raypipe.artifacts import Artifact, Attempt, Run, committed
 from raypipe.errors import ArtifactError, ConfigDriftError
+from raypipe.manifest import COMMIT, Commit, differing_keys, versions
 from raypipe.schemas import QUARANTINE, SEED
 
 Row = dict[str, Any]
@@ -402,10 +393,6 @@ def test_differing_keys_are_sorted_and_tell_absent_from_none() -> None:
         "c: 'absent' -> 2",
     ]
 
-
-def test_values_are_counted_most_frequent_first() -> None:
-    table = pa.table({"split": ["pool", "eval", "pool", "anchor"]})
-    assert list(count_values(table, "split").items()) == [("pool", 2), ("anchor", 1), ("eval", 1)]
 
 
 def test_versions_take_the_cpu_build_for_the_package_and_skip_what_is_not_installed() -> None:

@@ -11,11 +11,12 @@ import shop as shops
 from PIL import Image
 from shop import photo
 
-from raypipe.artifacts import COMMIT, Run
+from raypipe.artifacts import Run
 from raypipe.attributes import AttributeSchema, load_attribute_schema
 from raypipe.catalog import stage
 from raypipe.config import resolve
 from raypipe.errors import ArtifactError, ConfigDriftError, QuarantineLimitError
+from raypipe.manifest import COMMIT
 from raypipe.schemas import LISTINGS, SEED, TRUTH
 
 ARTIFACTS = {"catalog/listings": LISTINGS, "catalog/seed": SEED, "catalog/truth": TRUTH}

@@ -12,8 +12,8 @@ from raypipe.attributes import Attribute
 from raypipe.config import Config
 from raypipe.consensus.funnel import CHAIN_COUNTS, QUERY_COUNTS, Funnel
 from raypipe.consensus.pairs import draw_pairs
-from raypipe.prompts import without_control_tokens
 from raypipe.consensus.verdict import Rules, reach
+from raypipe.prompts import without_control_tokens
 
 COLOUR = Attribute("Dress", "colour", "The colour.", ("Red", "Blue", "None"), {})
 RULES = Rules.of(Config(), round_index=1)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from raypipe import progress
-from raypipe.artifacts import Attempt, Commit, Run, committed
+from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import Config, ModelConfig, resolve
 from raypipe.errors import ConfigDriftError, InputError
+from raypipe.manifest import Commit
 from raypipe.policies import ADAPTER_WEIGHTS, Policy
 from raypipe.rounds import driver, summary
 from raypipe.rounds.console import Console

@@ -206,3 +206,24 @@ def test_refusals_of_several_batches_do_not_overwrite_each_other(
     for listing_id in ("a", "b", "c"):
         sampled([make_listing(listing_id, "pool")])
     assert [row["id"] for row in sampled.refused()] == ["a", "b", "c"]
+
+
+def test_a_draw_without_the_greedy_pass_asks_for_sampled_chains_alone(
+    run: Run, make_listing: MakeListing
+) -> None:
+    engine = ScriptedEngine()
+    quarantine = Path(run.path("refused"))
+    quarantine.mkdir()
+    actor = SamplingActor(
+        lambda: engine,
+        policy_id="policy-1",
+        num_chains=3,
+        greedy=False,
+        seed_parts=SEED_PARTS,
+        run=run,
+        quarantine=str(quarantine),
+    )
+    batch = LISTINGS.from_rows([make_listing("a", "anchor"), make_listing("p", "pool")])
+    rows = actor(batch).to_pylist()
+    assert all(query["greedy"] is None for row in rows for query in row["queries"])
+    assert {request.num_chains for call in engine.calls for request in call} == {3}
