@@ -394,7 +394,6 @@ def test_differing_keys_are_sorted_and_tell_absent_from_none() -> None:
     ]
 
 
-
 def test_versions_take_the_cpu_build_for_the_package_and_skip_what_is_not_installed() -> None:
     found = versions("vllm", "pyarrow", "no-such-package")
     assert found.keys() == {"versions.vllm", "versions.pyarrow"}
