@@ -25,7 +25,7 @@ pytestmark = pytest.mark.engine
 
 
 class ScriptedEngine:
-    """Says what a chain's own seed says: the same for a request wherever and whenever it is made."""
+    """Says what a chain's own seed says: a request gets the same wherever it is made."""
 
     max_prompt_tokens = 10_000
 
