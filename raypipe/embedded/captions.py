@@ -35,7 +35,8 @@ class Noise:
     """Does not keep to the format that the system prompt asks for."""
 
 
-PRETRAINING = Noise(looks_anywhere=1.0, absent_view=0.08, wrong_value=0.05, broken_format=0.06)
+CARELESS = Noise(looks_anywhere=1.0, absent_view=0.08, wrong_value=0.05, broken_format=0.06)
+LESS_CARELESS = Noise(looks_anywhere=0.8, absent_view=0.05, wrong_value=0.02, broken_format=0.05)
 ANNOTATION = Noise(looks_anywhere=0.0, absent_view=0.0, wrong_value=0.05, broken_format=0.0)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from raypipe.embedded.bank import Photo, draw_bank, stacked
-from raypipe.embedded.captions import PRETRAINING, caption, written
+from raypipe.embedded.captions import CARELESS, LESS_CARELESS, Noise, caption, written
 from raypipe.embedded.look import Product
 from raypipe.embedded.optimizer import Optimizer
 from raypipe.embedded.schema import Attribute, attributes
@@ -79,8 +79,14 @@ class Lessons:
     """Draws rows for listings made of banked photos."""
 
     def __init__(
-        self, processor: Qwen2_5_VLProcessor, photos: list[Photo], *, most_photos: int = 5
+        self,
+        processor: Qwen2_5_VLProcessor,
+        photos: list[Photo],
+        noise: Noise,
+        *,
+        most_photos: int = 5,
     ) -> None:
+        self._noise = noise
         self._tokenizer = processor.tokenizer
         self._pad = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._by_product: dict[Product, dict[str, int]] = {}
@@ -131,8 +137,8 @@ class Lessons:
         asked = f"{user_prompt(question)}<|im_end|>\n<|im_start|>assistant\n"
         after = row.text(self._ids(asked), position, question=index)
         for branch in range(CAPTIONS_PER_QUESTION):
-            said = caption(entry, product.values[entry.name], views, PRETRAINING, lottery)
-            text = written(said, PRETRAINING, answer_format, lottery)
+            said = caption(entry, product.values[entry.name], views, self._noise, lottery)
+            text = written(said, self._noise, answer_format, lottery)
             # The branch repeats the question's last token, from which its first is predicted.
             ids = self._ids(text + "<|im_end|>")
             row.text(ids, after, question=index, caption=branch, scored=True)
@@ -227,25 +233,43 @@ def photo_bank(
     return [photo for photo, _ in drawn], torch.cat(tokens)
 
 
+@dataclass(frozen=True)
+class Course:
+    """One stretch of language lessons: its captions' carelessness, its length and its rate."""
+
+    noise: Noise
+    num_steps: int
+    matrix_rate: float
+    easy_share: float
+    """Share of the steps, at the beginning, with at most two photos a listing."""
+
+
+COURSES = (
+    Course(CARELESS, num_steps=1000, matrix_rate=0.02, easy_share=1 / 6),
+    Course(LESS_CARELESS, num_steps=1000, matrix_rate=0.015, easy_share=0.0),
+)
+
+
 def teach_language(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
+    course: Course,
     *,
     num_products: int,
-    num_steps: int,
     batch_size: int = 8,
     seed: int = 0,
 ) -> None:
     """Train ``model``'s language side in place; its vision tower stays as it is."""
+    num_steps = course.num_steps
     photos, bank = photo_bank(model, processor, num_products)
-    lessons = Lessons(processor, photos)
+    lessons = Lessons(processor, photos, course.noise)
     model.model.visual.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = Optimizer(parameters, num_steps, embeddings=[model.get_input_embeddings().weight])
     lottery = random.Random(derive("language lessons", seed))
     started, told = time.monotonic(), 0.0
     for step in range(num_steps):
-        lessons.most_photos = 2 if step < num_steps // 6 else 5
+        lessons.most_photos = 2 if step < num_steps * course.easy_share else 5
         batch = collate([lessons.row(lottery) for _ in range(batch_size)])
         loss = loss_of(model, batch, bank)
         optimizer.step(loss)

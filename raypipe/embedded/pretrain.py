@@ -2,7 +2,8 @@
 
     python -m raypipe.embedded.pretrain --output raypipe/embedded/nano
 
-The vision half is kept beside the output (``<output>.vision``) and not made again when it is there.
+The vision half and the first course are kept beside the output (``<output>.vision``,
+``<output>.course-1``) and not made again when they are there.
 Deterministic for the same versions and number of threads. The model never sees a listing of the
 embedded catalog: its products come from seeds of their own, and most of its photos are kinder.
 """
@@ -10,9 +11,13 @@ embedded catalog: its products come from seeds of their own, and most of its pho
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raypipe.embedded.language import Course
 
 VISION_PRODUCTS, VISION_STEPS = 9000, 1600
-LANGUAGE_PRODUCTS, LANGUAGE_STEPS = 4000, 1000
+LANGUAGE_PRODUCTS = 4000
 THREADS = 2
 
 
@@ -23,17 +28,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="directory of the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vision-steps", type=int, default=VISION_STEPS)
-    parser.add_argument("--language-steps", type=int, default=LANGUAGE_STEPS)
+    parser.add_argument("--threads", type=int, default=THREADS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     import torch
 
-    torch.set_num_threads(THREADS)
-    seeing = arguments.output.with_name(f"{arguments.output.name}.vision")
-    if not (seeing / "config.json").exists():
-        make_vision(seeing, num_steps=arguments.vision_steps, seed=arguments.seed)
-    make_language(seeing, arguments.output, num_steps=arguments.language_steps, seed=arguments.seed)
+    from raypipe.embedded.language import COURSES
+
+    torch.set_num_threads(arguments.threads)
+    made = arguments.output.with_name(f"{arguments.output.name}.vision")
+    if not (made / "config.json").exists():
+        make_vision(made, num_steps=arguments.vision_steps, seed=arguments.seed)
+    for number, course in enumerate(COURSES, start=1):
+        last = number == len(COURSES)
+        name = arguments.output.name if last else f"{arguments.output.name}.course-{number}"
+        target = arguments.output.with_name(name)
+        if last or not (target / "config.json").exists():
+            make_language(made, target, course, seed=arguments.seed + number - 1)
+        made = target
 
 
 def make_vision(output: Path, *, num_steps: int, seed: int) -> None:
@@ -47,8 +60,8 @@ def make_vision(output: Path, *, num_steps: int, seed: int) -> None:
     nano.save(model, processor, output)
 
 
-def make_language(seeing: Path, output: Path, *, num_steps: int, seed: int) -> None:
-    """Teach the checkpoint ``seeing`` to answer, and write it to ``output``."""
+def make_language(start: Path, output: Path, course: "Course", *, seed: int) -> None:
+    """Teach the checkpoint ``start`` one course, and write it to ``output``."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -56,8 +69,8 @@ def make_language(seeing: Path, output: Path, *, num_steps: int, seed: int) -> N
     from raypipe.embedded.language import teach_language
 
     processor = nano.build_processor()
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(seeing, dtype=torch.float32)
-    teach_language(model, processor, num_products=LANGUAGE_PRODUCTS, num_steps=num_steps, seed=seed)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    teach_language(model, processor, course, num_products=LANGUAGE_PRODUCTS, seed=seed)
     nano.save(model, processor, output)
 
 
