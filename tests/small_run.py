@@ -7,8 +7,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from raypipe.artifacts import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,9 +54,9 @@ class FinishedRun:
 
 
 @functools.cache
-def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def finished(base: Path) -> FinishedRun:
     """The small run, made by the first test that asks for it."""
-    directory = tmp_path_factory.mktemp("runs")
+    directory = base / "runs"
     done = run_job(directory)
     assert done.returncode == 0, done.stdout + done.stderr
     return FinishedRun(directory, done.stdout, Run(str(directory / "local")))

@@ -93,6 +93,7 @@ def _committed(run: Run, fingerprint: Mapping[str, Any]) -> Commit | None:
 
 
 def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: Inputs) -> Commit:
+    attempt = run.artifact(LISTINGS_ARTIFACT, LISTINGS).attempt(fingerprint)
     roles = roles_of(inputs, config.catalog.max_listings, config.run.seed)
     with tempfile.TemporaryDirectory(prefix="raypipe-prepare-") as directory:
         with Spill(Path(directory) / "listings.arrow") as spill:
@@ -108,7 +109,6 @@ def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: I
             verticals = {listing_id: census.verticals[listing_id] for listing_id in ids}
             answers = answers_of(source, verticals, inputs.schema, value_field)
             commit_answers(artifact, fingerprint, answers, ids)
-        attempt = run.artifact(LISTINGS_ARTIFACT, LISTINGS).attempt(fingerprint)
         counts = _write_listings(attempt, spill.tables(splits, config.catalog.rows_per_file))
         attempt.write_json(SCHEMA_FILE, inputs.schema.to_json())
         if census.refused:

@@ -246,7 +246,7 @@ class Course:
 
 COURSES = (
     Course(CARELESS, num_steps=1000, matrix_rate=0.02, easy_share=1 / 6),
-    Course(LESS_CARELESS, num_steps=1000, matrix_rate=0.015, easy_share=0.0),
+    Course(LESS_CARELESS, num_steps=450, matrix_rate=0.012, easy_share=0.0),
 )
 
 

@@ -168,7 +168,8 @@ def _map_listings(
     keep = ray.put(pa.array(sorted(todo)))
     filesystem = listings.run.filesystem
     dataset = (
-        ray.data.read_parquet(listings.paths(), filesystem=filesystem, columns=COLUMNS)
+        ray.data.read_parquet(listings.paths(), filesystem=filesystem)
+        .select_columns(COLUMNS)
         .map_batches(partial(_select, keep), batch_format="pyarrow", batch_size=None)
         .repartition(target_num_rows_per_block=sampling.listings_per_call)
         .map_batches(

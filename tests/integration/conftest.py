@@ -5,4 +5,4 @@ from tests import small_run
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> small_run.FinishedRun:
-    return small_run.finished(tmp_path_factory)
+    return small_run.finished(tmp_path_factory.getbasetemp())

@@ -81,6 +81,7 @@ def test_the_adapter_loads_as_a_peft_model(finished_run: FinishedRun) -> None:
 SERVE_AS_LORA = """
 import sys
 from raypipe import config as configuration
+from raypipe.artifacts import Run
 from raypipe.policies import policy
 from raypipe.sampling.stage import start_engine
 
