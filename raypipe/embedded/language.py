@@ -139,8 +139,8 @@ class Lessons:
         for branch in range(CAPTIONS_PER_QUESTION):
             said = caption(entry, product.values[entry.name], views, self._noise, lottery)
             text = written(said, self._noise, answer_format, lottery)
-            # The branch repeats the question's last token, from which its first is predicted.
-            ids = self._ids(text + "<|im_end|>")
+            # Qwen's template closes a turn with a line break, which trainers score too.
+            ids = self._ids(text + "<|im_end|>\n")
             row.text(ids, after, question=index, caption=branch, scored=True)
 
     def _ids(self, text: str) -> list[int]:
@@ -246,7 +246,7 @@ class Course:
 
 COURSES = (
     Course(CARELESS, num_steps=1000, matrix_rate=0.02, easy_share=1 / 6),
-    Course(LESS_CARELESS, num_steps=450, matrix_rate=0.012, easy_share=0.0),
+    Course(LESS_CARELESS, num_steps=300, matrix_rate=0.012, easy_share=0.0),
 )
 
 

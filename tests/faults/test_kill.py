@@ -79,6 +79,7 @@ def commits(run: Run) -> dict[str, int]:
     return {str(path.parent.relative_to(run.root)): path.stat().st_mtime_ns for path in found}
 
 
+@pytest.mark.timeout(2400)
 def test_killed_three_times_the_same_command_finishes(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
