@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from raypipe.report.drawing import Drawing, Scale, ticks
 from raypipe.report.record import Confidence, ConfidenceLevel, Stage
+from raypipe.report.words import score, whole_percent
 
 Point = tuple[float, float]
 Z95 = 1.959964
@@ -22,7 +23,7 @@ def accuracy_figure(stages: Sequence[Stage], best: str | None) -> Markup:
     values = [figure for stage in shown for figure in _figures(stage)]
     low, high = max(0.0, min(values) - 0.04), min(1.0, max(values) + 0.06)
     y = Scale(low, high, 270, 16)
-    for tick in ticks(low, high, 5):
+    for tick in ticks(low, high, 7):
         drawing.line((44, y(tick)), (550, y(tick)), "grid")
         drawing.text((36, y(tick) + 4), f"{tick:.2f}", "tick end")
     room = 500 / len(shown)
@@ -72,13 +73,13 @@ def _draw_stage(drawing: Drawing, stage: Stage, x: float, y: Scale, is_best: boo
 
 def confidence_figure(confidence: Confidence, threshold: float) -> Markup:
     """Share of pool queries by votes of their consensus; those above the threshold stand out."""
-    drawing = Drawing(346, 190, "Pool queries by confidence of their consensus")
+    drawing = Drawing(346, 172, "Pool queries by confidence of their consensus")
     shares = [
         (kept + dropped) / confidence.queries
         for kept, dropped in zip(confidence.kept, confidence.dropped, strict=True)
     ]
     x, width = _vote_columns(confidence.num_chains)
-    y = Scale(0, max(shares) * 1.12, 150, 14)
+    y = Scale(0, max(shares), 150, 36)
     for votes, share in enumerate(shares):
         kept, dropped = confidence.kept[votes], confidence.dropped[votes]
         name = f"{votes} of {confidence.num_chains} votes" if votes else "no consensus"
@@ -90,8 +91,7 @@ def confidence_figure(confidence: Confidence, threshold: float) -> Markup:
             (left, y(kept_share)), (width, 150 - y(kept_share)), "kept", f"{name}: {kept:,} kept"
         )
         if share > 0:
-            words = f"{share:.0%}" if share >= 0.01 else "<1%"
-            drawing.text((x(votes), y(share) - 5), words, "value middle")
+            drawing.text((x(votes), y(share) - 5), whole_percent(share), "value middle")
     drawing.line((20, 150), (340, 150), "axis")
     boundary = x(math.floor(threshold * confidence.num_chains + 1e-9) + 0.5)
     drawing.line((boundary, 4), (boundary, 150), "boundary")
@@ -176,7 +176,11 @@ def funnel_figure(levels: Sequence[Level], noun: str) -> Markup:
             drawing.path(corners, "slope", closed=True)
         drawing.rect((left, top), (x(level.count) - left, 22), "kept", f"{level.count:,}")
         drawing.text((left - 10, top + 15), level.name, "label end")
-        share = f"{level.count:,} · {level.count / most:.0%}" if index else f"{level.count:,}"
+        share = (
+            f"{level.count:,} · {whole_percent(level.count / most)}"
+            if index
+            else f"{level.count:,}"
+        )
         drawing.text((x(level.count) + 8, top + 15), share, "value")
         if level.lost:
             drawing.text((left + 2, top - 9), level.lost, "tick")
@@ -233,57 +237,81 @@ def _curve_figure(curve: Curve, lines: Mapping[str, Sequence[Point]]) -> Markup:
     margin = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
     y = Scale(low - margin, high + margin, 124, 26)
     x = Scale(min(places), max(places) if max(places) > min(places) else min(places) + 1, 56, 272)
-    drawing.text((4, 13), curve.title, "label")
-    for tick in ticks(low - margin, high + margin, 3):
+    drawing.text((0, 13), curve.title, "label")
+    for tick in ticks(low - margin, high + margin, 4):
         drawing.line((52, y(tick)), (276, y(tick)), "grid")
         drawing.text((46, y(tick) + 4), _short(tick, curve.unit), "tick end")
     drawing.text((x(min(places)), 142), f"step {min(places):g}", "tick")
     if max(places) > min(places):
         drawing.text((x(max(places)), 142), f"{max(places):g}", "tick end")
-    for index, (name, points) in enumerate(lines.items()):
+    for index, points in enumerate(lines.values()):
         kind = "second" if index else "first"
         drawing.path([(x(place), y(value)) for place, value in points], f"curve {kind}")
         for place, value in points if len(points) <= 30 else points[-1:]:
             words = f"step {place:g}: {_short(value, curve.unit)}"
             drawing.dot((x(place), y(value)), 2.2, f"bead {kind}", words)
-        place, value = points[-1]
-        drawing.text((x(place) + 7, y(value) + 4), _ending(name, value, curve), f"end-label {kind}")
+    _draw_endings(drawing, curve, lines, (x, y))
     return drawing.markup()
 
 
-def _ending(name: str, value: float, curve: Curve) -> str:
-    return name or _short(value, curve.unit)
+def _draw_endings(
+    drawing: Drawing,
+    curve: Curve,
+    lines: Mapping[str, Sequence[Point]],
+    scales: tuple[Scale, Scale],
+) -> None:
+    """Name each line at its end, or say its last value; two names keep clear of each other."""
+    x, y = scales
+    heights = [y(points[-1][1]) for points in lines.values()]
+    if len(heights) == 2 and abs(heights[0] - heights[1]) < 14:
+        middle, upper = sum(heights) / 2, heights.index(min(heights))
+        heights[upper], heights[1 - upper] = middle - 7, middle + 7
+    for index, (name, points) in enumerate(lines.items()):
+        place, value = points[-1]
+        kind = "second" if index else "first"
+        words = name or _short(value, curve.unit)
+        drawing.text((x(place) + 7, heights[index] + 4), words, f"end-label {kind}")
 
 
 def _short(value: float, unit: str) -> str:
     if unit == "e" and value:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.3g}" if value else "0"
+    return f"{value:.3g}".replace("-", "−") if value else "0"
 
 
-def gain_figure(before: float | None, after: float | None) -> Markup:
-    """Before and after on one 0-1 line, small enough for a table cell."""
-    drawing = Drawing(220, 20, f"from {_said(before)} to {_said(after)}", "strip")
-    x = Scale(0, 1, 6, 214)
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        drawing.line((x(tick), 2), (x(tick), 18), "grid")
-    if before is not None and after is not None:
-        direction = "gain" if after >= before else "loss"
-        drawing.line((x(before), 10), (x(after), 10), f"span {direction}")
-    if before is not None:
-        drawing.dot((x(before), 10), 4, "before", f"before: {before:.3f}")
-    if after is not None:
-        drawing.dot((x(after), 10), 4.5, "point best", f"after: {after:.3f}")
+def gain_scale(accuracies: Sequence[float | None]) -> Scale:
+    """One axis for all rows of a table of gains, in whole tenths."""
+    known = [accuracy for accuracy in accuracies if accuracy is not None] or [0.0, 1.0]
+    low, high = math.floor(min(known) * 10) / 10, math.ceil(max(known) * 10) / 10
+    return Scale(low, high if high > low else low + 0.1, 8, 272)
+
+
+def gain_axis(scale: Scale) -> Markup:
+    """The numbers above a column of gain figures."""
+    drawing = Drawing(280, 14, "accuracy", "strip")
+    for tick in ticks(scale.low, scale.high, 5):
+        drawing.text((scale(tick), 12), f"{tick:.1f}", "tick middle")
     return drawing.markup()
 
 
-def _said(figure: float | None) -> str:
-    return "unknown" if figure is None else f"{figure:.3f}"
+def gain_figure(before: float | None, after: float | None, scale: Scale) -> Markup:
+    """Before and after on one line, small enough for a table cell."""
+    drawing = Drawing(280, 20, f"from {score(before)} to {score(after)}", "strip")
+    for tick in ticks(scale.low, scale.high, 5):
+        drawing.line((scale(tick), 0), (scale(tick), 20), "grid")
+    if before is not None and after is not None:
+        direction = "gain" if after >= before else "loss"
+        drawing.line((scale(before), 10), (scale(after), 10), f"span {direction}")
+    if before is not None:
+        drawing.dot((scale(before), 10), 4, "before", f"before: {before:.3f}")
+    if after is not None:
+        drawing.dot((scale(after), 10), 4.5, "point best", f"after: {after:.3f}")
+    return drawing.markup()
 
 
 def bar_figure(share: float, kind: str) -> Markup:
     """A horizontal bar for a table cell."""
-    drawing = Drawing(300, 14, f"{share:.0%} of the longest", "strip")
+    drawing = Drawing(300, 14, f"{whole_percent(share)} of the longest", "strip")
     drawing.rect((0, 1), (max(1.0, share * 300), 12), kind)
     return drawing.markup()

@@ -57,7 +57,7 @@ def _view(scope: Scope, record: Record) -> FunnelView:
             for name, inner in sorted(by_attribute.items())
             if name.startswith(f"{vertical}/")
         ]
-    fed = [str(pairs.round) for pairs in record.summary.pairs if pairs.start == scope.name]
+    fed = [str(pairs.round) for pairs in record.summary.pairs if pairs.scope == scope.name]
     purpose = f", for round {' and '.join(fed)}" if fed else ""
     return FunnelView(
         f"Chains of {scope.title}{purpose}",

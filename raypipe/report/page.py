@@ -7,7 +7,6 @@ but the one sheet: texts of listings and models are shown, never obeyed.
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from raypipe.config import Config, flatten
-from raypipe.report import figures, funnel
+from raypipe.report import figures, funnel, words
 from raypipe.report.gallery import Gallery
-from raypipe.report.record import Group, Record, Scope, SplitMetrics, Summary, scope_title
+from raypipe.report.record import Comparison, Group, Record, SplitMetrics, Summary
 
 HERE = Path(__file__).parent
-ABSENT = "–"
 _CREDENTIALS = re.compile(r"(?<=//)[^/@\s]+@|\?\S*")
 
 
@@ -43,11 +41,18 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class GainsView:
+    """A table of gains whose figures share one axis."""
+
+    rows: tuple[Gain, ...]
+    axis: Markup
+
+
+@dataclass(frozen=True)
 class Spell:
     """How long one artifact took to make."""
 
     name: str
-    kind: str
     seconds: float
     figure: Markup
 
@@ -62,12 +67,11 @@ def render_page(config: Config, record: Record, gallery: Gallery | None) -> byte
         lstrip_blocks=True,
     )
     environment.filters.update(
-        score=score,
-        percent=percent,
-        points=points,
-        count=count,
-        duration=duration,
-        title=scope_title,
+        score=words.score,
+        percent=words.percent,
+        points=words.points,
+        count=words.count,
+        duration=words.duration,
     )
     sheet = (HERE / "page.css").read_text()
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
@@ -80,12 +84,15 @@ def render_page(config: Config, record: Record, gallery: Gallery | None) -> byte
         summary=record.summary,
         baseline=record.summary.baseline,
         best=record.summary.stage(record.summary.best),
+        contrast=record.summary.contrast,
+        unpaired=[pairs for pairs in record.summary.pairs if pairs.outcome == "no_pairs"],
         outcome=outcome(record.summary),
         gallery=gallery,
         figures=figures,
         funnels=funnel.funnel_views(record),
         verticals=_gains(record, "by_vertical"),
         attributes=_gains(record, "by_attribute"),
+        shares=_shares(record.summary),
         spells=_spells(record.summary),
         settings=_settings(config),
         resources=_resources(config),
@@ -95,70 +102,102 @@ def render_page(config: Config, record: Record, gallery: Gallery | None) -> byte
 
 def outcome(summary: Summary) -> str:
     """What came out, in one sentence."""
-    comparison, best, baseline = summary.comparison, summary.stage(summary.best), summary.baseline
+    comparison = summary.comparison
     if comparison is not None:
         before, after = summary.stage(comparison.start), summary.stage(comparison.to)
         if before is not None and after is not None:
-            low, high = comparison.ci95 or (None, None)
+            gain = f"{words.points(comparison.difference)} points{_interval(comparison)}"
             return (
-                f"{before.title} {score(before.accuracy)} → {after.title} {score(after.accuracy)} "
-                f"on {count(after.queries)} held-out queries: {points(comparison.difference)} "
-                f"points, 95 % [{points(low)}, {points(high)}]{_verdict(low, high)}."
+                f"{before.title} {words.score(before.accuracy)} → {after.title} "
+                f"{words.score(after.accuracy)} on {words.count(after.queries)} held-out queries: "
+                f"{gain}."
             )
-    shown = best or baseline
+    shown = summary.stage(summary.best) or summary.baseline
     if shown is None:
         return "Nothing has been evaluated yet."
+    rounds = any(stage.name.startswith("round-") for stage in summary.stages)
+    rest = "no round was accepted" if rounds else "no round has been trained"
     return (
-        f"{shown.title} answers {score(shown.accuracy)} of {count(shown.queries)} held-out queries "
-        "right; no round has been compared with it yet."
+        f"{shown.title} {words.score(shown.accuracy)} on {words.count(shown.queries)} held-out "
+        f"queries; {rest}."
     )
 
 
-def _verdict(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
+def _interval(comparison: Comparison) -> str:
+    """The interval of a difference, and a plain word where it does not speak for a gain."""
+    if comparison.ci95 is None:
         return ""
-    if low > 0:
-        return ""
-    return ", a loss" if high < 0 else ", which may be noise"
+    low, high = comparison.ci95
+    shown = f", 95 % [{words.points(low)}, {words.points(high)}]"
+    if low > 0 or comparison.difference == 0:
+        return shown
+    return f"{shown}, a loss" if high < 0 else f"{shown}, which may be noise"
 
 
-def _gains(record: Record, grouping: str) -> list[Gain]:
-    """Groups by falling gain from the baseline to the best policy; empty without both."""
-    before, after = _baseline_and_best(record)
-    if before is None or after is None:
-        return []
-    earlier: Mapping[str, Group] = getattr(before, grouping)
-    later: Mapping[str, Group] = getattr(after, grouping)
-    gains = []
-    for name in sorted(set(earlier) | set(later)):
-        old, new = earlier.get(name, Group()), later.get(name, Group())
-        figure = figures.gain_figure(old.accuracy, new.accuracy)
-        gains.append(Gain(name, new.queries or old.queries, old.accuracy, new.accuracy, figure))
-    return sorted(gains, key=lambda gain: -(gain.difference or 0.0))
+def _gains(record: Record, grouping: str) -> GainsView | None:
+    """Groups by falling gain between the two policies of the contrast; None without both."""
+    contrast = record.summary.contrast
+    splits = [_eval_metrics(record, stage.name) for stage in contrast or ()]
+    if not splits or any(split is None for split in splits):
+        return None
+    earlier, later = (getattr(split, grouping) for split in splits)
+    groups = {
+        name: (earlier.get(name, Group()), later.get(name, Group()))
+        for name in sorted(set(earlier) | set(later))
+    }
+    scale = figures.gain_scale([group.accuracy for pair in groups.values() for group in pair])
+    gains = [
+        Gain(
+            name,
+            max(old.queries, new.queries),
+            old.accuracy,
+            new.accuracy,
+            figures.gain_figure(old.accuracy, new.accuracy, scale),
+        )
+        for name, (old, new) in groups.items()
+    ]
+    gains.sort(key=lambda gain: -(gain.difference or 0.0))
+    return GainsView(tuple(gains), figures.gain_axis(scale)) if gains else None
 
 
-def _baseline_and_best(record: Record) -> tuple[SplitMetrics | None, SplitMetrics | None]:
-    baseline, best = record.summary.baseline, record.summary.best
-    if baseline is None or best is None or best == baseline.name:
-        return None, None
-    return _eval_metrics(record.scope(baseline.name)), _eval_metrics(record.scope(best))
-
-
-def _eval_metrics(scope: Scope | None) -> SplitMetrics | None:
+def _eval_metrics(record: Record, name: str) -> SplitMetrics | None:
+    scope = record.scope(name)
     return scope.metrics.eval if scope is not None and scope.metrics is not None else None
 
 
-KINDS = {"chains": "sampling", "adapter": "training", "listings": "catalog", "labels": "labeling"}
+# What an artifact is made by, where its name is not plain about it.
+WORK = {"chains": "sampling", "adapter": "training"}
+SHORTEST_SPELL = 0.005  # share of the whole; what is shorter is told in one line
 
 
 def _spells(summary: Summary) -> list[Spell]:
+    """The artifacts that took long, longest first, and the rest as one."""
+    total = sum(summary.seconds.values())
     longest = max(summary.seconds.values(), default=0.0) or 1.0
     ordered = sorted(summary.seconds.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = [pair for pair in ordered if pair[1] >= SHORTEST_SPELL * total]
+    if len(ordered) - len(shown) > 1:
+        rest = sum(seconds for _, seconds in ordered[len(shown) :])
+        shown.append((f"{len(ordered) - len(shown)} others", rest))
+    else:
+        shown = ordered
     return [
-        Spell(name, kind, seconds, figures.bar_figure(seconds / longest, f"bar {kind}"))
-        for name, seconds in ordered
-        for kind in [KINDS.get(name.rpartition("/")[2], "other")]
+        Spell(name, seconds, figures.bar_figure(seconds / longest, f"bar {_work(name)}"))
+        for name, seconds in shown
     ]
+
+
+def _shares(summary: Summary) -> list[tuple[str, float]]:
+    """The share of the whole time that each kind of work took."""
+    spent = {"sampling": 0.0, "training": 0.0, "rest": 0.0}
+    for name, seconds in summary.seconds.items():
+        spent[_work(name)] += seconds
+    total = sum(spent.values()) or 1.0
+    return [(work, seconds / total) for work, seconds in spent.items()]
+
+
+def _work(artifact: str) -> str:
+    return WORK.get(artifact.rpartition("/")[2], "rest")
 
 
 def _settings(config: Config) -> dict[str, str]:
@@ -178,35 +217,7 @@ def _resources(config: Config) -> dict[str, str]:
 
 def _said(value: Any) -> str:
     if value is None:
-        return ABSENT
+        return words.ABSENT
     if isinstance(value, list):
         return ", ".join(_said(each) for each in value)
     return _CREDENTIALS.sub("", str(value))
-
-
-def score(figure: float | None) -> str:
-    """An accuracy: 0.704."""
-    return ABSENT if figure is None else f"{figure:.3f}"
-
-
-def percent(share: float | None) -> str:
-    return ABSENT if share is None else f"{share:.1%}".replace("%", " %")
-
-
-def points(difference: float | None) -> str:
-    """A difference of accuracies in percentage points, signed."""
-    if difference is None:
-        return ABSENT
-    return f"{100 * difference:+.1f}".replace("-", "−")
-
-
-def count(number: int | None) -> str:
-    return ABSENT if number is None else f"{number:,}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -59,10 +59,18 @@ class Comparison(Part):
 
 
 class RoundPairs(Part):
+    """What a round had to train on; ``source`` is the scope whose chains it learned from."""
+
     round: int
     start: str
+    source: str = ""
     pairs: int = 0
     queries: int = 0
+    outcome: str = ""
+
+    @property
+    def scope(self) -> str:
+        return self.source or self.start
 
 
 class Summary(Part):
@@ -81,8 +89,22 @@ class Summary(Part):
 
     @property
     def baseline(self) -> Stage | None:
-        """What the best policy is compared with: SFT, or the base model where SFT was not run."""
-        return self.stage("sft") or self.stage("pretrained")
+        """The policy that rounds start from: SFT, or the base model where SFT was not run."""
+        start = self.comparison.start if self.comparison is not None else None
+        return self.stage(start) or self.stage("sft") or self.stage("pretrained")
+
+    @property
+    def contrast(self) -> tuple[Stage, Stage] | None:
+        """The two policies that are compared query by query.
+
+        The baseline and the best; where nothing is better than the baseline, it and the last
+        round, to see what went wrong; where there is no round, the base model and SFT.
+        """
+        baseline, best = self.baseline, self.stage(self.best)
+        if baseline is None or len(self.stages) < 2:
+            return None
+        later = best if best is not None and best != baseline else self.stages[-1]
+        return (baseline, later) if later != baseline else (self.stages[0], baseline)
 
 
 class Group(Part):
@@ -200,10 +222,11 @@ class Record:
 
 
 def scope_title(name: str) -> str:
-    """A scope as a person says it: "SFT", "Round 2"."""
+    """A scope as a person says it: "SFT", "Round 2", "Round 3, new draw"."""
     if name == "sft":
         return "SFT"
-    return name.replace("round-", "round ", 1).capitalize()
+    plain = name.replace("round-", "round ", 1).replace("-draw", ", new draw")
+    return plain[:1].upper() + plain[1:]
 
 
 def read_record(run: Run) -> Record:
@@ -213,7 +236,9 @@ def read_record(run: Run) -> Record:
         ArtifactError: something committed is corrupt or not of its agreed shape.
     """
     summary = _read_summary(run)
-    scopes = tuple(_read_scope(run, stage.name) for stage in summary.stages)
+    names = [stage.name for stage in summary.stages]
+    names += [pairs.scope for pairs in summary.pairs if pairs.scope not in names]
+    scopes = tuple(_read_scope(run, name) for name in names)
     refusals = tuple(
         refusal for name in sorted(summary.digests) for refusal in _read_refusals(run, name)
     )

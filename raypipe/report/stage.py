@@ -18,9 +18,7 @@ def run(config: Config, run: Run) -> str:
         ArtifactError: a committed artifact is corrupt.
     """
     record = read_record(run)
-    baseline, best = record.summary.baseline, record.summary.best
-    gallery = None
-    if baseline is not None and best is not None and best != baseline.name:
-        gallery = build_gallery(run, baseline.name, best)
+    contrast = record.summary.contrast
+    gallery = build_gallery(run, contrast[0].name, contrast[1].name) if contrast else None
     run.replace(PAGE, render_page(config, record, gallery))
     return run.path(PAGE)

@@ -1,0 +1,209 @@
+"""The page is whole, self-contained, repeatable, and inert whatever texts it shows."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from experiment import Experiment, write_run
+
+from raypipe.artifacts import Run
+from raypipe.config import Config, resolve
+from raypipe.errors import ArtifactError
+from raypipe.report import stage
+
+HOSTILE = "\"><img src=x onerror=alert(1)><script>alert('x')</script></style>{{ 7*7 }}"
+SECTIONS = (
+    "accuracy",
+    "consensus",
+    "funnel",
+    "training",
+    "groups",
+    "gallery",
+    "time",
+    "quarantine",
+    "provenance",
+)
+ADDRESSES = {"src", "href", "action", "data", "srcset", "poster", "xlink:href", "formaction"}
+ACTIVE = {"script", "iframe", "object", "embed", "form", "base", "audio", "video", "use"}
+
+
+class Reader(HTMLParser):
+    """Every element of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def render(run: Run, config: Config | None = None) -> str:
+    path = stage.run(config or Config(), run)
+    return Path(path).read_text()
+
+
+@pytest.fixture(scope="module")
+def page(finished_run: Run) -> str:
+    return render(finished_run)
+
+
+def hostile_run(location: Path) -> Run:
+    """Every text that a catalog or a model can bring is an attack."""
+    experiment = Experiment(location, 16, ("pretrained", "sft", "round-1"))
+    for entries in experiment.attributes.values():
+        for entry in entries:
+            entry["values"] = [f"{value} {HOSTILE}" for value in entry["values"]]
+    experiment.attributes = {
+        f"{name} {HOSTILE}": [
+            {**entry, "attribute": f"{entry['attribute']} {HOSTILE}"} for entry in entries
+        ]
+        for name, entries in experiment.attributes.items()
+    }
+    experiment.listings = [experiment.listing(index) for index in range(48)]
+    for listing in experiment.listings:
+        for query in listing["row"]["queries"]:
+            query["seller_value"] = HOSTILE
+    return experiment.write()
+
+
+def test_every_section_is_there(page):
+    ids = [attributes["id"] for _, attributes in Reader(page).elements if "id" in attributes]
+    assert tuple(ids) == SECTIONS
+    assert page.startswith("<!doctype html>")
+    assert len(page.encode()) < 3_000_000
+
+
+def test_the_outcome_is_said_in_one_sentence(page, finished_run):
+    summary = json.loads(finished_run.read("summary.json"))
+    gain = 100 * summary["comparison"]["difference"]
+    sentence = re.search(r'<p class="outcome">(.*?)</p>', page)
+    assert sentence is not None
+    assert sentence[1].startswith("SFT 0.")
+    assert "→ Round 2 0." in sentence[1]
+    assert f"{gain:+.1f} points, 95 % [" in sentence[1]
+
+
+def test_the_gate_shows_what_it_decided(page):
+    assert page.count('<span class="badge accepted">') == 2
+    assert page.count('<span class="badge rolled_back">rolled back</span>') == 1
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    for tag, attributes in Reader(page).elements:
+        assert tag not in ACTIVE
+        for name in ADDRESSES & attributes.keys():
+            assert attributes[name].startswith(("#", "data:")), (tag, attributes)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_the_policy_admits_one_style_sheet_and_data_images_only(page):
+    sheet = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert sheet is not None
+    digest = base64.b64encode(hashlib.sha256(sheet[1].encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    assert policy[1] == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+    assert not any("style" in attributes for _, attributes in Reader(page).elements)
+
+
+def test_hostile_texts_are_shown_and_never_obeyed(tmp_path, page):
+    harmless = {tag for tag, _ in Reader(page).elements}
+    page = render(hostile_run(tmp_path))
+    reader = Reader(page)
+    assert {tag for tag, _ in reader.elements} <= harmless
+    for tag, attributes in reader.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        if tag == "img":
+            assert attributes["src"].startswith("data:image/jpeg;base64,")
+    assert "<script>alert" in "".join(reader.words)
+    assert page.count("</style>") == 1
+    assert "{{ 7*7 }}" in page
+
+
+def test_the_same_run_gives_the_same_bytes(finished_run, page):
+    assert render(finished_run) == page
+
+
+@pytest.mark.parametrize(
+    "scopes", [("pretrained",), ("sft",), ("pretrained", "sft"), ("pretrained", "sft", "round-1")]
+)
+def test_an_unfinished_run_has_a_page(tmp_path, scopes):
+    page = render(write_run(tmp_path, 16, scopes))
+    assert 'id="provenance"' in page
+
+
+def test_a_run_without_a_summary_says_so(tmp_path):
+    page = render(Run(str(tmp_path)))
+    assert "Nothing has been evaluated yet." in page
+    assert page.count('<p class="absent">') == len(SECTIONS) - 1
+
+
+def test_a_summary_whose_artifacts_are_gone_still_has_its_table(tmp_path, finished_run):
+    run = Run(str(tmp_path))
+    run.replace("summary.json", finished_run.read("summary.json"))
+    page = render(run)
+    assert '<span class="badge rolled_back">' in page
+    assert "No adapter has been trained." in page
+
+
+def test_absent_figures_are_dashes(tmp_path):
+    run = Run(str(tmp_path))
+    stages = [{"name": "sft", "accuracy": float("nan"), "anchor_accuracy": None, "queries": 0}]
+    pairs = [{"round": 1, "start": "sft", "source": "sft", "pairs": 0, "outcome": "no_pairs"}]
+    summary = {"stages": stages, "best": "sft", "pairs": pairs, "comparison": None}
+    run.replace("summary.json", json.dumps(summary).encode())
+    page = render(run)
+    assert "no round has been trained" in page
+    assert '<span class="badge no_pairs">no pairs</span>' in page
+
+
+def test_rounds_that_are_all_rolled_back_are_compared_with_their_start(tmp_path):
+    run = write_run(tmp_path, 24, ("pretrained", "sft", "round-3"))
+    summary = json.loads(run.read("summary.json"))
+    run.replace("summary.json", json.dumps(summary | {"best": "sft", "comparison": None}).encode())
+    page = render(run)
+    assert "no round was accepted." in page
+    assert "SFT against Round 3" in page
+
+
+def test_a_summary_of_another_shape_is_refused(tmp_path):
+    run = Run(str(tmp_path))
+    run.replace("summary.json", b'{"stages": [{"accuracy": "high"}]}')
+    with pytest.raises(ArtifactError, match=r"summary\.json is not of its agreed shape"):
+        render(run)
+
+
+def test_secrets_of_the_configuration_stay_out(finished_run):
+    config = resolve(
+        {
+            "sampling": {"environment": {"HF_TOKEN": "hf_secret"}},
+            "run": {"directory": "s3://key:hush@bucket/runs"},
+            "catalog": {
+                "listings": "s3://key:hush@bucket/listings?signature=hush",
+                "attribute_schema": "schema.yaml",
+                "seed": "seed.parquet",
+                "truth": "truth.parquet",
+            },
+        }
+    )
+    page = render(finished_run, config)
+    assert "HF_TOKEN" in page
+    assert "hf_secret" not in page
+    assert "hush" not in page
+    assert "s3://bucket/listings" in page
