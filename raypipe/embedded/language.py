@@ -31,6 +31,29 @@ ANSWER_ONLY_SHARE = 0.1
 PHOTO_COUNTS = {1: 0.05, 2: 0.2, 3: 0.3, 4: 0.25, 5: 0.2}
 
 
+@dataclass(frozen=True)
+class Course:
+    """One stretch of language lessons: its captions, its length and its rate."""
+
+    noise: Noise
+    num_steps: int
+    matrix_rate: float
+    easy_share: float
+    """Share of the steps, at the beginning, with at most two photos a listing."""
+    turn_end: str
+    """What closes the assistant's turn and is scored with it."""
+
+
+# Qwen's template closes a turn with a line break, which trainers score too; the second course
+# teaches it.
+COURSES = (
+    Course(CARELESS, num_steps=1000, matrix_rate=0.02, easy_share=1 / 6, turn_end="<|im_end|>"),
+    Course(
+        LESS_CARELESS, num_steps=300, matrix_rate=0.012, easy_share=0.0, turn_end="<|im_end|>\n"
+    ),
+)
+
+
 @dataclass
 class Row:
     """A listing's tokens with their M-RoPE positions and their place in the tree."""
@@ -82,11 +105,11 @@ class Lessons:
         self,
         processor: Qwen2_5_VLProcessor,
         photos: list[Photo],
-        noise: Noise,
+        course: Course,
         *,
         most_photos: int = 5,
     ) -> None:
-        self._noise = noise
+        self._course = course
         self._tokenizer = processor.tokenizer
         self._pad = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._by_product: dict[Product, dict[str, int]] = {}
@@ -137,10 +160,9 @@ class Lessons:
         asked = f"{user_prompt(question)}<|im_end|>\n<|im_start|>assistant\n"
         after = row.text(self._ids(asked), position, question=index)
         for branch in range(CAPTIONS_PER_QUESTION):
-            said = caption(entry, product.values[entry.name], views, self._noise, lottery)
-            text = written(said, self._noise, answer_format, lottery)
-            # Qwen's template closes a turn with a line break, which trainers score too.
-            ids = self._ids(text + "<|im_end|>\n")
+            said = caption(entry, product.values[entry.name], views, self._course.noise, lottery)
+            text = written(said, self._course.noise, answer_format, lottery)
+            ids = self._ids(text + self._course.turn_end)
             row.text(ids, after, question=index, caption=branch, scored=True)
 
     def _ids(self, text: str) -> list[int]:
@@ -233,23 +255,6 @@ def photo_bank(
     return [photo for photo, _ in drawn], torch.cat(tokens)
 
 
-@dataclass(frozen=True)
-class Course:
-    """One stretch of language lessons: its captions' carelessness, its length and its rate."""
-
-    noise: Noise
-    num_steps: int
-    matrix_rate: float
-    easy_share: float
-    """Share of the steps, at the beginning, with at most two photos a listing."""
-
-
-COURSES = (
-    Course(CARELESS, num_steps=1000, matrix_rate=0.02, easy_share=1 / 6),
-    Course(LESS_CARELESS, num_steps=300, matrix_rate=0.012, easy_share=0.0),
-)
-
-
 def teach_language(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
@@ -262,7 +267,7 @@ def teach_language(
     """Train ``model``'s language side in place; its vision tower stays as it is."""
     num_steps = course.num_steps
     photos, bank = photo_bank(model, processor, num_products)
-    lessons = Lessons(processor, photos, course.noise)
+    lessons = Lessons(processor, photos, course)
     model.model.visual.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = Optimizer(parameters, num_steps, embeddings=[model.get_input_embeddings().weight])
