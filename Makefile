@@ -24,7 +24,7 @@ help:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed"; exit 1; }
 	@echo "installing (about a minute) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@$(INSTALL) -r requirements/cpu.txt
 	@$(INSTALL) --editable .
 	@touch $@

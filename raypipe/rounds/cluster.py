@@ -58,7 +58,10 @@ def _tame_ray_data() -> None:
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
 
-    ray.data.DataContext.get_current().print_on_execution_start = False
+    context = ray.data.DataContext.get_current()
+    context.print_on_execution_start = False
+    # An engine's memory is the engine's business; Ray Data would advise to reserve it.
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     for handler in logging.getLogger("ray.data").handlers:
         handler.addFilter(lambda record: record.levelno >= logging.WARNING)
     # max_restarts and max_task_retries, which bound what Ray retries, have no named parameter yet.
