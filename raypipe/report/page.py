@@ -116,7 +116,7 @@ def outcome(summary: Summary) -> str:
     if shown is None:
         return "Nothing has been evaluated yet."
     rounds = any(stage.name.startswith("round-") for stage in summary.stages)
-    rest = "no round was accepted" if rounds else "no round has been trained"
+    rest = "no round did better on the anchor split" if rounds else "no round has been trained"
     return (
         f"{shown.title} {words.score(shown.accuracy)} on {words.count(shown.queries)} held-out "
         f"queries; {rest}."

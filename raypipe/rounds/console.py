@@ -11,6 +11,9 @@ from raypipe.config import Config
 from raypipe.manifest import Commit
 from raypipe.rounds.gate import Judged
 
+# Wide enough for the tables, also in the log of a job, which has no width of its own.
+_WIDTH = 110
+
 
 class _Lines(logging.Handler):
     """Prints progress under the stage that it belongs to."""
@@ -27,7 +30,7 @@ class Console:
     """Prints to standard output; one line for every stage, also in a log file of a job."""
 
     def __init__(self) -> None:
-        self._rich = RichConsole(highlight=False, soft_wrap=True)
+        self._rich = RichConsole(highlight=False, soft_wrap=True, width=_WIDTH)
         progress.logger.addHandler(_Lines(self._rich))
         progress.logger.setLevel(logging.INFO)
         progress.logger.propagate = False

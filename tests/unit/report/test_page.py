@@ -178,7 +178,7 @@ def test_rounds_that_are_all_rolled_back_are_compared_with_their_start(tmp_path)
     summary = json.loads(run.read("summary.json"))
     run.replace("summary.json", json.dumps(summary | {"best": "sft", "comparison": None}).encode())
     page = render(run)
-    assert "no round was accepted." in page
+    assert "no round did better on the anchor split." in page
     assert "SFT against Round 3" in page
 
 
