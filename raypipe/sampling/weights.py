@@ -1,7 +1,7 @@
 """Merge an adapter into the base weights, once per policy and machine.
 
-On the CPU an engine with a LoRA beside the weights makes a fifth of the tokens per second of one
-with merged weights (``docs/decisions/merged-weights.md``); in float32 the merge is exact.
+On the CPU an engine with a LoRA beside the weights is much slower than one with merged weights
+(``docs/decisions/merged-weights.md``); in float32 the merge is exact.
 """
 
 import json
