@@ -238,8 +238,9 @@ class Attempt:
         self.started = time.time()
         # Rows of an interrupted attempt may be kept only by one that would make the same rows.
         canonical = json.dumps(fingerprint, sort_keys=True).encode()
-        self._family = hashlib.sha256(canonical).hexdigest()[:12]
-        self.name = f"{self._family}-{uuid.uuid4().hex[:8]}"
+        self.family = hashlib.sha256(canonical).hexdigest()[:12]
+        """The same for every attempt with this fingerprint."""
+        self.name = f"{self.family}-{uuid.uuid4().hex[:8]}"
         self._counter = 0
 
     def directory(self, kind: Kind = "data") -> str:
@@ -298,7 +299,7 @@ class Attempt:
             attempt = info.path.split("/")[-2]
             if not info.is_file or attempt == self.name:
                 continue
-            if not attempt.startswith(self._family) or not info.path.endswith(".parquet"):
+            if not attempt.startswith(self.family) or not info.path.endswith(".parquet"):
                 continue
             try:
                 table = contract.conform(self.artifact._read_parquet(info.path))

@@ -47,6 +47,8 @@ class RunConfig(Section):
     """Where runs live: a local directory or an object-store URI such as s3://bucket/prefix."""
     seed: int = 0
     """Root of every random draw of the run, chains and pairs included."""
+    report_to: tuple[str, ...] = Field(("tensorboard",), json_schema_extra=RESOURCE)
+    """Trackers of trainings, by the names transformers has: tensorboard, mlflow, wandb and others."""
 
 
 class ModelConfig(Section):
@@ -180,6 +182,9 @@ class TrainingConfig(OptimizerConfig):
     """Peak learning rate of AdamW (paper §4.1: 1e-5)."""
     beta: float = Field(0.2, gt=0)
     """Strength of DPO's pull to the reference (paper §4.1: 0.2)."""
+    step: Literal["shared_prefix", "stock"] = "shared_prefix"
+    """How a step is computed, in SFT too: every image, prompt and chain of a listing once (the
+    Qwen2-VL and Qwen2.5-VL families), or by TRL's own trainers (any vision-language model)."""
     reference: Literal["start", "round_start"] = "start"
     """The frozen policy DPO compares with: the one before round 1 (the SFT policy, or the base
     model when rounds start from it), or the one that each round starts from."""
@@ -205,12 +210,22 @@ class ClusterConfig(Section):
     a cluster is joined."""
     num_train_workers: int = Field(2, ge=1, json_schema_extra=RESOURCE)
     """Data-parallel training workers."""
+    min_train_workers: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """Train with as few workers as this while the cluster lacks room for more; None waits for
+    all. Needs training.step=shared_prefix and zero_stage=0."""
     cpus_per_train_worker: float = Field(1, ge=0, json_schema_extra=RESOURCE)
     """Logical CPUs that Ray reserves for a training worker."""
     use_gpu: bool = Field(False, json_schema_extra=RESOURCE)
     """One GPU for each training worker."""
     micro_batch_size: int = Field(4, ge=1, json_schema_extra=RESOURCE)
-    """Examples that a worker puts through the model at once; gradients are accumulated."""
+    """Stock step: examples that a worker puts through the model at once."""
+    tokens_per_pack: int = Field(8192, ge=1, json_schema_extra=RESOURCE)
+    """Shared-prefix step: tokens that a worker puts through the model at once."""
+    checkpoint_steps: int = Field(50, ge=1, json_schema_extra=RESOURCE)
+    """Optimizer steps between checkpoints of a training."""
+    max_train_failures: int = Field(3, ge=-1, json_schema_extra=RESOURCE)
+    """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
+    Nodes that the cloud takes back do not count."""
     zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
     """DeepSpeed ZeRO stage."""
     gradient_checkpointing: bool = Field(True, json_schema_extra=RESOURCE)
@@ -233,13 +248,22 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> "Config":
-        workers = self.cluster.num_train_workers
+    def _training_fits(self) -> "Config":
+        cluster = self.cluster
+        if self.training.step == "shared_prefix":
+            if cluster.zero_stage == 3:
+                raise ValueError("cluster.zero_stage=3 needs training.step=stock")
+            if cluster.min_train_workers is not None and cluster.zero_stage != 0:
+                raise ValueError("cluster.min_train_workers needs cluster.zero_stage=0")
+            return self
+        if cluster.min_train_workers is not None:
+            raise ValueError("cluster.min_train_workers needs training.step=shared_prefix")
+        workers = cluster.num_train_workers
         for name, size in (("sft", self.sft.batch_size), ("training", self.training.batch_size)):
             if size % workers:
                 raise ValueError(
                     f"{name}.batch_size={size} is not a multiple of cluster.num_train_workers="
-                    f"{workers}: every worker must take the same share of a step"
+                    f"{workers}: with training.step=stock every worker takes the same share"
                 )
         return self
 

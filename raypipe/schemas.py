@@ -12,6 +12,7 @@ back is what this file says.
 | chains     | a listing             | sampling   | consensus, evaluation            |
 | consensus  | a query               | consensus  | evaluation, report               |
 | pairs      | a query with >= 1 pair| consensus  | training                         |
+| reference  | a listing with pairs  | training   | training                         |
 | evaluation | a query               | evaluation | report                           |
 | quarantine | anything refused      | any stage  | report                           |
 """
@@ -228,6 +229,26 @@ PAIRS = Table(
         ]
     ),
     _QUERY_KEY,
+)
+
+REFERENCE = Table(
+    "reference",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            # The distinct chains of its pairs, as the trainer tokenizes them.
+            _required(
+                "chains",
+                _structs(
+                    _required("attribute", _STRING),
+                    _required("token_ids", _list_of(pa.int32())),
+                    # Log-probability (nats) under DPO's reference policy.
+                    _required("logprob", pa.float64()),
+                ),
+            ),
+        ]
+    ),
+    ("listing_id",),
 )
 
 EVALUATION = Table(

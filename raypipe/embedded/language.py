@@ -33,24 +33,22 @@ PHOTO_COUNTS = {1: 0.05, 2: 0.2, 3: 0.3, 4: 0.25, 5: 0.2}
 
 @dataclass(frozen=True)
 class Course:
-    """One stretch of language lessons: its captions, its length and its rate."""
+    """One stretch of language lessons: its captions and its length."""
 
     noise: Noise
     num_steps: int
-    matrix_rate: float
     easy_share: float
     """Share of the steps, at the beginning, with at most two photos a listing."""
     turn_end: str
     """What closes the assistant's turn and is scored with it."""
 
 
-# Qwen's template closes a turn with a line break, which trainers score too; the second course
-# teaches it.
+# Qwen's template closes a turn with a line break, which trainers score too; the first
+# course did not teach it.
 COURSES = (
-    Course(CARELESS, num_steps=1000, matrix_rate=0.02, easy_share=1 / 6, turn_end="<|im_end|>"),
-    Course(
-        LESS_CARELESS, num_steps=300, matrix_rate=0.012, easy_share=0.0, turn_end="<|im_end|>\n"
-    ),
+    Course(CARELESS, num_steps=1000, easy_share=1 / 6, turn_end="<|im_end|>"),
+    Course(LESS_CARELESS, num_steps=300, easy_share=0.0, turn_end="<|im_end|>\n"),
+    Course(LESS_CARELESS, num_steps=1800, easy_share=0.0, turn_end="<|im_end|>\n"),
 )
 
 

@@ -2,8 +2,8 @@
 
     python -m raypipe.embedded.pretrain --output raypipe/embedded/nano
 
-The vision half and the first course are kept beside the output (``<output>.vision``,
-``<output>.course-1``) and not made again when they are there.
+The vision half and each course but the last are kept beside the output (``<output>.vision``,
+``<output>.course-1``, …) and not made again when they are there.
 Deterministic for the same versions and number of threads. The model never sees a listing of the
 embedded catalog: its products come from seeds of their own, and most of its photos are kinder.
 """

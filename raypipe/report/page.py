@@ -55,6 +55,12 @@ class Spell:
     name: str
     seconds: float
     figure: Markup
+    within: tuple[tuple[str, float], ...] = ()
+    """What the stage tells apart of its own time."""
+
+
+# Why a round has no adapter, by its outcome.
+UNTRAINED = {"no_pairs": "the chains gave no pair", "diverged": "training diverged"}
 
 
 def render_page(config: Config, record: Record, gallery: Gallery | None) -> bytes:
@@ -85,7 +91,7 @@ def render_page(config: Config, record: Record, gallery: Gallery | None) -> byte
         baseline=record.summary.baseline,
         best=record.summary.stage(record.summary.best),
         contrast=record.summary.contrast,
-        unpaired=[pairs for pairs in record.summary.pairs if pairs.outcome == "no_pairs"],
+        untrained=[pairs for pairs in record.summary.pairs if pairs.outcome in UNTRAINED],
         outcome=outcome(record.summary),
         gallery=gallery,
         figures=figures,
@@ -94,6 +100,7 @@ def render_page(config: Config, record: Record, gallery: Gallery | None) -> byte
         attributes=_gains(record, "by_attribute"),
         shares=_shares(record.summary),
         spells=_spells(record.summary),
+        why_untrained=UNTRAINED,
         settings=_settings(config),
         resources=_resources(config),
     )
@@ -182,7 +189,12 @@ def _spells(summary: Summary) -> list[Spell]:
     else:
         shown = ordered
     return [
-        Spell(name, seconds, figures.bar_figure(seconds / longest, f"bar {_work(name)}"))
+        Spell(
+            name,
+            seconds,
+            figures.bar_figure(seconds / longest, f"bar {_work(name)}"),
+            tuple(summary.within.get(name, {}).items()),
+        )
         for name, seconds in shown
     ]
 

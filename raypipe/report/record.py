@@ -67,6 +67,7 @@ class RoundPairs(Part):
     pairs: int = 0
     queries: int = 0
     outcome: str = ""
+    reason: str = ""
 
     @property
     def scope(self) -> str:
@@ -82,6 +83,7 @@ class Summary(Part):
     pairs: tuple[RoundPairs, ...] = ()
     digests: dict[str, str] = {}
     seconds: dict[str, float] = {}
+    within: dict[str, dict[str, float]] = {}
     comparison: Comparison | None = None
 
     def stage(self, name: str | None) -> Stage | None:

@@ -76,7 +76,7 @@ class Console:
         self._rich.print(_accuracy_table(summary))
         if summary["comparison"]:
             self._rich.print(_comparison_line(summary["comparison"]))
-        self._rich.print(_time_table(summary["seconds"]))
+        self._rich.print(_time_table(summary["seconds"], summary["within"]))
         self._rich.print(f"report   {page}")
         self._rich.print(f"this call took {seconds:.0f} s")
 
@@ -117,12 +117,15 @@ def _comparison_line(comparison: dict[str, Any]) -> str:
     )
 
 
-def _time_table(seconds: dict[str, float]) -> Table:
-    """Seconds by kind of stage, as they were when each was made."""
+def _time_table(seconds: dict[str, float], within: dict[str, dict[str, float]]) -> Table:
+    """Seconds by kind of stage, as they were when each was made, and what a stage tells apart."""
     kinds: dict[str, float] = {}
     for name, spent in seconds.items():
         kind = name.split("/")[1]
-        kinds[kind] = kinds.get(kind, 0.0) + spent
+        parts = {f"{kind}: {part}": took for part, took in within.get(name, {}).items()}
+        parts[f"{kind}: the rest" if parts else kind] = spent - sum(parts.values())
+        for part, took in parts.items():
+            kinds[part] = kinds.get(part, 0.0) + took
     table = Table(title="Where the time went", title_justify="left")
     table.add_column("stage")
     table.add_column("seconds", justify="right")

@@ -11,6 +11,7 @@ its manifest at once, so that the same command begins, resumes and repeats a run
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import raypipe.catalog.stage as catalog
@@ -21,7 +22,7 @@ import raypipe.sampling.stage as sampling
 import raypipe.training.stage as training
 from raypipe.artifacts import Run
 from raypipe.config import Config
-from raypipe.errors import InputError
+from raypipe.errors import InputError, NonFiniteLossError
 from raypipe.manifest import Commit
 from raypipe.policies import PRETRAINED, SFT, policy, round_name
 from raypipe.rounds import summary
@@ -37,6 +38,8 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
     Raises:
         RaypipeError: whatever stopped a stage. What was committed stays, and the same call
             goes on from there.
+        NonFiniteLossError: a round's training diverged; summary and report are written, with the
+            adapter before it as the one to use.
     """
     started = time.time()
     run = open_run(config)
@@ -46,6 +49,8 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
         written = driver.go()
     page = report.run(config, run)
     console.end(written, page, time.time() - started)
+    if driver.diverged is not None:
+        raise driver.diverged
     return written
 
 
@@ -79,6 +84,7 @@ class Driver:
         self.policies: list[str] = []
         self.judged: list[Judged] = []
         self.rounds: list[RoundRecord] = []
+        self.diverged: NonFiniteLossError | None = None
 
     def go(self) -> dict[str, Any]:
         """Every stage in its order; returns the summary."""
@@ -97,7 +103,7 @@ class Driver:
         return self._summarise(start)
 
     def _round(self, round_index: int, *, reference: str) -> bool:
-        """Train and judge one round; False when there was nothing to train on."""
+        """Train and judge one round; False when no round can follow it."""
         rounds = self.config.rounds
         start = next_start(self.judged)
         source = self._source(round_index, start)
@@ -109,17 +115,23 @@ class Driver:
             return False
         name = round_name(round_index)
         frozen = reference if self.config.training.reference == "start" else start
-        self._stage(
-            f"{name}/adapter",
-            lambda: training.run_round(
-                self.config,
-                self.run,
-                round_index=round_index,
-                start=start,
-                source=source,
-                reference=frozen,
-            ),
-        )
+        try:
+            self._stage(
+                f"{name}/adapter",
+                lambda: training.run_round(
+                    self.config,
+                    self.run,
+                    round_index=round_index,
+                    start=start,
+                    source=source,
+                    reference=frozen,
+                ),
+            )
+        except NonFiniteLossError as error:
+            self.diverged = error
+            self.rounds[-1] = replace(self.rounds[-1], outcome="diverged", reason=str(error))
+            self.console.note(f"round {round_index}: {error}")
+            return False
         self._measure(name, round_index + 1 if round_index < rounds.num_rounds else None)
         accuracy = self._anchor_accuracy(name)
         self.judged.append(decide(self.judged, name, accuracy, rounds.max_anchor_drop))

@@ -7,8 +7,10 @@
      "best": name of the policy to use,
      "comparison": null | {"from": name, "to": name, "difference": x, "ci95": [lo, hi]},
      "funnel": {scope: totals}, "pairs": [{"round": n, "start": name, "source": scope,
-                 "pairs": n, "queries": n, "outcome": "trained" | "no_pairs"}],
-     "digests": {artifact: hex}, "seconds": {artifact: s}, "quarantined": {artifact: rows}}
+                 "pairs": n, "queries": n, "outcome": "trained" | "no_pairs" | "diverged",
+                 "reason": text}],
+     "digests": {artifact: hex}, "seconds": {artifact: s}, "quarantined": {artifact: rows},
+     "within": {adapter: {"reference" | "steps": s}}}
 
 A rerun that recomputes nothing writes the same bytes.
 """
@@ -28,7 +30,7 @@ PATH = "summary.json"
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a round had to train on. ``outcome`` is "trained" or "no_pairs"."""
+    """What a round had to train on. ``outcome`` is "trained", "no_pairs" or "diverged"."""
 
     round: int
     start: str
@@ -36,6 +38,8 @@ class RoundRecord:
     pairs: int
     queries: int
     outcome: str
+    reason: str = ""
+    """Why it is not trained, where that takes words."""
 
 
 def write(
@@ -64,6 +68,7 @@ def write(
         "digests": {name: commit.digest for name, commit in commits.items()},
         "seconds": {name: commit.seconds for name, commit in commits.items()},
         "quarantined": {name: c.quarantined for name, c in commits.items() if c.quarantined},
+        "within": {name: parts for name, c in commits.items() if (parts := _within(c))},
     }
     run.replace(PATH, json.dumps(summary, indent=1).encode())
     return summary
@@ -84,6 +89,12 @@ def _stage(
         "decision": None if decision == "start" else decision,
         "policy_id": commits[f"{name}/chains"].fingerprint["policy_id"],
     }
+
+
+def _within(commit: Commit) -> dict[str, float]:
+    """What a stage says of its own time: counts whose names end in "_s"."""
+    counts = commit.counts.items()
+    return {name.removesuffix("_s"): value for name, value in counts if name.endswith("_s")}
 
 
 def _funnels(run: Run, commits: Mapping[str, Commit]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Examples:
 
         def with_images(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
             listings = batch.pop("listing_id")
+            del batch["attribute"]
             decoded = [
                 [Image.open(io.BytesIO(content)) for content in self.images[listing]]
                 for listing in listings
@@ -51,7 +52,7 @@ def seed_targets(run: Run, answer_format: AnswerFormat) -> Examples:
         for answer in seeded["answers"]:
             key = (seeded["listing_id"], answer["attribute"])
             text = completion(answer["answer"], answer["reasoning"], answer_format)
-            rows.append(_target(key[0], prompts[key], text, answer_format))
+            rows.append(_target(key, prompts[key], text, answer_format))
     return _with_images(run, rows)
 
 
@@ -70,7 +71,7 @@ def preferred_targets(run: Run, scope: str, answer_format: AnswerFormat) -> Exam
                 key = (listing["listing_id"], query["attribute"])
                 for index in preferred.get(key, ()):
                     text = without_control_tokens(query["chains"][index]["text"])
-                    rows.append(_target(key[0], prompts[key], text, answer_format))
+                    rows.append(_target(key, prompts[key], text, answer_format))
     return _with_images(run, rows)
 
 
@@ -82,6 +83,7 @@ def preference_pairs(run: Run, scope: str, answer_format: AnswerFormat) -> Examp
             rows.append(
                 {
                     "listing_id": query["listing_id"],
+                    "attribute": query["attribute"],
                     "prompt": _prompt(query["prompt"], answer_format),
                     "chosen": [{"role": "assistant", "content": pair["chosen"]}],
                     "rejected": [{"role": "assistant", "content": pair["rejected"]}],
@@ -90,9 +92,10 @@ def preference_pairs(run: Run, scope: str, answer_format: AnswerFormat) -> Examp
     return _with_images(run, rows)
 
 
-def _target(listing_id: str, prompt: str, text: str, answer_format: AnswerFormat) -> Row:
+def _target(key: tuple[str, str], prompt: str, text: str, answer_format: AnswerFormat) -> Row:
     return {
-        "listing_id": listing_id,
+        "listing_id": key[0],
+        "attribute": key[1],
         "prompt": _prompt(prompt, answer_format),
         "completion": [{"role": "assistant", "content": text}],
     }

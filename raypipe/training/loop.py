@@ -1,13 +1,12 @@
-"""What one training worker does: stock TRL trainers on a PEFT adapter, under DeepSpeed.
+"""What one training worker does: a Trainer on a PEFT adapter, under DeepSpeed.
 
-Runs inside Ray Train's workers, which have set up the process group. Only rank 0 keeps the log and
-saves the adapter.
+Runs inside Ray Train's workers, which have set up the process group. Two kinds of step: stock
+TRL's, for any vision-language model, and ours, which shares prefixes.
 """
 
-import json
 import logging
-import math
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +15,18 @@ from typing import Any, Literal
 from raypipe.artifacts import Run
 from raypipe.config import Config, OptimizerConfig
 from raypipe.errors import NonFiniteLossError
+from raypipe.manifest import Fingerprint
 from raypipe.policies import model_path, policy
+from raypipe.schemas import REFERENCE
 from raypipe.training.examples import (
     Examples,
     preference_pairs,
     preferred_targets,
     seed_targets,
 )
-from raypipe.training.lora import check_trainable, load_reference, with_adapter
+from raypipe.training.lora import asked_as, check_trainable, load_reference, with_adapter
 
-TRAINING_LOG = "training.jsonl"
 Method = Literal["sft", "dpo", "self_learning"]
-
-_LOGGED = {
-    "loss": "loss",
-    "learning_rate": "learning_rate",
-    "grad_norm": "grad_norm",
-    "rewards/margins": "margin",
-    "rewards/accuracies": "reward_accuracy",
-    "logps/chosen": "chosen_logp",
-    "logps/rejected": "rejected_logp",
-}
 
 
 @dataclass(frozen=True)
@@ -65,112 +55,239 @@ class Task:
         return preferred_targets(run, self.source, answer_format)
 
 
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a training is given; ``name`` is that of the policy it makes."""
+
+    name: str
+    config: Config
+    run: Run
+    task: Task
+    board: Any
+    reference_fingerprint: Fingerprint
+
+
 def train_worker(arguments: Mapping[str, Any]) -> None:
-    """Train the adapter of a :class:`Task` and report it as the final Ray Train checkpoint.
+    """Train the adapter of a :class:`Job` and report it as the last Ray Train checkpoint.
+
+    Goes on from the newest checkpoint when there is one.
 
     Raises:
         NonFiniteLossError: a loss or gradient norm is NaN or infinite; names the step.
         ConfigError: the adapter would not train exactly the configured projections.
     """
-    import ray.train
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+    import ray
 
-    config: Config = arguments["config"]
-    run: Run = arguments["run"]
-    task: Task = arguments["task"]
+    from raypipe.training.checkpoints import finished, latest
+
+    job: Job = arguments["job"]
+    if ray.get(job.board.refusal.remote()):
+        return  # Ray Train tries again whatever the fault was; this one would come back
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    set_seed(task.seed)
+    with latest() as checkpoint, tempfile.TemporaryDirectory() as directory:
+        if finished(checkpoint):
+            return
+        try:
+            _train(job, checkpoint, Path(directory))
+        except NonFiniteLossError as error:
+            ray.get(job.board.refuse.remote(str(error)))
+            raise
+
+
+def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
+    from transformers import set_seed
+
+    from raypipe.training.checkpoints import ReportCallback, hand_over
+
+    set_seed(job.task.seed)
+    processor, model = _load(job)
+    counts: dict[str, Any] = {"num_parameters": check_trainable(model, job.config.lora)}
+    examples = job.task.examples(job.config, job.run)
+    build = _shared_prefix if job.config.training.step == "shared_prefix" else _stock
+    trainer = build(job, model, processor, examples, directory, counts)
+    trainer.add_callback(ReportCallback(job.board))
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    counts["num_examples"] = len(examples.rows)
+    counts["num_steps"] = trainer.state.global_step
+    counts["steps_s"] = round(time.monotonic() - started, 3)
+    _keep_events(job, trainer, directory)
+    hand_over(trainer, directory / "adapter", counts)
+
+
+def _keep_events(job: Job, trainer: Any, directory: Path) -> None:
+    """Copy TensorBoard's events into a run on an object store; in a local one they are there."""
+    from pyarrow.fs import copy_files
+
+    events = directory / "checkpoints" / "runs"
+    if trainer.is_world_process_zero() and not job.run.is_local and events.exists():
+        target = job.run.path("tensorboard", job.name)
+        copy_files(str(events), target, destination_filesystem=job.run.filesystem)
+
+
+def _load(job: Job) -> tuple[Any, Any]:
+    """The processor, and the base model with the adapter that training starts from."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    config = job.config
     base, revision = model_path(config.model), config.model.revision
     processor = AutoProcessor.from_pretrained(base, revision=revision)
-    _fix_image_size(processor, config.catalog.image_size)
+    # Every image is already this many pixels; the processor must leave it so.
+    pixels = config.catalog.image_size**2
+    processor.image_processor.size = {"shortest_edge": pixels, "longest_edge": pixels}
     model = AutoModelForImageTextToText.from_pretrained(
         base, revision=revision, dtype=getattr(torch, config.model.dtype)
     )
-    start = policy(run, config.model, task.start).adapter_directory()
-    model = with_adapter(model, config.lora, start)
-    num_parameters = check_trainable(model, config.lora)
-    dataset = task.examples(config, run).dataset()
-    log = _StepLog(arguments["board"])
-    with tempfile.TemporaryDirectory() as directory:
-        trainer = _trainer(config, task, model, processor, dataset, log.callback(), directory)
-        if task.method == "dpo":
-            reference = policy(run, config.model, task.reference or task.start)
-            load_reference(trainer.model, reference.adapter_directory())
-        trainer.train()
-        final = {"num_examples": len(dataset), "num_parameters": num_parameters}
-        final["num_steps"] = trainer.state.global_step
-        checkpoint = None
-        if trainer.is_world_process_zero():
-            target = Path(directory) / "adapter"
-            trainer.model.save_pretrained(target, selected_adapters=["default"])
-            (target / "README.md").unlink(missing_ok=True)
-            (target / TRAINING_LOG).write_text("".join(f"{json.dumps(s)}\n" for s in log.steps))
-            checkpoint = ray.train.Checkpoint.from_directory(target)
-        ray.train.report(final, checkpoint=checkpoint)
+    start = policy(job.run, config.model, job.task.start).adapter_directory()
+    return processor, with_adapter(model, config.lora, start)
 
 
-def _fix_image_size(processor: Any, side: int) -> None:
-    """Every image is already ``side`` pixels square; the processor must leave it so."""
-    processor.image_processor.size = {"shortest_edge": side**2, "longest_edge": side**2}
-
-
-def _trainer(
-    config: Config,
-    task: Task,
+def _shared_prefix(
+    job: Job,
     model: Any,
     processor: Any,
-    dataset: Any,
-    callback: Any,
-    directory: str,
+    examples: Examples,
+    directory: Path,
+    counts: dict[str, Any],
 ) -> Any:
+    """A trainer whose examples are listings, with the reference computed once beforehand."""
+    import ray.train
+    from ray.train.torch import get_device
+    from transformers import TrainingArguments
+
+    from raypipe.training import shared_prefix
+    from raypipe.training.packing import plan
+    from raypipe.training.trainer import SharedPrefixTrainer
+    from raypipe.training.trees import grow
+
+    config, task, cluster = job.config, job.task, job.config.cluster
+    base = model.get_base_model()
+    shared_prefix.prepare(base, checkpointing=cluster.gradient_checkpointing)
+    collator = shared_prefix.Collator(processor, examples.images, base.model.get_rope_index)
+    trees = grow(examples, processor, shared_prefix.tokens_per_image(processor))
+    if task.method == "dpo":
+        started = time.monotonic()
+        trees = _with_reference(job, model.to(get_device()), trees, collator)
+        counts["reference_s"] = round(time.monotonic() - started, 3)
+    optimizer = task.optimizer(config)
+    laid_out = plan(
+        trees,
+        batch_size=optimizer.batch_size,
+        epochs=optimizer.epochs,
+        num_workers=ray.train.get_context().get_world_size(),
+        max_tokens=cluster.tokens_per_pack,
+        seed=task.seed,
+    )
+    arguments = _arguments(job, directory) | {
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": laid_out.packs_per_step,
+        "num_train_epochs": 1,
+        "gradient_checkpointing": False,
+        "dataloader_num_workers": 2 if cluster.use_gpu else 0,
+    }
+    return SharedPrefixTrainer(
+        model=model,
+        args=TrainingArguments(**arguments),
+        plan=laid_out,
+        collator=collator,
+        objective="preference" if task.method == "dpo" else "target",
+        beta=config.training.beta,
+    )
+
+
+def _with_reference(job: Job, model: Any, trees: list[Any], collator: Any) -> list[Any]:
+    """The trees with the reference's log-probabilities: committed once, by all workers together."""
+    import ray.train
+    import torch.distributed as dist
+
+    from raypipe.training.reference import commit_rows, reference_rows, with_reference
+
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    artifact = job.run.artifact(f"{job.task.source}/reference", REFERENCE)
+    known = [rank == 0 and artifact.matching(job.reference_fingerprint) is not None]
+    dist.broadcast_object_list(known, src=0)
+    if not known[0]:
+        adapter = policy(job.run, job.config.model, job.task.reference or job.task.start)
+        with asked_as(model, adapter.adapter_directory()):
+            tokens = job.config.cluster.tokens_per_pack
+            base = model.get_base_model()
+            share = reference_rows(base, trees, collator, tokens, rank, workers)
+        shares: list[Any] = [None] * workers
+        dist.all_gather_object(shares, share)
+        if rank == 0:
+            commit_rows(
+                artifact, job.reference_fingerprint, [row for part in shares for row in part]
+            )
+        dist.barrier()
+    return with_reference(trees, artifact)
+
+
+def _stock(
+    job: Job,
+    model: Any,
+    processor: Any,
+    examples: Examples,
+    directory: Path,
+    counts: dict[str, Any],
+) -> Any:
+    """TRL's own trainer, as it ships."""
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    arguments = _arguments(config, task, directory)
-    if task.method == "dpo":
+    arguments = _arguments(job, directory) | _stock_sizes(job)
+    if job.task.method == "dpo":
         # max_length None: a limit would cut image tokens off.
-        settings = DPOConfig(**arguments, beta=config.training.beta, max_length=None)
+        settings = DPOConfig(**arguments, beta=job.config.training.beta, max_length=None)
         trainer_class = DPOTrainer
     else:
         settings = SFTConfig(**arguments, max_length=None, completion_only_loss=True)
         trainer_class = SFTTrainer
-    return trainer_class(
-        model=model,
-        args=settings,
-        train_dataset=dataset,
-        processing_class=processor,
-        callbacks=[callback],
+    trainer = trainer_class(
+        model=model, args=settings, train_dataset=examples.dataset(), processing_class=processor
     )
+    if job.task.method == "dpo":
+        reference = policy(job.run, job.config.model, job.task.reference or job.task.start)
+        load_reference(trainer.model, reference.adapter_directory())
+    return trainer
 
 
-def _arguments(config: Config, task: Task, directory: str) -> dict[str, Any]:
-    optimizer, cluster = task.optimizer(config), config.cluster
+def _stock_sizes(job: Job) -> dict[str, Any]:
+    optimizer, cluster = job.task.optimizer(job.config), job.config.cluster
     share = optimizer.batch_size // cluster.num_train_workers
     micro = max(size for size in range(1, cluster.micro_batch_size + 1) if share % size == 0)
     return {
-        "output_dir": directory,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": share // micro,
         "num_train_epochs": optimizer.epochs,
+        "gradient_checkpointing": cluster.gradient_checkpointing,
+        "dataloader_num_workers": 0,
+    }
+
+
+def _arguments(job: Job, directory: Path) -> dict[str, Any]:
+    optimizer, cluster = job.task.optimizer(job.config), job.config.cluster
+    return {
+        "output_dir": str(directory / "checkpoints"),
         "learning_rate": optimizer.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": optimizer.warmup_share,
         "max_grad_norm": optimizer.max_grad_norm,
         "weight_decay": 0.0,
         "optim": "adamw_torch",
-        "seed": task.seed,
-        "data_seed": task.seed,
+        "seed": job.task.seed,
+        "data_seed": job.task.seed,
         "use_cpu": not cluster.use_gpu,
         "bf16": False,  # the base keeps its own type, the adapter is float32
-        "gradient_checkpointing": cluster.gradient_checkpointing,
         "deepspeed": deepspeed_config(cluster.zero_stage),
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "report_to": "none",
+        "save_strategy": "steps",
+        "save_steps": cluster.checkpoint_steps,
+        "report_to": list(job.config.run.report_to),
+        "run_name": f"{job.config.run.name}/{job.name}",
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "dataloader_num_workers": 0,
         "dataloader_pin_memory": cluster.use_gpu,
     }
 
@@ -188,40 +305,3 @@ def deepspeed_config(zero_stage: int) -> dict[str, Any]:
         "steps_per_print": 1_000_000,
         "wall_clock_breakdown": False,
     }
-
-
-class _StepLog:
-    """Collects one row per optimizer step, shows progress, and stops a training that diverged."""
-
-    def __init__(self, board: Any) -> None:
-        self.steps: list[dict[str, float]] = []
-        self._board = board
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        steps, board = self.steps, self._board
-
-        class StepCallback(TrainerCallback):  # type: ignore[misc]
-            def on_log(
-                self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
-            ) -> None:
-                if "loss" not in logs:
-                    return
-                row = {_LOGGED[key]: float(logs[key]) for key in logs if key in _LOGGED}
-                check_finite(state.global_step, row)
-                steps.append({"step": state.global_step, **row})
-                if state.is_world_process_zero:
-                    board.show.remote(state.global_step, state.max_steps, row["loss"])
-
-        return StepCallback()
-
-
-def check_finite(step: int, row: Mapping[str, float]) -> None:
-    """Raises NonFiniteLossError when the loss or the gradient norm of a step is not a number."""
-    for name in ("loss", "grad_norm"):
-        if name in row and not math.isfinite(row[name]):
-            raise NonFiniteLossError(
-                f"{name} is {row[name]} at step {step}; the round is refused and the adapter "
-                "before it stays. A lower learning rate is the first thing to try"
-            )

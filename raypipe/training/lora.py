@@ -1,6 +1,8 @@
 """LoRA adapters on the language model's projections (paper §3.1), checked by count and by name."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,22 @@ def with_adapter(model: Any, lora: LoraConfig, start: Path | None) -> Any:
     if start is None:
         return get_peft_model(model, lora_config(lora))
     return PeftModel.from_pretrained(model, str(start), is_trainable=True)
+
+
+@contextlib.contextmanager
+def asked_as(model: Any, adapter: Path | None) -> Iterator[None]:
+    """While the body runs, the model is another policy: ``adapter``'s, or None for the base's."""
+    if adapter is None:
+        with model.disable_adapter():
+            yield
+        return
+    model.load_adapter(str(adapter), adapter_name=REFERENCE_ADAPTER)
+    model.set_adapter(REFERENCE_ADAPTER)
+    try:
+        yield
+    finally:
+        model.set_adapter(POLICY_ADAPTER)
+        model.delete_adapter(REFERENCE_ADAPTER)
 
 
 def load_reference(model: Any, reference: Path | None) -> None:

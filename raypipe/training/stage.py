@@ -1,17 +1,20 @@
 """Train an adapter with Ray Train: SFT on the seed, DPO or self-learning on a round's chains."""
 
+import os
 import shutil
+from dataclasses import replace
 from typing import Any
 
 from raypipe.artifacts import Attempt, Run, committed
-from raypipe.config import Config, flatten
+from raypipe.config import ClusterConfig, Config, flatten
 from raypipe.errors import NonFiniteLossError, RaypipeError
 from raypipe.manifest import Commit, versions
 from raypipe.policies import PRETRAINED, SFT, model_identity, policy, round_name
 from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.seeds import derive
-from raypipe.training.loop import Task, train_worker
+from raypipe.training.board import step_board
+from raypipe.training.loop import Job, Task, train_worker
 
 
 def run_sft(config: Config, run: Run) -> Commit:
@@ -57,66 +60,101 @@ def _run(config: Config, run: Run, name: str, task: Task, upstream: dict[str, An
         **versions("raypipe", "torch", "transformers", "peft", "trl", "deepspeed"),
         **upstream,
         "run.seed": config.run.seed,
+        "training.step": config.training.step,
         "template": TEMPLATE_VERSION,
         "start": policy(run, config.model, task.start).policy_id,
         "upstream.listings": run.artifact("catalog/listings").required().digest,
     }
     if task.reference is not None:
         fingerprint["reference"] = policy(run, config.model, task.reference).policy_id
+    reference = _reference_fingerprint(config, run, task)
 
     def make(attempt: Attempt) -> Commit:
-        return _fit(config, run, attempt, task)
+        return _fit(attempt, Job(name, config, run, task, None, reference))
 
     return committed(run.artifact(f"{name}/adapter"), fingerprint, make)
 
 
-def _fit(config: Config, run: Run, attempt: Attempt, task: Task) -> Commit:
+def _reference_fingerprint(config: Config, run: Run, task: Task) -> dict[str, Any]:
+    """What the reference's log-probabilities of a pair set depend on."""
+    if task.method != "dpo":
+        return {}
+    return {
+        **model_identity(config.model),
+        **versions("raypipe", "torch", "transformers", "peft"),
+        "template": TEMPLATE_VERSION,
+        "reference": policy(run, config.model, task.reference or task.start).policy_id,
+        "upstream.pairs": run.artifact(f"{task.source}/pairs").required().digest,
+        "upstream.listings": run.artifact("catalog/listings").required().digest,
+    }
+
+
+def _fit(attempt: Attempt, job: Job) -> Commit:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from raypipe.training.board import step_board
-
+    run, cluster = job.run, job.config.cluster
+    # Ray Train looks at its workers every two seconds, and every report waits for that.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     board = step_board()
-    cluster = config.cluster
-    storage = run.path(".training")
-    environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    if not cluster.use_gpu:
-        environment["DS_ACCELERATOR"] = "cpu"
+    # Attempts with the same fingerprint share a directory: a new one goes on where the last
+    # one's newest checkpoint is.
+    storage = run.path(".training", job.name)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"config": config, "run": run, "task": task, "board": board},
+        train_loop_config={"job": replace(job, board=board)},
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.num_train_workers,
-            use_gpu=cluster.use_gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_train_worker}
-            | ({"GPU": 1} if cluster.use_gpu else {}),
-        ),
+        scaling_config=_scaling(cluster),
         run_config=ray.train.RunConfig(
-            name=attempt.name,
+            name=attempt.family,
             storage_path=storage,
             storage_filesystem=run.filesystem,
-            worker_runtime_env={"env_vars": environment},
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_train_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": _environment(job)},
         ),
     )
     try:
         with reported(lambda: ray.get(board.text.remote())):
             fitted = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _explained(error) from error
+        raise _explained(error, ray.get(board.refusal.remote())) from error
+    if reason := ray.get(board.refusal.remote()):
+        raise NonFiniteLossError(reason)
     with fitted.checkpoint.as_directory() as directory:
         shutil.copytree(directory, attempt.local_files(), dirs_exist_ok=True)
     commit = attempt.commit(counts=dict(fitted.metrics or {}))
-    run.filesystem.delete_dir(f"{storage}/{attempt.name}")
+    run.filesystem.delete_dir(f"{storage}/{attempt.family}")
     return commit
 
 
-def _explained(error: Any) -> BaseException:
+def _scaling(cluster: ClusterConfig) -> Any:
+    import ray.train
+
+    most, least = cluster.num_train_workers, cluster.min_train_workers
+    return ray.train.ScalingConfig(
+        num_workers=most if least is None else (least, most),
+        use_gpu=cluster.use_gpu,
+        resources_per_worker={"CPU": cluster.cpus_per_train_worker}
+        | ({"GPU": 1} if cluster.use_gpu else {}),
+    )
+
+
+def _environment(job: Job) -> dict[str, str]:
+    found = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if not job.config.cluster.use_gpu:
+        found["DS_ACCELERATOR"] = "cpu"
+    if job.run.is_local:
+        found["TENSORBOARD_LOGGING_DIR"] = job.run.path("tensorboard", job.name)
+    return found
+
+
+def _explained(error: Any, refusal: str | None) -> BaseException:
     """The raypipe error that a worker raised, where there is one."""
+    if refusal:
+        return NonFiniteLossError(refusal)
     for failure in getattr(error, "worker_failures", {}).values():
         cause: BaseException = getattr(failure, "cause", None) or failure
         if isinstance(cause, RaypipeError):
             return cause
-        if NonFiniteLossError.__name__ in str(failure):
-            return NonFiniteLossError(str(failure).rsplit(f"{NonFiniteLossError.__name__}: ")[-1])
     return RaypipeError(f"training failed: {error}")

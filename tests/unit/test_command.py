@@ -70,7 +70,9 @@ def test_a_configuration_file_is_taken_by_name(
         (["training.beta=-1"], "training.beta: "),
         (["training.beta"], "an override reads section.key=value"),
         (["--config", "/absent/config.yaml"], "cannot read /absent/config.yaml"),
-        (["cluster.num_train_workers=5"], "not a multiple"),
+        (["training.step=stock", "cluster.num_train_workers=5"], "not a multiple"),
+        (["cluster.zero_stage=3"], "needs training.step=stock"),
+        (["cluster.min_train_workers=1"], "needs cluster.zero_stage=0"),
     ],
 )
 def test_a_wrong_configuration_exits_2(

@@ -14,6 +14,7 @@ RESOURCE_KEYS = frozenset(
     {
         "run.name",
         "run.directory",
+        "run.report_to",
         "catalog.rows_per_file",
         "sampling.num_actors",
         "sampling.cpus_per_actor",
@@ -26,7 +27,11 @@ RESOURCE_KEYS = frozenset(
         "cluster.num_train_workers",
         "cluster.cpus_per_train_worker",
         "cluster.use_gpu",
+        "cluster.min_train_workers",
         "cluster.micro_batch_size",
+        "cluster.tokens_per_pack",
+        "cluster.checkpoint_steps",
+        "cluster.max_train_failures",
         "cluster.zero_stage",
         "cluster.gradient_checkpointing",
         "cluster.capacity_wait_s",
@@ -186,8 +191,12 @@ def test_a_catalog_of_ones_own_needs_all_its_files(missing: str) -> None:
 
 @pytest.mark.parametrize("section", ["sft", "training"])
 def test_a_batch_that_the_workers_cannot_share_is_refused(section: str) -> None:
+    values: dict[str, dict[str, Any]] = {section: {"batch_size": 10}}
+    values["cluster"] = {"num_train_workers": 4}
+    resolve(values)  # the shared-prefix step deals a batch out by tokens
+    values.setdefault("training", {})["step"] = "stock"
     with pytest.raises(ConfigError, match=rf"{section}\.batch_size=10.*num_train_workers=4"):
-        resolve({section: {"batch_size": 10}, "cluster": {"num_train_workers": 4}})
+        resolve(values)
 
 
 @pytest.mark.parametrize(

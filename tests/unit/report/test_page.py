@@ -173,6 +173,19 @@ def test_absent_figures_are_dashes(tmp_path):
     assert '<span class="badge no_pairs">no pairs</span>' in page
 
 
+def test_a_round_that_diverged_says_why_and_a_training_tells_its_time_apart(tmp_path):
+    run = write_run(tmp_path, 24, ("pretrained", "sft", "round-3"))
+    summary = json.loads(run.read("summary.json"))
+    reason = "loss is nan at step 3, in p0/colour"
+    summary["pairs"].append({"round": 4, "start": "sft", "outcome": "diverged", "reason": reason})
+    summary["within"] = {"sft/adapter": {"reference": 3.0, "steps": 61.0}}
+    run.replace("summary.json", json.dumps(summary).encode())
+    page = render(run)
+    assert f"not trained: {reason}" in page
+    assert '<span class="badge diverged">diverged</span>' in page
+    assert "reference 3.0 s, steps 1 min 01 s" in page
+
+
 def test_rounds_that_are_all_rolled_back_are_compared_with_their_start(tmp_path):
     run = write_run(tmp_path, 24, ("pretrained", "sft", "round-3"))
     summary = json.loads(run.read("summary.json"))

@@ -11,7 +11,7 @@ import pytest
 from raypipe import progress
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import Config, ModelConfig, resolve
-from raypipe.errors import ConfigDriftError, InputError
+from raypipe.errors import ConfigDriftError, InputError, NonFiniteLossError
 from raypipe.manifest import Commit
 from raypipe.policies import ADAPTER_WEIGHTS, Policy
 from raypipe.rounds import driver, summary
@@ -45,6 +45,7 @@ class ScriptedStages:
     anchor: dict[str, float] = field(default_factory=dict)
     pairs: dict[str, int] = field(default_factory=dict)
     kill_before: str | None = None
+    diverges: str | None = None
     made: list[str] = field(default_factory=list)
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)
     sampled: dict[str, tuple[str, int | None]] = field(default_factory=dict)
@@ -108,6 +109,8 @@ class ScriptedStages:
     def run_round(self, config: Config, run: Run, *, round_index: int, **how: str) -> Commit:
         name = f"round-{round_index}"
         self.trained[name] = how
+        if name == self.diverges:
+            raise NonFiniteLossError("loss is nan at step 3, in p0/colour")
         return self._commit(run, f"{name}/adapter", how, {ADAPTER_WEIGHTS: name})
 
 
@@ -257,6 +260,17 @@ def test_a_round_without_pairs_ends_the_run_with_the_adapter_as_it_was(
     before = run.read(summary.PATH)
     drive(rounds={"num_rounds": 3})
     assert run.read(summary.PATH) == before
+
+
+def test_a_round_that_diverges_ends_the_run_with_the_adapter_before_it_and_says_why(
+    stages: ScriptedStages, drive: RunDriver
+) -> None:
+    stages.diverges = "round-2"
+    written = drive(rounds={"num_rounds": 3})
+    assert names(written) == ["pretrained", "sft", "round-1"]
+    assert written["best"] == "round-1"
+    assert [record["outcome"] for record in written["pairs"]] == ["trained", "diverged"]
+    assert written["pairs"][1]["reason"] == "loss is nan at step 3, in p0/colour"
 
 
 def test_self_learning_trains_on_kept_queries_also_when_there_is_no_pair(

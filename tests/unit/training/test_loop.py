@@ -8,7 +8,8 @@ from raypipe.artifacts import Run
 from raypipe.config import load
 from raypipe.errors import NonFiniteLossError
 from raypipe.schemas import LISTINGS, PAIRS
-from raypipe.training.loop import Task, check_finite, deepspeed_config
+from raypipe.training.checkpoints import check_finite
+from raypipe.training.loop import Task, deepspeed_config
 from tests.conftest import CommitRows, MakeListing
 
 
@@ -32,6 +33,12 @@ def test_a_finite_step_goes_on(row: dict[str, float]) -> None:
 def test_a_step_that_is_not_finite_stops_the_round_and_says_which(name: str, value: float) -> None:
     with pytest.raises(NonFiniteLossError, match=rf"^{name} is {value} at step 17; .*adapter"):
         check_finite(17, {"loss": 0.5, "grad_norm": 1.0} | {name: value})
+
+
+def test_a_refused_step_names_some_of_its_queries_and_counts_the_others() -> None:
+    queries = [f"listing/{number}" for number in range(11) for _ in range(2)]
+    with pytest.raises(NonFiniteLossError, match=r"step 2, in listing/0, .*/7 and 3 more; "):
+        check_finite(2, {"loss": math.nan}, queries)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

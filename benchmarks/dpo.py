@@ -1,0 +1,458 @@
+"""Seconds per preference pair: raypipe's shared-prefix DPO step against TRL's DPOTrainer.
+
+    python benchmarks/dpo.py                          two CPU cores, a small model
+    python benchmarks/dpo.py --model qwen2.5-vl-3b    random weights of the real shape, a GPU
+
+Both sides are Trainers that take real optimizer steps on the same pairs and the same weights; what
+is timed is a step's forward and backward passes, collation left out. Sides alternate, medians are
+compared, and every ratio is stock seconds over ours. Before anything is timed the two losses must
+agree. The last line is JSON.
+"""
+
+import argparse
+import copy
+import io
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from raypipe.config import LoraConfig
+from raypipe.embedded import nano
+from raypipe.prompts import SYSTEM_PROMPTS
+from raypipe.training import shared_prefix
+from raypipe.training.examples import Examples
+from raypipe.training.lora import with_adapter
+from raypipe.training.packing import plan
+from raypipe.training.trainer import SharedPrefixTrainer
+from raypipe.training.trees import Tree, grow
+
+IMAGE_SIDE, PATCH, MERGE = 224, 14, 2
+TOKENS_PER_IMAGE = (IMAGE_SIDE // PATCH // MERGE) ** 2
+LORA = LoraConfig()
+BETA = 0.2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The paper's token counts by default (§3)."""
+
+    images: int = 5
+    attributes: int = 4
+    pairs_per_query: int = 2
+    prompt_tokens: int = 600
+    completion_tokens: int = 100
+
+    @property
+    def pairs(self) -> int:
+        return self.attributes * self.pairs_per_query
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to take a step; ``seconds`` of its forward and backward passes."""
+
+    name: str
+    trainer: Any
+    clock: Any
+
+    def step(self) -> float:
+        self.trainer.train()
+        return float(self.clock.seconds.pop())
+
+
+class Clock(TrainerCallback):  # type: ignore[misc]
+    """From the first micro-batch of a step to just before the optimizer moves."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._started = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        synchronize()
+        self._started = time.perf_counter()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        synchronize()
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def build_config(name: str, processor: Any) -> Qwen2_5_VLConfig:
+    """The small shape keeps the 3B's ratios: vision to language FLOPs, MLP to width, 8 heads a
+    group. A merged visual token costs 0.91 of a text token there, 0.93 in the 3B."""
+    config = nano.build_config(processor.tokenizer)
+    text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
+    text.pop("layer_types", None)
+    rope = text["rope_parameters"]
+    if name == "tiny":
+        text |= {"hidden_size": 256, "intermediate_size": 1376, "num_hidden_layers": 4}
+        text |= {"num_attention_heads": 8, "num_key_value_heads": 1}
+        text |= {"rope_parameters": rope | {"mrope_section": [4, 6, 6]}}
+        vision |= {"depth": 5, "hidden_size": 128, "intermediate_size": 344, "num_heads": 4}
+        vision |= {"out_hidden_size": 256, "window_size": 112, "fullatt_block_indexes": [4]}
+    else:
+        text |= {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
+        text |= {"num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936}
+        text |= {"max_position_embeddings": 128000}
+        text |= {"rope_parameters": rope | {"rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
+        vision |= {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
+        vision |= {"out_hidden_size": 2048, "window_size": 112}
+        vision |= {"fullatt_block_indexes": [7, 15, 23, 31]}
+    ids = {key: getattr(config, key) for key in ("image_token_id", "video_token_id")}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+
+
+def build_model(name: str, processor: Any) -> Any:
+    set_seed(0)
+    config = build_config(name, processor)
+    if name == "tiny":
+        return Qwen2_5_VLForConditionalGeneration(config)
+    config.dtype = torch.bfloat16
+    with torch.device("cuda"):
+        return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+
+
+def flops_per_token(model: Any) -> tuple[float, float]:
+    """Forward FLOPs of a text token (blocks only) and of a merged visual token, from weights."""
+    inner = model.model
+    text = 2.0 * sum(p.numel() for p in inner.language_model.layers.parameters())
+    blocks = 2.0 * sum(p.numel() for p in inner.visual.blocks.parameters())
+    merger = 2.0 * sum(p.numel() for p in inner.visual.merger.parameters())
+    return text, blocks * MERGE**2 + merger
+
+
+def build_examples(shape: Shape, processor: Any, seed: int = 0) -> Examples:
+    """One listing's pairs with exactly the shape's token counts; no chain occurs twice."""
+    lottery = random.Random(seed)
+    tokenizer = processor.tokenizer
+    words = [
+        text
+        for text in (tokenizer.decode([index]) for index in range(len(tokenizer)))
+        if text.startswith(" ") and text[1:].isalpha()
+    ]
+
+    def said(count: int) -> str:
+        return "".join(lottery.choice(words) for _ in range(count))
+
+    overhead = _prompt_overhead(shape, processor)
+    listing = f"listing-{seed}"
+    rows: list[dict[str, Any]] = []
+    for attribute in range(shape.attributes):
+        text = said(shape.prompt_tokens - overhead)
+        for _ in range(shape.pairs_per_query):
+            rows.append(
+                {
+                    "listing_id": listing,
+                    "attribute": f"attribute-{attribute}",
+                    "prompt": _prompt(text),
+                    "chosen": [_answer(said(shape.completion_tokens - 2))],
+                    "rejected": [_answer(said(shape.completion_tokens - 2))],
+                }
+            )
+    return Examples(rows, {listing: [_picture(lottery) for _ in range(shape.images)]})
+
+
+def _prompt(text: str) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": SYSTEM_PROMPTS["reasoning"]},
+        {"role": "user", "content": text},
+    ]
+
+
+def _answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def _prompt_overhead(shape: Shape, processor: Any) -> int:
+    """Tokens of a prompt around the user's words."""
+    row = {"listing_id": "x", "attribute": "x", "prompt": _prompt(""), "completion": [_answer("a")]}
+    empty = Examples([row], {"x": [b""] * shape.images})
+    tree = grow(empty, processor, TOKENS_PER_IMAGE)[0]
+    return len(tree.trunk) + len(tree.stems[0].token_ids)
+
+
+def _picture(lottery: random.Random) -> bytes:
+    pixels = np.random.default_rng(lottery.randrange(1 << 30)).integers(0, 255, (IMAGE_SIDE,) * 2)
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).convert("RGB").save(stream, "PNG")
+    return stream.getvalue()
+
+
+def arguments(directory: str, **changed: Any) -> dict[str, Any]:
+    return {
+        "output_dir": directory,
+        "max_steps": 1,
+        "learning_rate": 1e-6,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "log_level": "error",
+        "remove_unused_columns": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": False,
+    } | changed
+
+
+def stock_side(name: str, model: Any, examples: Examples, processor: Any, directory: str) -> Side:
+    """TRL's DPOTrainer; its default is to checkpoint."""
+    from trl import DPOConfig, DPOTrainer
+
+    clock = Clock()
+    checkpointing = {} if name == "trl" else {"gradient_checkpointing": False}
+    pairs = len(examples.rows)
+    settings = DPOConfig(
+        **arguments(directory, per_device_train_batch_size=pairs, **checkpointing),
+        beta=BETA,
+        max_length=None,
+    )
+    trainer = DPOTrainer(
+        model=model,
+        args=settings,
+        train_dataset=examples.dataset(),
+        processing_class=processor,
+        callbacks=[clock],
+    )
+    return Side(name, trainer, clock)
+
+
+def shared_side(
+    name: str, model: Any, examples: Examples, trees: list[Tree], processor: Any, directory: str
+) -> Side:
+    clock = Clock()
+    base = model.get_base_model()
+    shared_prefix.prepare(base, checkpointing=name.endswith("checkpointing"))
+    laid_out = plan(
+        trees, batch_size=len(examples.rows), epochs=1, num_workers=1, max_tokens=1 << 30, seed=0
+    )
+    trainer = SharedPrefixTrainer(
+        model=model,
+        args=TrainingArguments(**arguments(directory, per_device_train_batch_size=1)),
+        plan=laid_out,
+        collator=shared_prefix.Collator(processor, examples.images, base.model.get_rope_index),
+        objective="preference",
+        beta=BETA,
+        callbacks=[clock],
+    )
+    return Side(name, trainer, clock)
+
+
+class Bench:
+    """All sides on the same weights and pairs; the reference is the policy before the step."""
+
+    def __init__(self, model: str, shape: Shape, directory: str) -> None:
+        self.shape = shape
+        self.directory = directory
+        self.processor = nano.build_processor()
+        pixels = IMAGE_SIDE**2
+        self.processor.image_processor.size = {"shortest_edge": pixels, "longest_edge": pixels}
+        self.examples = build_examples(shape, self.processor)
+        self.base = build_model(model, self.processor)
+
+    def model(self) -> Any:
+        """A copy of the weights with an adapter that is not the identity, always the same one."""
+        set_seed(1)
+        model = with_adapter(copy.deepcopy(self.base), LORA, None)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0, 0.01)
+        return model
+
+    def side(self, name: str) -> Side:
+        model = self.model()
+        if name.startswith("trl"):
+            return stock_side(name, model, self.examples, self.processor, self.directory)
+        reference = Reference(model, self.examples, self.processor)
+        reference.step()
+        return shared_side(
+            name, model, self.examples, reference.trees(), self.processor, self.directory
+        )
+
+
+class Reference:
+    """The pass over the reference policy that the shared-prefix step needs once per pair set."""
+
+    name = "reference"
+
+    def __init__(self, model: Any, examples: Examples, processor: Any) -> None:
+        self._model = model.get_base_model()
+        shared_prefix.prepare(self._model, checkpointing=False)
+        rope_index = self._model.model.get_rope_index
+        self._bare = grow(examples, processor, TOKENS_PER_IMAGE)
+        collator = shared_prefix.Collator(processor, examples.images, rope_index)
+        self._batch = collator(self._bare)
+        self._logprobs: list[float] = []
+
+    def step(self) -> float:
+        synchronize()
+        started = time.perf_counter()
+        with torch.no_grad():
+            self._logprobs = shared_prefix.chain_logprobs(self._model, self._batch).tolist()
+        return time.perf_counter() - started
+
+    def trees(self) -> list[Tree]:
+        values = iter(self._logprobs)
+        return [tree.with_reference([next(values) for _ in tree.chains]) for tree in self._bare]
+
+
+def gradients(side: Side) -> dict[str, torch.Tensor]:
+    """The adapter's gradient of one step, nothing moved."""
+    trainer = side.trainer
+    inputs = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.training_step(trainer.model, inputs)
+    found = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    trainer.model.zero_grad()
+    return found
+
+
+def disagreement(stock: Side, shared: Side) -> float:
+    """The largest difference between two sides' gradients, relative to the largest gradient."""
+    theirs, ours = gradients(stock), gradients(shared)
+    assert theirs.keys() == ours.keys(), "the sides train different parameters"
+    largest = max(grad.abs().max().item() for grad in theirs.values())
+    return max((theirs[n] - ours[n]).abs().max().item() for n in theirs) / largest
+
+
+def timed(sides: list[Any], repeats: int) -> dict[str, list[float]]:
+    """Seconds a step of every side, there and back again in each repeat."""
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    for side in sides:
+        side.step()
+    for _ in range(repeats):
+        for side in (*sides, *reversed(sides)):
+            seconds[side.name].append(side.step())
+    return seconds
+
+
+def measure(model: str, shape: Shape, repeats: int, directory: str) -> dict[str, Any]:
+    """Median seconds a pair of every side."""
+    bench = Bench(model, shape, directory)
+    names = ("trl", "trl_no_checkpointing", "shared_prefix", "shared_prefix_checkpointing")
+    sides = {name: bench.side(name) for name in names}
+    gap = disagreement(sides["trl"], sides["shared_prefix"])
+    limit = 1e-4 if bench.base.dtype == torch.float32 else 0.1
+    assert gap < limit, f"the two steps disagree: gradients differ by {gap:.2g}"
+    reference = Reference(bench.model(), bench.examples, bench.processor)
+    seconds = timed([*sides.values(), reference], repeats)
+    again = timed([sides["shared_prefix"], copy.copy(sides["shared_prefix"])], repeats)
+    first, second = again["shared_prefix"][::2], again["shared_prefix"][1::2]
+    found = {name: statistics.median(values) / shape.pairs for name, values in seconds.items()}
+    for name, value in found.items():
+        print(f"  {name:28s} {value:8.4f} s a pair")
+    found["noise"] = abs(statistics.median(first) / statistics.median(second) - 1)
+    found["disagreement"] = gap
+    return found
+
+
+def peak_memory(model: str, shape: Shape, side: str) -> float:
+    """GiB that one step adds at its peak to what is there before it."""
+    with tempfile.TemporaryDirectory() as directory:
+        taken = Bench(model, shape, directory).side(side)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated() / (1 << 30)
+            taken.step()
+            return torch.cuda.max_memory_allocated() / (1 << 30) - before
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building
+        before = resident_gib("VmRSS")
+        taken.step()
+        return resident_gib("VmHWM") - before
+
+
+def resident_gib(name: str) -> float:
+    """Resident memory of this process on Linux, now (VmRSS) or at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    value = next(line for line in lines if line.startswith(name))
+    return int(value.split()[1]) / (1 << 20)
+
+
+def memory_of(arguments: argparse.Namespace, side: str) -> float:
+    """The peak of a side in a process of its own: on a CPU memory is the process's."""
+    command = [sys.executable, __file__, "--model", arguments.model, "--memory", side]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=("tiny", "qwen2.5-vl-3b"), default="tiny")
+    parser.add_argument("--repeats", type=int, default=3, help="of there and back again")
+    parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU")
+    parser.add_argument("--memory", metavar="SIDE", help="print the peak memory of one side")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(options.threads)
+    if options.memory:
+        print(peak_memory(options.model, Shape(), options.memory))
+        return
+    report(options)
+
+
+def report(options: argparse.Namespace) -> None:
+    shape, single = Shape(), Shape(attributes=1, pairs_per_query=1)
+    with tempfile.TemporaryDirectory() as directory:
+        print(f"{shape.attributes} attributes, {shape.pairs_per_query} pairs a query:")
+        many = measure(options.model, shape, options.repeats, directory)
+        print("1 attribute, 1 pair:")
+        one = measure(options.model, single, options.repeats, directory)
+        text, vision = flops_per_token(build_model(options.model, nano.build_processor()))
+    sides = ("trl", "trl_no_checkpointing", "shared_prefix", "shared_prefix_checkpointing")
+    peaks = {side: memory_of(options, side) for side in sides}
+    for side, peak in peaks.items():
+        print(f"  {side:28s} {peak:8.2f} GiB more at the peak of a step")
+    ours = many["shared_prefix"]
+    print(
+        json.dumps(
+            {
+                "benchmark": "dpo",
+                "ratios": {
+                    "trl": round(many["trl"] / ours, 2),
+                    "trl_no_checkpointing": round(many["trl_no_checkpointing"] / ours, 2),
+                    "trl_all_in": round(many["trl"] / (ours + many["reference"]), 2),
+                    "trl_single_pair": round(one["trl"] / one["shared_prefix"], 2),
+                    "trl_both_checkpointing": round(
+                        many["trl"] / many["shared_prefix_checkpointing"], 2
+                    ),
+                },
+                "memory_ratio": round(peaks["shared_prefix"] / peaks["trl"], 2),
+                "memory_ratio_both_checkpointing": round(
+                    peaks["shared_prefix_checkpointing"] / peaks["trl"], 2
+                ),
+                "noise": round(max(many["noise"], one["noise"]), 3),
+                "shape": asdict(shape)
+                | {"model": options.model, "vision_to_text_flops": round(vision / text, 2)},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

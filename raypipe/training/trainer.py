@@ -1,0 +1,169 @@
+"""A transformers Trainer whose micro-batches are packs of token trees.
+
+Everything around the loss is the library's: accumulation, clipping, schedule, DeepSpeed,
+checkpoints, callbacks, trackers.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from raypipe.errors import NonFiniteLossError
+from raypipe.training.checkpoints import check_finite, refusal
+from raypipe.training.packing import Pack, Plan
+from raypipe.training.shared_prefix import Batch, Collator, chain_logprobs
+
+Objective = Literal["preference", "target"]
+# Under the names that TRL logs them by.
+_MEANS = ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
+_SUMS = (*_MEANS, "examples", "tokens")
+
+
+def preference_losses(logprobs: Tensor, batch: Batch, beta: float) -> tuple[Tensor, Tensor]:
+    """DPO's sigmoid loss and reward margin of every pair of a batch, each (E,).
+
+    Args:
+        logprobs: of the batch's chains under the policy, (C,).
+    """
+    examples = batch.examples.to(logprobs.device)
+    gains = logprobs - batch.reference.to(logprobs.device)
+    margins = beta * (gains[examples[:, 0]] - gains[examples[:, 1]])
+    return -logsigmoid(margins), margins
+
+
+class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
+    """Trains on a :class:`Plan`: DPO where examples are pairs, next tokens where they are targets.
+
+    The loss of a step is the mean over its pairs, or over the tokens of its targets, however the
+    step is spread over packs and workers. (TRL's SFT averages the means of micro-batches instead,
+    where a model takes no ``num_items_in_batch``: equal for one micro-batch.)
+
+    Args:
+        model: PEFT model after :func:`raypipe.training.shared_prefix.prepare`.
+        beta: strength of DPO's pull to the reference.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: Any,
+        *,
+        plan: Plan,
+        collator: Collator,
+        objective: Objective,
+        beta: float,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        self.plan = plan
+        self._collator = collator
+        self._objective = objective
+        self._beta = beta
+        self._sums: dict[str, Any] = dict.fromkeys(_SUMS, 0.0)
+        self._since = time.monotonic()
+        packs = list(plan.packs_of(args.process_index))
+        super().__init__(model=model, args=args, train_dataset=packs, callbacks=list(callbacks))
+        self.model_accepts_loss_kwargs = False
+
+    def get_train_dataloader(self) -> Any:
+        """This worker's packs in their order; the plan has already dealt them out."""
+        return DataLoader(
+            self.train_dataset,
+            batch_size=1,
+            collate_fn=self._collate,
+            num_workers=self.args.dataloader_num_workers,
+        )
+
+    def _collate(self, items: list[tuple[int, Pack]]) -> dict[str, Any]:
+        [(step, pack)] = items
+        return {"step": step, "pack": pack, "batch": self._collator(pack)}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        """This pack's part of the step's loss, scaled so that accumulation and averaging over
+        workers give the step's mean.
+
+        Raises:
+            NonFiniteLossError: names the step and the queries.
+        """
+        batch, step = inputs["batch"], self.plan.steps[inputs["step"]]
+        share = self.args.world_size * self.args.gradient_accumulation_steps
+        if batch is None:
+            trainable = (p for p in self.model.parameters() if p.requires_grad)
+            return torch.stack([p.sum() for p in trainable]).sum() * 0.0
+        logprobs = chain_logprobs(self.model.get_base_model(), batch)
+        if self._objective == "preference":
+            losses, margins = preference_losses(logprobs, batch, self._beta)
+            total, size = losses.sum(), step.num_examples
+            self._count_pairs(logprobs.detach(), margins.detach(), batch)
+        else:
+            losses = -logprobs[batch.examples.to(logprobs.device)[:, 0]]
+            total, size = losses.sum(), step.num_scored
+        self._check(losses.detach(), inputs)
+        self._sums["tokens"] += len(batch.token_ids)
+        scaled: Tensor = total * (share / size)
+        return scaled
+
+    def _count_pairs(self, logprobs: Tensor, margins: Tensor, batch: Batch) -> None:
+        named = logprobs[batch.examples.to(logprobs.device)]
+        for name, values in (
+            ("rewards/margins", margins),
+            ("rewards/accuracies", margins > 0),
+            ("logps/chosen", named[:, 0]),
+            ("logps/rejected", named[:, 1]),
+        ):
+            self._sums[name] += values.sum()
+        self._sums["examples"] += len(margins)
+
+    def _check(self, losses: Tensor, inputs: dict[str, Any]) -> None:
+        if torch.isfinite(losses).all():
+            return
+        names = [name for tree in inputs["pack"] for name in tree.queries]
+        bad = [names[index] for index in (~torch.isfinite(losses)).nonzero().flatten().tolist()]
+        raise NonFiniteLossError(refusal("a loss is not a number", inputs["step"] + 1, bad))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what was counted over all workers since the last log.
+
+        Raises:
+            NonFiniteLossError: the loss or the gradient norm of the step is not a number.
+        """
+        if "loss" in logs:
+            logs |= self._counted()
+            step = self.state.global_step
+            check_finite(step, logs, self.plan.steps[step - 1].queries)
+        super().log(logs, start_time)
+
+    def _counted(self) -> dict[str, float]:
+        """Means over the examples of all workers, and each worker's speed and memory."""
+        seconds, self._since = time.monotonic() - self._since, time.monotonic()
+        device = self.args.device
+        mine = torch.stack([torch.as_tensor(self._sums[name], device=device) for name in _SUMS])
+        self._sums = dict.fromkeys(_SUMS, 0.0)
+        speed = torch.stack([mine[-1] / seconds, torch.tensor(peak_memory_gib(device)).to(device)])
+        total = self.accelerator.reduce(mine.float(), "sum")
+        workers = self.accelerator.gather(speed.float()).view(-1, 2)
+        examples, means = total[-2].item(), {}
+        if examples:
+            means = {name: (total[index] / examples).item() for index, name in enumerate(_MEANS)}
+        return means | {
+            "tokens_per_second_per_worker": workers[:, 0].mean().item(),
+            "peak_memory_gib": workers[:, 1].max().item(),
+        }
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: transformers would count the tokens of a batch of rows."""
+        return 0
+
+
+def peak_memory_gib(device: Any) -> float:
+    """The most memory that this process has held: the GPU's, or on a CPU the process's own."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / (1 << 30)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)

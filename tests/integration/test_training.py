@@ -1,0 +1,224 @@
+"""Data-parallel training on Ray Train: the same adapter however many workers, and after a kill."""
+
+import os
+import signal
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboardX.proto import event_pb2
+
+from raypipe import config as configuration
+from raypipe.artifacts import Run
+from raypipe.catalog import stage as catalog
+from raypipe.config import Config
+from raypipe.errors import NonFiniteLossError
+from raypipe.manifest import Commit
+from raypipe.prompts import completion
+from raypipe.rounds.cluster import ray_session
+from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, REFERENCE
+from raypipe.training import stage as training
+from tests.conftest import CommitRows, Row
+from tests.small_run import SMALL
+
+pytestmark = pytest.mark.engine
+NUM_PAIRS, BATCH_SIZE = 48, 4
+NUM_STEPS = NUM_PAIRS // BATCH_SIZE
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with ray_session(settings().cluster):
+        yield
+
+
+@pytest.fixture(scope="module")
+def listings(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """The rendered pool."""
+    run = Run(str(tmp_path_factory.mktemp("catalog")))
+    catalog.run(settings(), run)
+    rows = run.artifact("catalog/listings", LISTINGS).read().to_pylist()
+    return [row for row in rows if row["split"] == "pool"]
+
+
+def settings(*overrides: str) -> Config:
+    own = (f"training.batch_size={BATCH_SIZE}", "training.learning_rate=1e-3", *overrides)
+    return configuration.load(None, (*SMALL, *own))
+
+
+def paired(directory: Path, listings: list[Row], commit_rows: CommitRows) -> Run:
+    """A run as it is when its first round begins from the base model: the last option wins."""
+    run = Run(str(directory))
+    rows: list[Row] = []
+    left = NUM_PAIRS
+    for listing in listings:
+        for query in listing["queries"]:
+            pairs = [
+                {
+                    "chosen": completion(query["options"][-1], "as it should be", "reasoning"),
+                    "rejected": completion(wrong, "as it should not be", "reasoning"),
+                    "chosen_index": 0,
+                    "rejected_index": index,
+                }
+                for index, wrong in enumerate(query["options"][: min(2, left)], start=1)
+            ]
+            left -= len(pairs)
+            if pairs:
+                key = {"listing_id": listing["listing_id"], "attribute": query["attribute"]}
+                rows.append(key | {"prompt": query["prompt"], "pairs": pairs})
+    commit_rows(run, "catalog/listings", LISTINGS, listings)
+    commit_rows(run, "pretrained/pairs", PAIRS, rows)
+    for name, table in (("chains", CHAINS), ("consensus", CONSENSUS)):
+        commit_rows(run, f"pretrained/{name}", table)
+    return run
+
+
+def trained(run: Run, *overrides: str) -> Commit:
+    return training.run_round(
+        settings(*overrides),
+        run,
+        round_index=1,
+        start="pretrained",
+        source="pretrained",
+        reference="pretrained",
+    )
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    directory = run.artifact("round-1/adapter").local_directory()
+    return load_file(directory / "adapter_model.safetensors")
+
+
+def logged_steps(run: Run) -> list[int]:
+    content = run.artifact("round-1/adapter").read_file("training.jsonl").decode()
+    return [int(line.split('"step": ')[1].split(",")[0]) for line in content.splitlines()]
+
+
+@dataclass(frozen=True)
+class Trained:
+    run: Run
+    commit: Commit
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, listings: list[Row]) -> Trained:
+    """Two workers, ZeRO 1, nobody killed."""
+    from tests.conftest import commit_rows
+
+    run = paired(tmp_path_factory.mktemp("two"), listings, commit_rows.__wrapped__())
+    return Trained(run, trained(run))
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference between two adapters, relative to the largest weight."""
+    assert one.keys() == other.keys()
+    largest = max(float(weight.abs().max()) for weight in one.values())
+    return max(float((one[name] - other[name]).abs().max()) for name in one) / largest
+
+
+def test_a_training_takes_its_steps_and_moves_the_adapter(undisturbed: Trained) -> None:
+    counts = undisturbed.commit.counts
+    assert (counts["num_steps"], counts["num_examples"]) == (NUM_STEPS, NUM_PAIRS)
+    assert logged_steps(undisturbed.run) == list(range(1, NUM_STEPS + 1))
+    moved = [name for name, w in weights(undisturbed.run).items() if "lora_B" in name and w.any()]
+    assert len(moved) == len(weights(undisturbed.run)) // 2
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("cluster.num_train_workers=1", "cluster.zero_stage=0"),
+        ("cluster.zero_stage=2", "cluster.tokens_per_pack=600"),
+        ("cluster.gradient_checkpointing=true", "cluster.zero_stage=0"),
+    ],
+    ids=["one worker", "zero 2, small packs", "checkpointing"],
+)
+def test_the_cluster_does_not_change_what_is_learned(
+    undisturbed: Trained,
+    listings: list[Row],
+    tmp_path: Path,
+    commit_rows: CommitRows,
+    overrides: tuple[str, ...],
+) -> None:
+    run = paired(tmp_path, listings, commit_rows)
+    trained(run, *overrides)
+    assert apart(weights(undisturbed.run), weights(run)) < 1e-4
+
+
+def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_adapter(
+    undisturbed: Trained, listings: list[Row], tmp_path: Path, commit_rows: CommitRows
+) -> None:
+    run = paired(tmp_path, listings, commit_rows)
+    killed: list[int] = []
+    watcher = threading.Thread(target=kill_after_a_checkpoint, args=(run, killed))
+    watcher.start()
+    commit = trained(run, "cluster.checkpoint_steps=2")
+    watcher.join()
+    assert killed, "training ended before there was anything to kill"
+    assert commit.counts["num_steps"] == NUM_STEPS
+    assert logged_steps(run) == list(range(1, NUM_STEPS + 1))
+    same = undisturbed.run.artifact("round-1/adapter").local_directory()
+    assert (same / "adapter_model.safetensors").read_bytes() == (
+        run.artifact("round-1/adapter").local_directory() / "adapter_model.safetensors"
+    ).read_bytes()
+    first, second = (steps_of(path) for path in event_files(run))
+    assert first[0] == 1
+    assert 1 < second[0] <= first[-1] + 1, "the second try began again from nothing"
+    assert second[-1] == NUM_STEPS
+
+
+def test_a_loss_that_is_not_a_number_refuses_the_round_and_names_the_query(
+    undisturbed: Trained, listings: list[Row], tmp_path: Path, commit_rows: CommitRows
+) -> None:
+    run = paired(tmp_path, listings, commit_rows)
+    reference = undisturbed.run.artifact("pretrained/reference", REFERENCE)
+    rows = reference.read().to_pylist()
+    rows[0]["chains"][0]["logprob"] = float("nan")
+    spoiled = run.artifact("pretrained/reference", REFERENCE)
+    attempt = spoiled.attempt(reference.required().fingerprint)
+    attempt.write(pa.Table.from_pylist(rows, REFERENCE.schema))
+    attempt.commit()
+    query = f"{rows[0]['listing_id']}/{rows[0]['chains'][0]['attribute']}"
+    with pytest.raises(NonFiniteLossError, match=rf"at step \d+, in {query}.*adapter before"):
+        trained(run)
+    assert run.artifact("round-1/adapter").commit() is None
+
+
+def kill_after_a_checkpoint(run: Run, killed: list[int]) -> None:
+    """SIGKILL one training worker while the second checkpoint is there: the first is whole."""
+    deadline = time.monotonic() + 300
+    storage = Path(run.path(".training", "round-1"))
+    while time.monotonic() < deadline and not killed:
+        if len(list(storage.glob("*/checkpoint_*/trainer_state.json"))) > 1:
+            workers = [
+                process
+                for process in psutil.process_iter(["cmdline"])
+                if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+            ]
+            if workers:
+                os.kill(workers[-1].pid, signal.SIGKILL)
+                killed.append(workers[-1].pid)
+        time.sleep(0.02)
+
+
+def event_files(run: Run) -> list[Path]:
+    return sorted(Path(run.path("tensorboard", "round-1")).iterdir(), key=os.path.getmtime)
+
+
+def steps_of(path: Path) -> list[int]:
+    """The steps whose loss a TensorBoard event file holds, in the order written."""
+    content, first, steps = path.read_bytes(), 0, []
+    while first < len(content):
+        (size,) = struct.unpack("<Q", content[first : first + 8])
+        event = event_pb2.Event.FromString(content[first + 12 : first + 12 + size])
+        steps += [event.step for value in event.summary.value if value.tag == "train/loss"]
+        first += size + 16
+    return steps
