@@ -423,35 +423,55 @@ def report(options: argparse.Namespace) -> None:
         many = measure(options.model, shape, options.repeats, directory)
         print("1 attribute, 1 pair:")
         one = measure(options.model, single, options.repeats, directory)
-        text, vision = flops_per_token(build_model(options.model, nano.build_processor()))
     sides = ("trl", "trl_no_checkpointing", "shared_prefix", "shared_prefix_checkpointing")
     peaks = {side: memory_of(options, side) for side in sides}
     for side, peak in peaks.items():
         print(f"  {side:28s} {peak:8.2f} GiB more at the peak of a step")
-    ours = many["shared_prefix"]
-    print(
-        json.dumps(
-            {
-                "benchmark": "dpo",
-                "ratios": {
-                    "trl": round(many["trl"] / ours, 2),
-                    "trl_no_checkpointing": round(many["trl_no_checkpointing"] / ours, 2),
-                    "trl_all_in": round(many["trl"] / (ours + many["reference"]), 2),
-                    "trl_single_pair": round(one["trl"] / one["shared_prefix"], 2),
-                    "trl_both_checkpointing": round(
-                        many["trl"] / many["shared_prefix_checkpointing"], 2
-                    ),
-                },
-                "memory_ratio": round(peaks["shared_prefix"] / peaks["trl"], 2),
-                "memory_ratio_both_checkpointing": round(
-                    peaks["shared_prefix_checkpointing"] / peaks["trl"], 2
-                ),
-                "noise": round(max(many["noise"], one["noise"]), 3),
-                "shape": asdict(shape)
-                | {"model": options.model, "vision_to_text_flops": round(vision / text, 2)},
-            }
-        )
-    )
+    print(json.dumps(compared(many, one, peaks) | work_done(options.model, shape, many)))
+
+
+def compared(
+    many: dict[str, float], one: dict[str, float], peaks: dict[str, float]
+) -> dict[str, Any]:
+    """Stock over ours, by seconds a pair and by memory a step."""
+    stock, ours = many["trl"], many["shared_prefix"]
+    ratios = {
+        "trl": stock / ours,
+        "trl_no_checkpointing": many["trl_no_checkpointing"] / ours,
+        "trl_all_in": stock / (ours + many["reference"]),
+        "trl_single_pair": one["trl"] / one["shared_prefix"],
+        "trl_both_checkpointing": stock / many["shared_prefix_checkpointing"],
+    }
+    both = peaks["shared_prefix_checkpointing"] / peaks["trl"]
+    return {
+        "benchmark": "dpo",
+        "ratios": {name: round(value, 2) for name, value in ratios.items()},
+        "memory_ratio": round(peaks["shared_prefix"] / peaks["trl"], 2),
+        "memory_ratio_both_checkpointing": round(both, 2),
+        "noise": round(max(many["noise"], one["noise"]), 3),
+    }
+
+
+def work_done(model: str, shape: Shape, many: dict[str, float]) -> dict[str, Any]:
+    """The shape, and what our step gets through. FLOPs are of the blocks, forward and, for the
+    language model, as many backward: frozen weights have no gradient of their own."""
+    processor = nano.build_processor()
+    with torch.device("meta"):
+        config = build_config(model, processor)
+        text, vision = flops_per_token(Qwen2_5_VLForConditionalGeneration(config))
+    trees = grow(build_examples(shape, processor), processor, TOKENS_PER_IMAGE)
+    tokens = sum(tree.num_tokens for tree in trees)
+    seconds = many["shared_prefix"] * shape.pairs
+    flops = 2 * text * tokens + vision * shape.images * TOKENS_PER_IMAGE
+    return {
+        "shape": asdict(shape)
+        | {"model": model, "vision_to_text_flops": round(vision / text, 2), "tokens": tokens},
+        "throughput": {
+            "pairs_per_s": round(shape.pairs / seconds, 2),
+            "tokens_per_s": round(tokens / seconds),
+            "tflops": round(flops / seconds / 1e12, 3),
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class RunConfig(Section):
     seed: int = 0
     """Root of every random draw of the run, chains and pairs included."""
     report_to: tuple[str, ...] = Field(("tensorboard",), json_schema_extra=RESOURCE)
-    """Trackers of trainings, by the names transformers has: tensorboard, mlflow, wandb and others."""
+    """Trackers of trainings by transformers' names: tensorboard, mlflow, wandb and others."""
 
 
 class ModelConfig(Section):
@@ -226,8 +226,9 @@ class ClusterConfig(Section):
     max_train_failures: int = Field(3, ge=-1, json_schema_extra=RESOURCE)
     """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
     Nodes that the cloud takes back do not count."""
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
-    """DeepSpeed ZeRO stage."""
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, json_schema_extra=RESOURCE)
+    """DeepSpeed ZeRO stage. An adapter leaves little to shard, and only with 0 does a training go
+    on from its checkpoint with another number of workers."""
     gradient_checkpointing: bool = Field(True, json_schema_extra=RESOURCE)
     """Recompute activations instead of keeping them: less memory, more time."""
     capacity_wait_s: int = Field(21_600, ge=-1, json_schema_extra=RESOURCE)

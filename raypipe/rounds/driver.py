@@ -44,6 +44,7 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
     started = time.time()
     run = open_run(config)
     console.begin(config, run.location)
+    training.check(config)
     with ray_session(config.cluster):
         driver = Driver(config, run, console)
         written = driver.go()

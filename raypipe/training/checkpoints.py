@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from raypipe.errors import NonFiniteLossError
 
 TRAINING_LOG = "training.jsonl"
+_SHARDS = "shards.json"
 _LOGGED = {
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -38,8 +39,9 @@ class ReportCallback(TrainerCallback):  # type: ignore[misc]
     Raises, from the step in question, NonFiniteLossError when a loss or gradient is not a number.
     """
 
-    def __init__(self, board: Any) -> None:
+    def __init__(self, board: Any, zero_stage: int) -> None:
         self._board = board
+        self._zero_stage = zero_stage
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == state.max_steps:
@@ -55,6 +57,7 @@ class ReportCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (saved / _SHARDS).write_text(json.dumps(_shards(self._zero_stage)))
         row = step_row(state.log_history[-1])
         checkpoint = ray.train.Checkpoint.from_directory(saved)
         ray.train.report({"step": state.global_step, **row}, checkpoint=checkpoint)
@@ -90,15 +93,26 @@ def refusal(fault: str, step: int, queries: Sequence[str]) -> str:
     )
 
 
+def _shards(zero_stage: int) -> list[int]:
+    """What an optimizer's state is split by: [ZeRO stage, workers], or nothing without ZeRO."""
+    return [zero_stage, ray.train.get_context().get_world_size()] if zero_stage else []
+
+
 @contextlib.contextmanager
-def latest() -> Iterator[Path | None]:
-    """The newest checkpoint of this training as a local directory, None at its beginning."""
+def latest(zero_stage: int) -> Iterator[Path | None]:
+    """The newest checkpoint of this training as a local directory, None at its beginning.
+
+    A checkpoint whose optimizer is split in another way than this training's is passed over:
+    DeepSpeed cannot put it together.
+    """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         yield None
         return
     with checkpoint.as_directory() as directory:
-        yield Path(directory)
+        saved = Path(directory)
+        usable = finished(saved) or json.loads((saved / _SHARDS).read_text()) == _shards(zero_stage)
+        yield saved if usable else None
 
 
 def finished(checkpoint: Path | None) -> bool:

@@ -84,7 +84,8 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     if ray.get(job.board.refusal.remote()):
         return  # Ray Train tries again whatever the fault was; this one would come back
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    with latest() as checkpoint, tempfile.TemporaryDirectory() as directory:
+    zero_stage = job.config.cluster.zero_stage
+    with latest(zero_stage) as checkpoint, tempfile.TemporaryDirectory() as directory:
         if finished(checkpoint):
             return
         try:
@@ -105,7 +106,7 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
     examples = job.task.examples(job.config, job.run)
     build = _shared_prefix if job.config.training.step == "shared_prefix" else _stock
     trainer = build(job, model, processor, examples, directory, counts)
-    trainer.add_callback(ReportCallback(job.board))
+    trainer.add_callback(ReportCallback(job.board, job.config.cluster.zero_stage))
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     counts["num_examples"] = len(examples.rows)

@@ -174,6 +174,22 @@ def tokens_per_image(processor: Any) -> int:
     return int(features["image_grid_thw"].prod()) // int(images.merge_size) ** 2
 
 
+def check_family(config: Any) -> None:
+    """Refuse a model that this module does not know.
+
+    Raises:
+        ConfigError: another family than :data:`MODEL_TYPES`, or sliding windows.
+    """
+    instead = "set training.step=stock"
+    if config.model_type not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise ConfigError(
+            f"training.step=shared_prefix knows {known}, not '{config.model_type}'; {instead}"
+        )
+    if set(config.get_text_config().layer_types) != {"full_attention"}:
+        raise ConfigError(f"training.step=shared_prefix knows no sliding windows; {instead}")
+
+
 def prepare(model: Any, *, checkpointing: bool) -> None:
     """Make a model attend along trees; its vision tower stays as it is.
 
@@ -183,17 +199,7 @@ def prepare(model: Any, *, checkpointing: bool) -> None:
     Raises:
         ConfigError: a model of another family, or with sliding windows.
     """
-    kind = model.config.model_type
-    if kind not in MODEL_TYPES:
-        raise ConfigError(
-            f"training.step=shared_prefix knows {', '.join(MODEL_TYPES)}, not '{kind}'; "
-            "set training.step=stock"
-        )
-    text = model.config.get_text_config()
-    if set(text.layer_types) != {"full_attention"}:
-        raise ConfigError(
-            "training.step=shared_prefix knows no sliding windows; set training.step=stock"
-        )
+    check_family(model.config)
     attention.register()
     language = model.model.language_model
     language.set_attn_implementation(attention.NAME)

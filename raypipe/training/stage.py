@@ -9,12 +9,28 @@ from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import ClusterConfig, Config, flatten
 from raypipe.errors import NonFiniteLossError, RaypipeError
 from raypipe.manifest import Commit, versions
-from raypipe.policies import PRETRAINED, SFT, model_identity, policy, round_name
+from raypipe.policies import PRETRAINED, SFT, model_identity, model_path, policy, round_name
 from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.seeds import derive
 from raypipe.training.board import step_board
 from raypipe.training.loop import Job, Task, train_worker
+
+
+def check(config: Config) -> None:
+    """Refuse, before anything is sampled, a base model that the configured step cannot train.
+
+    Raises:
+        ConfigError: names the step that can.
+    """
+    if config.training.step == "stock" or config.model.path.startswith("embedded:"):
+        return
+    from transformers import AutoConfig
+
+    from raypipe.training.shared_prefix import check_family
+
+    revision = config.model.revision
+    check_family(AutoConfig.from_pretrained(model_path(config.model), revision=revision))
 
 
 def run_sft(config: Config, run: Run) -> Commit:
@@ -124,7 +140,7 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     with fitted.checkpoint.as_directory() as directory:
         shutil.copytree(directory, attempt.local_files(), dirs_exist_ok=True)
     commit = attempt.commit(counts=dict(fitted.metrics or {}))
-    run.filesystem.delete_dir(f"{storage}/{attempt.family}")
+    run.filesystem.delete_dir(storage)
     return commit
 
 

@@ -72,7 +72,7 @@ def test_a_configuration_file_is_taken_by_name(
         (["--config", "/absent/config.yaml"], "cannot read /absent/config.yaml"),
         (["training.step=stock", "cluster.num_train_workers=5"], "not a multiple"),
         (["cluster.zero_stage=3"], "needs training.step=stock"),
-        (["cluster.min_train_workers=1"], "needs cluster.zero_stage=0"),
+        (["cluster.min_train_workers=1", "cluster.zero_stage=1"], "needs cluster.zero_stage=0"),
     ],
 )
 def test_a_wrong_configuration_exits_2(

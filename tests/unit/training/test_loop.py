@@ -1,16 +1,22 @@
 """What a training is told, and when it stops."""
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raypipe.artifacts import Run
 from raypipe.config import load
-from raypipe.errors import NonFiniteLossError
+from raypipe.errors import ConfigError, NonFiniteLossError
 from raypipe.schemas import LISTINGS, PAIRS
+from raypipe.training import stage as training
 from raypipe.training.checkpoints import check_finite
 from raypipe.training.loop import Task, deepspeed_config
 from tests.conftest import CommitRows, MakeListing
+
+SLIDING = {"use_sliding_window": True, "max_window_layers": 0, "sliding_window": 64}
 
 
 @pytest.mark.parametrize(
@@ -77,3 +83,20 @@ def test_a_dpo_task_trains_on_its_sources_pairs(
     commit_rows(run, "round-2-draw/pairs", PAIRS, [row])
     examples = Task("dpo", "sft", "sft", "round-2-draw", 0).examples(load(), run)
     assert [example["listing_id"] for example in examples.rows] == ["p0"]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"model_type": "smolvlm"}, "not 'smolvlm'; set training.step=stock"),
+        ({"model_type": "qwen2_vl", "text_config": SLIDING}, "sliding"),
+    ],
+)
+def test_a_model_that_the_step_cannot_train_is_refused_before_any_work(
+    values: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=says):
+        training.check(load(None, [f"model.path={tmp_path}"]))
+    training.check(load(None, [f"model.path={tmp_path}", "training.step=stock"]))
+    training.check(load())
