@@ -13,6 +13,7 @@ import argparse
 import copy
 import io
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import (
+    PrinterCallback,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     TrainerCallback,
@@ -75,6 +77,7 @@ class Side:
     clock: Any
 
     def step(self) -> float:
+        self.trainer.remove_callback(PrinterCallback)
         self.trainer.train()
         return float(self.clock.seconds.pop())
 
@@ -409,6 +412,8 @@ def main() -> None:
     parser.add_argument("--memory", metavar="SIDE", help="print the peak memory of one side")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(options.threads)
     if options.memory:
         print(peak_memory(options.model, Shape(), options.memory))
