@@ -226,9 +226,9 @@ class ClusterConfig(Section):
     max_train_failures: int = Field(3, ge=-1, json_schema_extra=RESOURCE)
     """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
     Nodes that the cloud takes back do not count."""
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, json_schema_extra=RESOURCE)
-    """DeepSpeed ZeRO stage. An adapter leaves little to shard, and only with 0 does a training go
-    on from its checkpoint with another number of workers."""
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
+    """DeepSpeed ZeRO stage. Only with 0 does a training go on from its checkpoint with another
+    number of workers; but then DeepSpeed tells no gradient norm."""
     gradient_checkpointing: bool = Field(True, json_schema_extra=RESOURCE)
     """Recompute activations instead of keeping them: less memory, more time."""
     capacity_wait_s: int = Field(21_600, ge=-1, json_schema_extra=RESOURCE)

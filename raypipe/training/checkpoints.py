@@ -55,7 +55,8 @@ class ReportCallback(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             self._board.show.remote(state.global_step, state.max_steps, row["loss"])
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        check_weights(state.global_step, model)
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (saved / _SHARDS).write_text(json.dumps(_shards(self._zero_stage)))
         row = step_row(state.log_history[-1])
@@ -81,6 +82,17 @@ def check_finite(step: int, row: Mapping[str, float], queries: Sequence[str] = (
     for name in ("loss", "grad_norm"):
         if not math.isfinite(row.get(name, 0.0)):
             raise NonFiniteLossError(refusal(f"{name} is {row[name]}", step, queries))
+
+
+def check_weights(step: int, model: Any) -> None:
+    """Refuse an adapter that is not finite: DeepSpeed tells no gradient norm without ZeRO.
+
+    Raises:
+        NonFiniteLossError: a trained weight is NaN or infinite.
+    """
+    trained = (weight for weight in model.parameters() if weight.requires_grad)
+    if not all(bool(weight.isfinite().all()) for weight in trained):
+        raise NonFiniteLossError(refusal("the adapter is not finite", step, ()))
 
 
 def refusal(fault: str, step: int, queries: Sequence[str]) -> str:
@@ -121,7 +133,12 @@ def finished(checkpoint: Path | None) -> bool:
 
 
 def hand_over(trainer: Any, directory: Path, counts: Mapping[str, Any]) -> None:
-    """Report the finished adapter and the log of all steps as the last checkpoint."""
+    """Report the finished adapter and the log of all steps as the last checkpoint.
+
+    Raises:
+        NonFiniteLossError: a weight of the adapter is NaN or infinite.
+    """
+    check_weights(trainer.state.global_step, trainer.model)
     checkpoint = None
     if trainer.is_world_process_zero():
         trainer.model.save_pretrained(directory, selected_adapters=["default"])

@@ -83,8 +83,9 @@ def with_reference(trees: Sequence[Tree], reference: Artifact) -> list[Tree]:
     known = []
     for tree in trees:
         chains = rows.get(tree.listing_id, [])
-        said = [chain["token_ids"] for chain in chains]
-        if said != [chain.token_ids.tolist() for chain in tree.chains]:
+        said = [(chain["attribute"], chain["token_ids"]) for chain in chains]
+        own = [(tree.stems[c.stem].attribute, c.token_ids.tolist()) for c in tree.chains]
+        if said != own:
             raise ArtifactError(
                 f"{reference.name} holds other chains of {tree.listing_id} than the pairs"
             )

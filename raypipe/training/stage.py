@@ -1,5 +1,6 @@
 """Train an adapter with Ray Train: SFT on the seed, DPO or self-learning on a round's chains."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -116,6 +117,7 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     # Attempts with the same fingerprint share a directory: a new one goes on where the last
     # one's newest checkpoint is.
     storage = run.path(".training", job.name)
+    forget_torn(run, f".training/{job.name}/{attempt.family}")
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": replace(job, board=board)},
@@ -142,6 +144,21 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     commit = attempt.commit(counts=dict(fitted.metrics or {}))
     run.filesystem.delete_dir(storage)
     return commit
+
+
+def forget_torn(run: Run, directory: str) -> None:
+    """Delete a training's checkpoints when their list was cut short by a kill.
+
+    Ray Train writes ``checkpoint_manager_snapshot.json`` in place and refuses to start on half of
+    one; training then begins again from its first step.
+    """
+    content = run.read(f"{directory}/checkpoint_manager_snapshot.json")
+    if content is None:
+        return
+    try:
+        json.loads(content)
+    except ValueError:
+        run.filesystem.delete_dir(run.path(directory))
 
 
 def _scaling(cluster: ClusterConfig) -> Any:

@@ -1,5 +1,6 @@
 """Data-parallel training on Ray Train: the same adapter however many workers, and after a kill."""
 
+import json
 import os
 import signal
 import struct
@@ -97,9 +98,17 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(directory / "adapter_model.safetensors")
 
 
-def logged_steps(run: Run) -> list[int]:
+def logged(run: Run) -> list[dict[str, float]]:
     content = run.artifact("round-1/adapter").read_file("training.jsonl").decode()
-    return [int(line.split('"step": ')[1].split(",")[0]) for line in content.splitlines()]
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def logged_steps(run: Run) -> list[float]:
+    return [row["step"] for row in logged(run)]
+
+
+def losses(run: Run) -> list[float]:
+    return [row["loss"] for row in logged(run)]
 
 
 @dataclass(frozen=True)
@@ -110,24 +119,30 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, listings: list[Row]) -> Trained:
-    """Two workers without ZeRO, nobody killed."""
+    """Two workers, ZeRO 1, nobody killed."""
     from tests.conftest import commit_rows
 
     run = paired(tmp_path_factory.mktemp("two"), listings, commit_rows.__wrapped__())
     return Trained(run, trained(run))
 
 
-def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The largest difference between two adapters, relative to the largest weight."""
-    assert one.keys() == other.keys()
-    largest = max(float(weight.abs().max()) for weight in one.values())
-    return max(float((one[name] - other[name]).abs().max()) for name in one) / largest
+def apart(one: Run, other: Run) -> float:
+    """How far two trained adapters lie apart: the norm of the difference over that of B.
+
+    Not the largest difference: Adam blows up the rounding of a weight with hardly a gradient.
+    """
+    mine, theirs = (
+        torch.cat([w.flatten() for name, w in sorted(weights(run).items()) if "lora_B" in name])
+        for run in (one, other)
+    )
+    return float((mine - theirs).norm() / mine.norm())
 
 
 def test_a_training_takes_its_steps_and_moves_the_adapter(undisturbed: Trained) -> None:
     counts = undisturbed.commit.counts
     assert (counts["num_steps"], counts["num_examples"]) == (NUM_STEPS, NUM_PAIRS)
     assert logged_steps(undisturbed.run) == list(range(1, NUM_STEPS + 1))
+    assert all(row["grad_norm"] > 0 for row in logged(undisturbed.run))
     moved = [name for name, w in weights(undisturbed.run).items() if "lora_B" in name and w.any()]
     assert len(moved) == len(weights(undisturbed.run)) // 2
 
@@ -136,10 +151,10 @@ def test_a_training_takes_its_steps_and_moves_the_adapter(undisturbed: Trained) 
     "overrides",
     [
         ("cluster.num_train_workers=1",),
-        ("cluster.zero_stage=1", "cluster.gradient_checkpointing=true"),
+        ("cluster.zero_stage=0", "cluster.gradient_checkpointing=true"),
         ("cluster.zero_stage=2", "cluster.tokens_per_pack=600"),
     ],
-    ids=["one worker", "zero 1, checkpointing", "zero 2, small packs"],
+    ids=["one worker", "no zero, checkpointing", "zero 2, small packs"],
 )
 def test_the_cluster_does_not_change_what_is_learned(
     undisturbed: Trained,
@@ -150,7 +165,8 @@ def test_the_cluster_does_not_change_what_is_learned(
 ) -> None:
     run = paired(tmp_path, listings, commit_rows)
     trained(run, *overrides)
-    assert apart(weights(undisturbed.run), weights(run)) < 1e-4
+    assert apart(undisturbed.run, run) < 1e-4
+    assert losses(run) == pytest.approx(losses(undisturbed.run), rel=1e-4)
 
 
 def test_trls_own_trainer_takes_as_many_steps_on_the_same_pairs(
@@ -160,8 +176,9 @@ def test_trls_own_trainer_takes_as_many_steps_on_the_same_pairs(
     commit = trained(run, "training.step=stock")
     assert commit.counts["num_steps"] == NUM_STEPS
     assert logged_steps(run) == list(range(1, NUM_STEPS + 1))
-    # Other pairs meet in a step, so the adapter is another one, but not far off.
-    assert apart(weights(undisturbed.run), weights(run)) < 0.5
+    # Other pairs meet in a step, so the adapter is another one; it learns the same thing.
+    for learned in (losses(run), losses(undisturbed.run)):
+        assert learned[-1] < 0.9 * learned[0]
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_adapter(

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from raypipe.artifacts import Run
 from raypipe.config import load
 from raypipe.errors import ConfigError, NonFiniteLossError
 from raypipe.schemas import LISTINGS, PAIRS
 from raypipe.training import stage as training
-from raypipe.training.checkpoints import check_finite
+from raypipe.training.checkpoints import check_finite, check_weights
 from raypipe.training.loop import Task, deepspeed_config
 from tests.conftest import CommitRows, MakeListing
 
@@ -45,6 +46,16 @@ def test_a_refused_step_names_some_of_its_queries_and_counts_the_others() -> Non
     queries = [f"listing/{number}" for number in range(11) for _ in range(2)]
     with pytest.raises(NonFiniteLossError, match=r"step 2, in listing/0, .*/7 and 3 more; "):
         check_finite(2, {"loss": math.nan}, queries)
+
+
+def test_an_adapter_that_is_not_finite_is_refused() -> None:
+    layer = torch.nn.Linear(2, 2)
+    check_weights(5, layer)
+    with torch.no_grad():
+        layer.weight[1, 0] = math.inf
+    with pytest.raises(NonFiniteLossError, match="adapter is not finite at step 5"):
+        check_weights(5, layer)
+    check_weights(5, layer.requires_grad_(False))
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -100,3 +111,16 @@ def test_a_model_that_the_step_cannot_train_is_refused_before_any_work(
         training.check(load(None, [f"model.path={tmp_path}"]))
     training.check(load(None, [f"model.path={tmp_path}", "training.step=stock"]))
     training.check(load())
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"), [(b'{"latest": null}', True), (b'{"latest": nu', False)]
+)
+def test_checkpoints_whose_list_was_cut_short_are_forgotten(
+    run: Run, content: bytes, kept: bool
+) -> None:
+    run.create(".training/round-1/abc/checkpoint_manager_snapshot.json", content)
+    run.create(".training/round-1/abc/checkpoint_0/trainer_state.json", b"{}")
+    training.forget_torn(run, ".training/round-1/abc")
+    training.forget_torn(run, ".training/round-1/never-begun")
+    assert (run.read(".training/round-1/abc/checkpoint_0/trainer_state.json") is not None) == kept

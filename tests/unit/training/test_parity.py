@@ -402,6 +402,24 @@ def test_a_head_in_parts_gives_the_step_of_a_whole_one(
     assert sum(sizes) == 2 * scored
 
 
+def test_a_bfloat16_base_trains_a_float32_adapter_in_nearly_the_same_direction(
+    pairs: Examples,
+) -> None:
+    gradients = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = models.with_adapter(models.model().to(dtype))
+        base = model.get_base_model()
+        prepare(base, checkpointing=False)
+        logprobs = chain_logprobs(base, collator_of(base, pairs)(trees_of(pairs)))
+        assert logprobs.dtype == torch.float32
+        logprobs.sum().backward()
+        found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+        gradients[dtype] = torch.cat([gradient.flatten() for gradient in found.values()])
+    near = torch.cosine_similarity(*gradients.values(), dim=0)
+    assert near > 0.999
+
+
 def trained(
     pairs: Examples, trees: Sequence[Tree], directory: Path, seed: int
 ) -> dict[str, torch.Tensor]:
