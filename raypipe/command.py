@@ -45,7 +45,7 @@ def _round(config: Config) -> None:
 def _prepare(config: Config) -> None:
     from raypipe.catalog import stage
     from raypipe.rounds.console import Console
-    from raypipe.rounds.driver import open_run
+    from raypipe.runs import open_run
 
     run, console = open_run(config), Console()
     console.committed("catalog/listings", stage.run(config, run))
@@ -54,7 +54,7 @@ def _prepare(config: Config) -> None:
 def _report(config: Config) -> None:
     from raypipe.report import stage
     from raypipe.rounds.console import Console
-    from raypipe.rounds.driver import open_run
+    from raypipe.runs import open_run
 
     Console().note(f"report {stage.run(config, open_run(config))}")
 
@@ -62,7 +62,8 @@ def _report(config: Config) -> None:
 def _export(config: Config) -> None:
     from raypipe.consensus.export import export_preferences
     from raypipe.rounds.console import Console
-    from raypipe.rounds.driver import learned_scopes, open_run
+    from raypipe.rounds.driver import learned_scopes
+    from raypipe.runs import open_run
 
     run, console = open_run(config), Console()
     for scope in learned_scopes(run):

@@ -75,6 +75,24 @@ class EmbeddedCatalogConfig(Section):
     """Annotated listings per vertical (paper §2: ten)."""
 
 
+class FetchConfig(Section):
+    schemes: tuple[Literal["https", "http", "s3", "gs"], ...] = ("https",)
+    """Schemes of image URIs that are fetched; any other is a skipped image."""
+    hosts: tuple[str, ...] = ()
+    """Hosts (and, for s3 and gs, buckets) that are fetched from: 'cdn.shop.com', or '*.shop.com'
+    for all below it. None are allowed until they are named."""
+    max_bytes: int = Field(20_000_000, ge=1)
+    """An image larger than this is given up while it is read."""
+    max_redirects: int = Field(3, ge=0)
+    """Redirects followed, each to an allowed scheme, host and public address."""
+    concurrency: int = Field(32, ge=1, json_schema_extra=RESOURCE)
+    """Images fetched at once by one preparing task."""
+    attempts: int = Field(4, ge=1, json_schema_extra=RESOURCE)
+    """Tries of an image whose server is busy, slow or broken (429, 5xx, time-outs)."""
+    timeout_s: float = Field(20, gt=0, json_schema_extra=RESOURCE)
+    """How long a server may be silent, in seconds."""
+
+
 class CatalogConfig(Section):
     embedded: EmbeddedCatalogConfig | None = None
     """Render the embedded catalog with these sizes; None reads the user's files below."""
@@ -97,6 +115,11 @@ class CatalogConfig(Section):
     """The first so many decodable, distinct images of a listing are used (paper: five)."""
     max_image_pixels: int = Field(50_000_000, ge=1)
     """An image with more pixels than this is refused before it is decoded."""
+    fetch: FetchConfig = FetchConfig()
+    """How images that the listings name by URI are fetched."""
+    broken_images: Literal["skip", "refuse"] = "skip"
+    """What an image that cannot be fetched or decoded does: it is left out (a listing without any
+    is refused), or its listing is refused."""
     max_quarantined: float = Field(0.05, ge=0, le=1)
     """Share (0-1) of refused listings above which prepare stops."""
     rows_per_file: int = Field(256, ge=1, json_schema_extra=RESOURCE)
@@ -157,13 +180,22 @@ class SamplingConfig(Section):
     adapter: Literal["merged", "lora"] = "merged"
     """Serve the adapter merged into the weights, or beside them through the engine's LoRA."""
     num_actors: int = Field(1, ge=1, json_schema_extra=RESOURCE)
-    """vLLM engines that work side by side."""
+    """vLLM engines that work side by side, at most."""
+    min_actors: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """Engines to begin with; more are started, up to num_actors, as the cluster has room. None
+    waits for all of them."""
     cpus_per_actor: float = Field(1, ge=0, json_schema_extra=RESOURCE)
     """Logical CPUs that Ray reserves for an engine's actor."""
     gpus_per_actor: float = Field(0, ge=0, json_schema_extra=RESOURCE)
-    """GPUs of an engine."""
+    """GPUs of an engine, all of one node; a tensor-parallel engine needs as many as
+    engine.tensor_parallel_size."""
     listings_per_call: int = Field(32, ge=1, json_schema_extra=RESOURCE)
-    """Listings handed to an engine at once; also what a killed run may have to repeat."""
+    """Listings handed to an engine together, and written as one file."""
+    calls_in_flight: int = Field(3, ge=1, json_schema_extra=RESOURCE)
+    """Calls that an engine works on at once, so that its queue never runs empty; the listings of
+    all of them are what a killed run repeats."""
+    max_engine_deaths: int = Field(8, ge=0, json_schema_extra=RESOURCE)
+    """Engines that may die in one stage before it stops. A listing that kills two is refused."""
     engine: dict[str, Any] = Field(default_factory=dict, json_schema_extra=RESOURCE)
     """Passed to vLLM's engine arguments as they stand."""
     environment: dict[str, str] = Field(default_factory=dict, json_schema_extra=RESOURCE)
@@ -202,6 +234,31 @@ class RoundsConfig(Section):
 class EvaluationConfig(Section):
     num_resamples: int = Field(1000, ge=100)
     """Bootstrap resamples (of listings) behind every interval."""
+
+
+class LabelingConfig(Section):
+    policy: str = "best"
+    """Whose labels: 'best' (what the run's rounds ended with), a policy of the run (pretrained,
+    sft, round-1 …), or the directory of a PEFT adapter."""
+    mode: Literal["vote", "greedy"] = "vote"
+    """Vote on sampling.num_chains chains per query, or one greedy chain."""
+    precision: float = Field(0.95, gt=0, le=1)
+    """Share (0-1) of the published values that should be right, by the anchor split."""
+    listings: str | None = None
+    """Parquet file or directory of the catalog to label, in the form of catalog.listings; None
+    labels the run's own listings."""
+    constrained: bool = False
+    """Let the engine write nothing but the answer format with an allowed value. It changes what
+    is drawn, so training chains are never constrained."""
+
+
+class RatesConfig(Section):
+    engine_hour: float = Field(0.0, ge=0, json_schema_extra=RESOURCE)
+    """Price of an engine for an hour, with its share of the cluster."""
+    currency: str = Field("USD", json_schema_extra=RESOURCE)
+    """Of engine_hour, for what is printed."""
+    chains_per_second: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
+    """Chains that an engine makes in a second, for a plan; None takes what was last measured."""
 
 
 class ClusterConfig(Section):
@@ -246,7 +303,25 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     rounds: RoundsConfig = RoundsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    labeling: LabelingConfig = LabelingConfig()
+    rates: RatesConfig = RatesConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _engines_fit(self) -> "Config":
+        sampling = self.sampling
+        if sampling.min_actors is not None and sampling.min_actors > sampling.num_actors:
+            raise ValueError(
+                f"sampling.min_actors={sampling.min_actors} is more than sampling.num_actors="
+                f"{sampling.num_actors}"
+            )
+        parallel = sampling.engine.get("tensor_parallel_size", 1)
+        if sampling.gpus_per_actor and sampling.gpus_per_actor < parallel:
+            raise ValueError(
+                f"sampling.engine.tensor_parallel_size={parallel} needs as many GPUs in one node: "
+                f"sampling.gpus_per_actor={sampling.gpus_per_actor:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _training_fits(self) -> "Config":

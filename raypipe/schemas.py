@@ -14,6 +14,7 @@ back is what this file says.
 | pairs      | a query with >= 1 pair| consensus  | training                         |
 | reference  | a listing with pairs  | training   | training                         |
 | evaluation | a query               | evaluation | report                           |
+| labels     | a query               | labeling   | evaluation, report, the user     |
 | quarantine | anything refused      | any stage  | report                           |
 """
 
@@ -265,6 +266,46 @@ EVALUATION = Table(
             _required("reason", _STRING),
             _required("correct", pa.bool_()),
             _required("text", _STRING),
+        ]
+    ),
+    _QUERY_KEY,
+)
+
+LABELS = Table(
+    "labels",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required("vertical", _STRING),
+            _required("split", _STRING),
+            _required("attribute", _STRING),
+            # What the catalog gets; None when the label abstains.
+            _optional("value", _STRING),
+            # "published", or why not: "no_valid_chain", "tie", "below_precision".
+            _required("outcome", _STRING),
+            # What the chains agree on, also where that is not published.
+            _optional("answer", _STRING),
+            # Vote: votes of the answer over chains requested. Greedy: the geometric mean of its
+            # tokens' probabilities. 0-1, and 0 without an answer.
+            _required("confidence", pa.float64()),
+            # That the answer is right, by the calibration on the anchor split; None without one.
+            _optional("probability", pa.float64()),
+            _required(
+                "votes", _structs(_required("value", _STRING), _required("count", pa.int32()))
+            ),
+            _required("num_chains", pa.int32()),
+            _required("num_valid", pa.int32()),
+            # Of the answering chain with the highest log-probability per token.
+            _optional("reasoning", _STRING),
+            _optional("seller_value", _STRING),
+            # Whether the seller's value resolves to another allowed value than the answer; None
+            # without both.
+            _optional("seller_conflict", pa.bool_()),
+            _required("policy_id", _STRING),
+            _required("template", _STRING),
+            # Digest of what the label was made from: images, question, policy, mode. A listing
+            # whose key has not changed is not labeled again.
+            _required("label_key", _STRING),
         ]
     ),
     _QUERY_KEY,

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 from typing import Literal, get_args
 
-from raypipe.consensus.vote import Vote
+from raypipe.vote import Vote
 
 Gate = Literal["kept", "no_valid_chain", "tie", "below_threshold"]
 """Kept, or the first reason that applies why a query was dropped."""

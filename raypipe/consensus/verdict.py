@@ -9,8 +9,8 @@ from raypipe.attributes import Attribute
 from raypipe.config import Config
 from raypipe.consensus.gates import Gate, judge, min_votes
 from raypipe.consensus.pairs import Pair, draw_pairs
-from raypipe.consensus.vote import Vote, count_votes
 from raypipe.prompts import AnswerFormat
+from raypipe.vote import Vote, count_votes
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,16 @@ import raypipe.report.stage as report
 import raypipe.sampling.stage as sampling
 import raypipe.training.stage as training
 from raypipe.artifacts import Run
+from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.errors import InputError, NonFiniteLossError
 from raypipe.manifest import Commit
 from raypipe.policies import PRETRAINED, SFT, policy, round_name
 from raypipe.rounds import summary
-from raypipe.rounds.cluster import ray_session
 from raypipe.rounds.console import Console
 from raypipe.rounds.gate import Judged, best, decide, next_start
 from raypipe.rounds.summary import RoundRecord
+from raypipe.runs import open_run
 
 
 def run_rounds(config: Config, console: Console) -> dict[str, Any]:
@@ -53,13 +54,6 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
     if driver.diverged is not None:
         raise driver.diverged
     return written
-
-
-def open_run(config: Config) -> Run:
-    """The run's directory, made if needed, with the configuration that it was begun with."""
-    run = Run(f"{config.run.directory.rstrip('/')}/{config.run.name}")
-    run.create("run.json", json.dumps(config.model_dump(mode="json"), indent=1).encode())
-    return run
 
 
 def learned_scopes(run: Run) -> list[str]:

@@ -10,11 +10,11 @@ import pytest
 from raypipe import config as configuration
 from raypipe.artifacts import Run
 from raypipe.catalog import stage as catalog
+from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.consensus import stage as consensus
 from raypipe.policies import Policy
 from raypipe.prompts import completion
-from raypipe.rounds.cluster import ray_session
 from raypipe.sampling import stage as sampling
 from raypipe.sampling.engine import Chain, Prompt, Request
 from raypipe.schemas import LISTINGS

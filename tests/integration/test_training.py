@@ -20,11 +20,11 @@ from tensorboardX.proto import event_pb2
 from raypipe import config as configuration
 from raypipe.artifacts import Run
 from raypipe.catalog import stage as catalog
+from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.errors import NonFiniteLossError
 from raypipe.manifest import Commit
 from raypipe.prompts import completion
-from raypipe.rounds.cluster import ray_session
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, REFERENCE
 from raypipe.training import stage as training
 from tests.conftest import CommitRows, Row

@@ -3,7 +3,7 @@ from fractions import Fraction
 import pytest
 
 from raypipe.consensus.gates import judge, min_votes
-from raypipe.consensus.vote import count_votes
+from raypipe.vote import count_votes
 
 
 def test_decision_threshold_is_strict_on_every_lattice():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.consensus.vote import count_votes
+from raypipe.vote import count_votes
 
 VALUES = st.lists(st.sampled_from(["red", "blue", "None", "0", None]), max_size=9)
 
