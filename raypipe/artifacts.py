@@ -27,11 +27,13 @@ from typing import Any, Literal
 
 import obstore
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from raypipe.digest import MODULUS
 from raypipe.errors import ArtifactError, ConfigDriftError
 from raypipe.manifest import (
     COMMIT,
@@ -40,10 +42,12 @@ from raypipe.manifest import (
     Fingerprint,
     Kind,
     differing_keys,
-    digest_rows,
     plain,
 )
+from raypipe.receipts import Receipt, inspect, write_rows
 from raypipe.schemas import QUARANTINE, Table
+
+RowKind = Literal["data", "quarantine"]
 
 
 class Run:
@@ -241,7 +245,7 @@ class Attempt:
         self.family = hashlib.sha256(canonical).hexdigest()[:12]
         """The same for every attempt with this fingerprint."""
         self.name = f"{self.family}-{uuid.uuid4().hex[:8]}"
-        self._counter = 0
+        self._receipts: list[Receipt] = []
 
     def directory(self, kind: Kind = "data") -> str:
         """Full path of this attempt's own directory for files of one kind; created here."""
@@ -257,20 +261,24 @@ class Attempt:
         target.mkdir(parents=True, exist_ok=True)
         return target
 
-    def write(self, table: pa.Table, kind: Literal["data", "quarantine"] = "data") -> None:
-        """Write rows as one Parquet file with page checksums."""
-        contract = QUARANTINE if kind == "quarantine" else self.artifact.table
-        if contract is None:
-            raise ArtifactError(f"{self.artifact.name} has no table")
-        path = f"{self.directory(kind)}/{self._counter:06d}.parquet"
-        self._counter += 1
-        pq.write_table(
-            contract.conform(table),
-            path,
-            filesystem=self.artifact.run.filesystem,
-            write_page_checksum=True,
-            compression="zstd",
-        )
+    def store(self, table: pa.Table, kind: RowKind = "data") -> Receipt:
+        """Write rows as one Parquet file, anywhere; the receipt must be brought to :meth:`commit`.
+
+        All rows of an id (the first key column) go into one file.
+
+        Raises:
+            ArtifactError: the rows break the table's contract.
+            StorageError: the file cannot be written.
+        """
+        name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"  # in the order of writing
+        path = f"{self.artifact._path(kind, self.name)}/{name}.parquet"
+        run = self.artifact.run
+        root = self.artifact._path()
+        return write_rows(table, self._contract(kind), kind, run.filesystem, root, path)
+
+    def write(self, table: pa.Table, kind: RowKind = "data") -> None:
+        """:meth:`store`, and keep the receipt for :meth:`commit`."""
+        self._receipts.append(self.store(table, kind))
 
     def write_file(self, name: str, content: bytes) -> None:
         path = f"{self.directory('files')}/{name}"
@@ -280,78 +288,83 @@ class Attempt:
     def write_json(self, name: str, values: object) -> None:
         self.write_file(name, json.dumps(values, indent=1, sort_keys=True).encode())
 
-    def salvage(self, kind: Literal["data", "quarantine"] = "data") -> list[str]:
-        """Whole files that interrupted attempts with the same fingerprint left behind.
-
-        Pass them to :meth:`commit`. A file cut short by a kill does not open and is left out, and
-        so is one with a row that another kept file holds: two attempts may have made the same rows.
-        """
+    def leftovers(self) -> list[tuple[str, RowKind]]:
+        """Row files that interrupted attempts with the same fingerprint left behind."""
         run = self.artifact.run
-        contract = QUARANTINE if kind == "quarantine" else self.artifact.table
-        if contract is None:
-            raise ArtifactError(f"{self.artifact.name} has no table")
-        selector = pafs.FileSelector(
-            self.artifact._path(kind), recursive=True, allow_not_found=True
-        )
-        kept: list[str] = []
-        seen: set[tuple[str, ...]] = set()
-        for info in sorted(run.filesystem.get_file_info(selector), key=lambda info: info.path):
-            attempt = info.path.split("/")[-2]
-            if not info.is_file or attempt == self.name:
-                continue
-            if not attempt.startswith(self.family) or not info.path.endswith(".parquet"):
-                continue
-            try:
-                table = contract.conform(self.artifact._read_parquet(info.path))
-            except ArtifactError:
-                continue
-            rows = set(zip(*(table.column(name).to_pylist() for name in contract.key), strict=True))
-            if seen.isdisjoint(rows):
-                kept.append(info.path)
-                seen |= rows
-        return kept
+        found: list[tuple[str, RowKind]] = []
+        kinds: tuple[RowKind, ...] = ("data", "quarantine")
+        for kind in kinds:
+            selector = pafs.FileSelector(
+                self.artifact._path(kind), recursive=True, allow_not_found=True
+            )
+            for info in run.filesystem.get_file_info(selector):
+                attempt = info.path.split("/")[-2]
+                if not info.is_file or attempt == self.name:
+                    continue
+                if attempt.startswith(self.family) and info.path.endswith(".parquet"):
+                    found.append((info.path, kind))
+        return sorted(found)
 
-    def salvaged_ids(self, paths: Sequence[str]) -> set[str]:
-        """The ids (first key column) in files that :meth:`salvage` gave."""
-        ids: set[str] = set()
-        for path in paths:
-            quarantined = path.split("/")[-3] == "quarantine"
-            table = QUARANTINE if quarantined else self.artifact.table
-            if table is not None:
-                column = table.key[0]
-                ids.update(self.artifact._read_parquet(path, [column])[column].to_pylist())
-        return ids
+    def inspect(self, path: str, kind: RowKind) -> Receipt | None:
+        """Read a leftover whole; None when a kill cut it short or it is not of this table."""
+        run = self.artifact.run
+        return inspect(self._contract(kind), kind, run.filesystem, self.artifact._path(), path)
+
+    def salvage(self, receipts: Iterable[Receipt | None] | None = None) -> list[Receipt]:
+        """The leftovers that may be committed: whole, and no id in two of them.
+
+        Two attempts may have made the same rows, and one may have refused what the other made.
+
+        Args:
+            receipts: of the leftovers, when they were inspected elsewhere.
+        """
+        if receipts is None:
+            receipts = (self.inspect(path, kind) for path, kind in self.leftovers())
+        whole = [receipt for receipt in receipts if receipt is not None]
+        doubled = set(_doubled([receipt.ids for receipt in whole]).to_pylist())
+        kept: list[Receipt] = []
+        seen: set[str] = set()
+        for receipt in sorted(whole, key=lambda receipt: (receipt.file.kind, receipt.file.path)):
+            shared = doubled.intersection(receipt.ids.to_pylist()) if doubled else set()
+            if seen.isdisjoint(shared):
+                kept.append(receipt)
+                seen |= shared
+        return kept
 
     def commit(
         self,
         *,
-        expected: Iterable[str] | None = None,
-        salvaged: Sequence[str] = (),
+        expected: Iterable[str] | pa.Array | None = None,
+        receipts: Sequence[Receipt] = (),
         counts: Mapping[str, Any] | None = None,
     ) -> Commit:
-        """Check every file and create the manifest.
+        """Check that everything is there and create the manifest.
 
         Args:
             expected: ids that went in. Each must come out once, as a row or in quarantine.
-            salvaged: files of interrupted attempts that count as this attempt's.
+            receipts: of files that were written elsewhere or salvaged.
             counts: figures to keep with the manifest.
 
         Raises:
             ArtifactError: a row is lost, doubled or corrupt, or another writer committed
                 something else first.
         """
-        data, rows, total, ids = self._inspect(salvaged, "data")
-        refused, _, _, refused_ids = self._inspect(salvaged, "quarantine")
-        files = [*data, *refused, *self._plain_files()]
-        self._check_ids(ids, refused_ids, expected)
+        rows = [*self._receipts, *receipts]
+        self._check_files(rows)
+        data = [receipt for receipt in rows if receipt.file.kind == "data"]
+        refused = [receipt for receipt in rows if receipt.file.kind == "quarantine"]
+        self._check_ids(data, refused, expected)
+        files = [receipt.file for receipt in rows] + self._plain_files()
+        files.sort(key=lambda file: (file.kind, file.path))
         named = sorted((Path(f.path).name, f.sha256) for f in files if f.kind == "files")
+        total = sum(receipt.digest for receipt in data) % MODULUS
         content = {"rows": f"{total:032x}", "files": named}
         commit = Commit(
             artifact=self.artifact.name,
             digest=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32],
             files=tuple(files),
-            rows=rows,
-            quarantined=len(set(refused_ids)),
+            rows=sum(receipt.file.rows or 0 for receipt in data),
+            quarantined=sum(len(receipt.ids) for receipt in refused),
             fingerprint=self.fingerprint,
             counts=dict(counts or {}),
             seconds=round(time.time() - self.started, 3),
@@ -369,29 +382,19 @@ class Attempt:
             return other
         return commit
 
-    def _inspect(
-        self, salvaged: Sequence[str], kind: Literal["data", "quarantine"]
-    ) -> tuple[list[File], int, int, list[tuple[str, ...]]]:
-        run = self.artifact.run
-        own = pafs.FileSelector(
-            self.artifact._path(kind, self.name), recursive=True, allow_not_found=True
-        )
-        paths = [info.path for info in run.filesystem.get_file_info(own) if info.is_file]
-        paths += [path for path in salvaged if path.split("/")[-3] == kind]
+    def _contract(self, kind: RowKind) -> Table:
         contract = QUARANTINE if kind == "quarantine" else self.artifact.table
-        files: list[File] = []
-        rows, total = 0, 0
-        ids: list[tuple[str, ...]] = []
-        for path in sorted(paths):
-            if contract is None:
-                raise ArtifactError(f"{self.artifact.name} has no table")
-            table = contract.conform(self.artifact._read_parquet(path))
-            rows += len(table)
-            total += digest_rows(table)
-            key = ("id",) if kind == "quarantine" else contract.key
-            ids += zip(*(table.column(name).to_pylist() for name in key), strict=True)
-            files.append(self._file(path, kind, len(table)))
-        return files, rows, total % (1 << 128), ids
+        if contract is None:
+            raise ArtifactError(f"{self.artifact.name} has no table")
+        return contract
+
+    def _check_files(self, receipts: Sequence[Receipt]) -> None:
+        """Every file is still there with the size that it was written with."""
+        run = self.artifact.run
+        paths = [self.artifact._path(receipt.file.path) for receipt in receipts]
+        for receipt, info in zip(receipts, run.filesystem.get_file_info(paths), strict=True):
+            if not info.is_file or info.size != receipt.file.size:
+                raise ArtifactError(f"{info.path} is missing or corrupt")
 
     def _plain_files(self) -> list[File]:
         local = self.local_files()
@@ -413,24 +416,42 @@ class Attempt:
 
     def _check_ids(
         self,
-        written: list[tuple[str, ...]],
-        refused: list[tuple[str, ...]],
-        expected: Iterable[str] | None,
+        data: Sequence[Receipt],
+        refused: Sequence[Receipt],
+        expected: Iterable[str] | pa.Array | None,
     ) -> None:
         name = self.artifact.name
-        if len(set(written)) != len(written):
-            raise ArtifactError(f"{name}: {len(written) - len(set(written))} rows came out twice")
+        written, dropped = _all_ids(data), _all_ids(refused)
+        doubled = _doubled([receipt.ids for receipt in data])
+        if len(doubled):
+            raise ArtifactError(
+                f"{name}: {len(doubled)} rows came out twice (first: {pc.min(doubled)})"
+            )
         if expected is None:
             return
-        wanted = set(expected)
-        seen = {key[0] for key in written}
-        dropped = {key[0] for key in refused}
-        lost, strangers = wanted - seen - dropped, (seen | dropped) - wanted
-        if lost or strangers or seen & dropped:
+        wanted = expected
+        if not isinstance(wanted, pa.Array):
+            wanted = pa.array(list(wanted), pa.string())
+        seen = pa.concat_arrays([written, dropped])
+        lost = wanted.filter(pc.invert(pc.is_in(wanted, seen)))
+        strangers = seen.filter(pc.invert(pc.is_in(seen, wanted)))
+        both = dropped.filter(pc.is_in(dropped, written))
+        if len(lost) or len(strangers) or len(both):
+            first = pc.min(pa.concat_arrays([lost, strangers, both]))
             raise ArtifactError(
-                f"{name}: {len(lost)} rows lost, {len(strangers)} unknown, {len(seen & dropped)} "
-                f"both written and refused (first: {sorted(lost | strangers | seen & dropped)[0]})"
+                f"{name}: {len(lost)} rows lost, {len(strangers)} unknown, {len(both)} "
+                f"both written and refused (first: {first})"
             )
+
+
+def _all_ids(receipts: Sequence[Receipt]) -> pa.Array:
+    return pa.concat_arrays([pa.array([], pa.string()), *(receipt.ids for receipt in receipts)])
+
+
+def _doubled(ids: Sequence[pa.Array]) -> pa.Array:
+    """The ids that more than one of the arrays holds."""
+    counted = pc.value_counts(pa.concat_arrays([pa.array([], pa.string()), *ids]))
+    return counted.field("values").filter(pc.greater(counted.field("counts"), 1))
 
 
 def committed(

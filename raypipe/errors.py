@@ -8,7 +8,9 @@
     ├── ArtifactError            exit 3   a committed artifact is missing, corrupt or incomplete
     ├── AdapterInactiveError     exit 3   the engine does not serve the adapter it was given
     ├── NonFiniteLossError       exit 3   training produced NaN or Inf
-    └── EngineStartError         exit 4   the engine or the cluster could not start; worth retrying
+    ├── EngineStartError         exit 4   the engine or the cluster could not start; worth retrying
+    ├── EngineDiedError          exit 4   engines died one after the other
+    └── StorageError             exit 4   a file cannot be written: disk full, storage out of reach
 
 A bad row is data (a quarantine row with a reason code), never one of these.
 """
@@ -53,4 +55,12 @@ class NonFiniteLossError(RaypipeError):
 
 
 class EngineStartError(RaypipeError):
+    exit_code = EXIT_RETRY
+
+
+class EngineDiedError(RaypipeError):
+    exit_code = EXIT_RETRY
+
+
+class StorageError(RaypipeError):
     exit_code = EXIT_RETRY

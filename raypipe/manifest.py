@@ -1,16 +1,13 @@
 """The manifest that makes an artifact: its files, its digest, and what it was made from."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
-import pyarrow as pa
-
 COMMIT = "_COMMIT.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 Kind = Literal["data", "quarantine", "files"]
 Fingerprint = Mapping[str, Any]
 
@@ -42,21 +39,6 @@ class Commit:
     version: int = MANIFEST_VERSION
     # Whether the manifest was already there when the stage was asked for it.
     reused: bool = field(default=False, compare=False)
-
-
-def digest_rows(table: pa.Table) -> int:
-    """Order-independent digest of rows: the sum of their 128-bit hashes, modulo 2^128."""
-    total = 0
-    for row in table.to_pylist():
-        canonical = json.dumps(row, sort_keys=True, default=_hash_binary, allow_nan=True)
-        total += int.from_bytes(hashlib.blake2b(canonical.encode(), digest_size=16).digest())
-    return total % (1 << 128)
-
-
-def _hash_binary(value: object) -> str:
-    if isinstance(value, bytes):
-        return hashlib.blake2b(value, digest_size=16).hexdigest()
-    raise TypeError(f"cannot digest a {type(value).__name__}")
 
 
 def versions(*packages: str) -> dict[str, str]:

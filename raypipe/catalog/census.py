@@ -10,8 +10,7 @@ from itertools import islice
 from typing import Any
 
 from raypipe.catalog.inputs import Inputs
-from raypipe.catalog.listings import RefusedListing, prepare_listing
-from raypipe.catalog.locations import read_image
+from raypipe.catalog.listings import RefusedListing, image_names, prepare_listing
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import Member, Role
 from raypipe.config import CatalogConfig
@@ -36,17 +35,23 @@ def take_census(
 ) -> Census:
     """Prepare every listing that has a role; its row goes to the spill, its identity is returned.
 
-    Threads decode side by side (Pillow releases the interpreter while it does).
+    The images that a batch names are fetched first, side by side; then threads decode them (Pillow
+    releases the interpreter while it does).
 
     Raises:
         QuarantineLimitError: as soon as more listings were refused than the configured share.
     """
+    from raypipe.catalog.fetch import open_reader
+
     census = Census()
     source = inputs.listings
-    read = partial(read_image, filesystem=source.filesystem, directory=source.directory)
-    prepare = partial(prepare_listing, schema=inputs.schema, config=config, read=read)
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:
+    with (
+        open_reader(config, source.filesystem, source.directory) as reader,
+        ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads,
+    ):
+        prepare = partial(prepare_listing, schema=inputs.schema, config=config, read=reader.read)
         for batch in _batched(source.rows(roles), LISTINGS_PER_BATCH):
+            reader.prefetch(image_names(batch, config.max_images))
             rows = []
             for listing in threads.map(prepare, batch):
                 census.skipped.update(listing.skipped)

@@ -12,6 +12,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 1 << 26
 JPEG_QUALITY = 95
+# How what is often sent instead of an image begins, in lower case.
+_OTHER_KINDS = (
+    (b"<svg", "image/svg+xml"),
+    (b"<?xml", "text/xml"),
+    (b"%pdf", "application/pdf"),
+    (b"{", "application/json"),
+    (b"\x1f\x8b", "application/gzip"),
+    (b"ii*\0", "image/tiff"),
+    (b"mm\0*", "image/tiff"),
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,18 @@ class Picture:
 class Refusal:
     """Why an image cannot be used.
 
-    Reasons: ``empty``, ``too_many_bytes``, ``unknown_format``, ``too_many_pixels``, ``broken``.
+    Of its content: ``empty``, ``too_many_bytes``, ``unknown_format``, ``too_many_pixels``,
+    ``broken``.
+
+    Of a path: ``missing_file``, ``unreadable_file``.
+
+    Of a URI, before anyone is asked: ``bad_uri`` (not valid, or with credentials),
+    ``scheme_not_allowed``, ``host_not_allowed``, ``private_address`` (the host is not on the public
+    internet). Each may also be the end of a redirect.
+
+    Of an answer: ``not_found`` (404, 410), ``refused_by_server`` (any other 4xx), ``server_error``
+    (429, 5xx) and ``unreachable`` (no connection, silent, too slow) after all attempts,
+    ``too_many_redirects``, ``too_many_bytes``.
     """
 
     reason: str
@@ -57,12 +78,23 @@ def squash(content: bytes, size: int, max_pixels: int) -> Picture | Refusal:
                 return Refusal("too_many_pixels", f"{width} x {height} pixels")
             flat = _flatten(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        return Refusal("unknown_format", f"not one of {', '.join(FORMATS)}")
-    except Image.DecompressionBombError as error:
+        return Refusal("unknown_format", f"{_kind(content)}, not one of {', '.join(FORMATS)}")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return Refusal("too_many_pixels", str(error))
     except Exception as error:  # noqa: BLE001 - on hostile bytes Pillow's decoders raise anything
         return Refusal("broken", f"{type(error).__name__}: {error}")
     return _encode(flat.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _kind(content: bytes) -> str:
+    """What bytes of another format are, as far as their beginning tells."""
+    head = content[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<!--")) or b"<html" in head:
+        return "text/html"
+    if head[4:12] in (b"ftypavif", b"ftypheic"):
+        return f"image/{head[8:12].decode()}"
+    kinds = (kind for sign, kind in _OTHER_KINDS if head.startswith(sign))
+    return next(kinds, "unknown content")
 
 
 def _flatten(image: Image.Image) -> Image.Image:

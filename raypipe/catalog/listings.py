@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from raypipe.attributes import AttributeSchema
@@ -48,8 +49,8 @@ class PreparedListing:
 class RefusedListing:
     """A listing that cannot be used.
 
-    Reasons: ``bad_id``, ``unknown_vertical``, ``no_image``, and ``leakage`` when its relatives are
-    in another split.
+    Reasons: ``bad_id``, ``unknown_vertical``, ``no_image``, ``broken_image`` when the catalog
+    refuses listings for one, and ``leakage`` when its relatives are in another split.
     """
 
     listing_id: str
@@ -71,6 +72,12 @@ def quarantine_rows(refused: Iterable[RefusedListing]) -> list[dict[str, object]
     ]
 
 
+def image_names(rows: Iterable[Mapping[str, Any]], max_images: int) -> list[str]:
+    """The paths and URIs that preparing these rows will read for certain."""
+    shares = (islice(row["images"] or (), max_images) for row in rows)
+    return [image for share in shares for image in share if isinstance(image, str)]
+
+
 def prepare_listing(
     row: Mapping[str, Any], schema: AttributeSchema, config: CatalogConfig, read: ReadImage
 ) -> PreparedListing | RefusedListing:
@@ -79,7 +86,7 @@ def prepare_listing(
     Args:
         row: the columns of the user's listings file.
         schema: the attribute schema.
-        config: how many images, of which size, and the pixel limit.
+        config: how many images, of which size, the pixel limit, and what a broken image does.
         read: bytes of an image that the row names by path or URI.
     """
     listing_id, vertical = row["listing_id"], row["vertical"]
@@ -91,6 +98,9 @@ def prepare_listing(
         return RefusedListing(listing_id, "unknown_vertical", detail, {})
     pictures, refusals, repeated = _pictures(row["images"] or (), config, read)
     skipped = Counter(refusal.reason for refusal in refusals)
+    if refusals and config.broken_images == "refuse":
+        detail = f"{refusals[0].reason}: {refusals[0].detail}"[:500]
+        return RefusedListing(listing_id, "broken_image", detail, skipped)
     if not pictures:
         reasons = "; ".join(f"{refusal.reason}: {refusal.detail}" for refusal in refusals)
         detail = reasons[:500] or "it lists no images"

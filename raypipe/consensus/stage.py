@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
@@ -148,7 +148,7 @@ def _write(
     """
     funnel = Funnel()
     with_pairs: set[str] = set()
-    while batch := list(islice(judged, _QUERIES_PER_FILE)):
+    for batch in _batches(judged):
         for query in batch:
             if query.split == "pool":
                 funnel.add(query.vertical, query.attribute, query.verdict)
@@ -158,6 +158,18 @@ def _write(
             pairs.write(PAIRS.from_rows([query.pairs_row() for query in paired]))
             with_pairs.update(query.listing_id for query in paired)
     return funnel.to_json(), with_pairs
+
+
+def _batches(judged: Iterator[_JudgedQuery]) -> Iterator[list[_JudgedQuery]]:
+    """So many queries for a file, and never a listing's in two."""
+    batch: list[_JudgedQuery] = []
+    for _, queries in groupby(judged, key=lambda query: query.listing_id):
+        batch += queries
+        if len(batch) >= _QUERIES_PER_FILE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _asked(listings: Artifact) -> dict[str, _Questions]:

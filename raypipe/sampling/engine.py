@@ -1,16 +1,21 @@
 """The only place that imports vLLM."""
 
+import asyncio
 import io
+import itertools
 import os
-from collections.abc import Sequence
+import re
+import threading
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raypipe.config import ModelConfig, SamplingConfig
-from raypipe.errors import EngineStartError
-from raypipe.prompts import messages
+from raypipe.errors import EngineDiedError, EngineStartError
+from raypipe.prompts import AnswerFormat, messages
 from raypipe.sampling import probe
+from raypipe.sampling.chains import Chain
 from raypipe.sampling.weights import MergedCheckpoint, merged_checkpoint
 
 ENGINE_DEFAULTS: dict[str, Any] = {
@@ -24,6 +29,7 @@ _START_ADVICE = (
     "(lower sampling.engine.gpu_memory_utilization or max_model_len; on a CPU set "
     "sampling.environment.VLLM_CPU_KVCACHE_SPACE), a model that does not load, or a busy GPU"
 )
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -37,25 +43,28 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Request:
-    """``num_chains`` chains of one prompt; chain ``i`` draws from ``seed + i``. Greedy if 0."""
+    """``num_chains`` chains of one prompt; chain ``i`` draws from ``seed + i``. Greedy if 0.
+
+    With ``options`` the engine writes nothing but the answer format with one of them.
+    """
 
     prompt: Prompt
     num_chains: int
     seed: int
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Chain:
-    """One completion: ``logprob`` is the sum over its tokens in nats."""
+class Failure:
+    """Why the engine could not answer one request; the others are not touched by it."""
 
-    text: str
-    token_ids: tuple[int, ...]
-    logprob: float
-    finish_reason: str
+    detail: str
 
 
 class Engine:
     """A vLLM engine that serves one policy, proved active before it is used.
+
+    Several threads may call :meth:`generate` at once; their requests share the engine's queue.
 
     Args:
         base: base checkpoint directory or Hugging Face id.
@@ -79,12 +88,14 @@ class Engine:
         max_images: int,
     ) -> None:
         os.environ.update(sampling.environment)
-        from vllm import LLM
+        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
+        from vllm.v1.engine.async_llm import AsyncLLM
 
         self._sampling = sampling
         self._answer_format = model.answer_format
         self._lora: Any = None
+        self._numbers = itertools.count()
         merged: MergedCheckpoint | None = None
         arguments = ENGINE_DEFAULTS | {
             "model": base,
@@ -100,8 +111,16 @@ class Engine:
             self._lora = LoRARequest(policy_id, 1, str(adapter))
             arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(adapter)}
         arguments |= sampling.engine
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+
+        async def started() -> Any:
+            return AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**arguments, enable_log_requests=False)
+            )
+
         try:
-            self._llm = LLM(**arguments)
+            self._llm = self._wait(started())
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineStartError(f"{_START_ADVICE}: {error}") from error
         self._tokenizer = self._llm.get_tokenizer()
@@ -110,37 +129,67 @@ class Engine:
         self.max_prompt_tokens = self._llm.model_config.max_model_len - sampling.max_tokens - visual
         self.probe_figures = self._prove(merged)
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Chain]]:
+    def generate(self, requests: Sequence[Request]) -> list[list[Chain] | Failure]:
         """Chains per request, in order. Requests of one listing should be adjacent: they share
-        the system prompt, the images and thereby the engine's prefix cache."""
-        outputs = self._llm.generate(
-            [self._engine_prompt(request.prompt) for request in requests],
-            [self._parameters(request) for request in requests],
-            lora_request=self._lora,
-            use_tqdm=False,
-        )
-        return [
-            [
-                Chain(
-                    text=completion.text,
-                    token_ids=tuple(completion.token_ids),
-                    logprob=float(completion.cumulative_logprob),
-                    finish_reason=str(completion.finish_reason),
-                )
-                for completion in sorted(output.outputs, key=lambda item: item.index)
-            ]
-            for output in outputs
+        the system prompt, the images and thereby the engine's prefix cache.
+
+        Raises:
+            EngineDiedError: the engine is gone, and all requests with it.
+        """
+        made = [
+            self._generate(self._engine_prompt(request.prompt), self._parameters(request))
+            for request in requests
         ]
+
+        async def answered() -> list[Any]:
+            return await asyncio.gather(*made, return_exceptions=True)
+
+        return [self._chains(output) for output in self._wait(answered())]
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
         """Length of a prompt in tokens, each image counted as one."""
-        return len(self._tokenizer.encode(self._engine_prompt(prompt)["prompt"]))
+        return len(self._tokenizer.encode(self._text(prompt)))
+
+    def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _generate(self, prompt: Any, parameters: Any, lora: Any = ...) -> Any:
+        """The final output of one request."""
+        outputs = self._llm.generate(
+            prompt,
+            parameters,
+            request_id=str(next(self._numbers)),
+            lora_request=self._lora if lora is ... else lora,
+        )
+        return [output async for output in outputs][-1]
+
+    def _chains(self, output: Any) -> list[Chain] | Failure:
+        if isinstance(output, BaseException):
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            if isinstance(output, EngineDeadError):
+                raise EngineDiedError(str(output))
+            return Failure(f"{type(output).__name__}: {output}")
+        return [
+            Chain(
+                text=completion.text,
+                token_ids=tuple(completion.token_ids),
+                logprob=float(completion.cumulative_logprob),
+                finish_reason=str(completion.finish_reason),
+            )
+            for completion in sorted(output.outputs, key=lambda item: item.index)
+        ]
 
     def _parameters(self, request: Request) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         greedy = request.num_chains == 0
+        grammar = None
+        if request.options:
+            grammar = StructuredOutputsParams(
+                regex=answer_pattern(request.options, self._answer_format)
+            )
         return SamplingParams(
             n=1 if greedy else request.num_chains,
             temperature=0.0 if greedy else self._sampling.temperature,
@@ -154,16 +203,22 @@ class Engine:
             seed=None if greedy else request.seed,
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=grammar,
+        )
+
+    def _text(self, prompt: Prompt) -> str:
+        conversation = messages(prompt.text, len(prompt.images), self._answer_format)
+        return str(
+            self._tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=False
+            )
         )
 
     def _engine_prompt(self, prompt: Prompt) -> dict[str, Any]:
         from PIL import Image
 
-        conversation = messages(prompt.text, len(prompt.images), self._answer_format)
         return {
-            "prompt": self._tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=True, tokenize=False
-            ),
+            "prompt": self._text(prompt),
             "multi_modal_data": {
                 "image": [Image.open(io.BytesIO(content)) for content in prompt.images]
             },
@@ -185,9 +240,18 @@ class Engine:
         from vllm import SamplingParams
 
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        output = self._llm.generate([probe.TEXT], parameters, lora_request=lora, use_tqdm=False)[0]
+        output = self._wait(self._generate(probe.TEXT, parameters, lora))
         scored = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
         return [float(entry[token_id].logprob) for token_id, entry in scored]
+
+
+def answer_pattern(options: Sequence[str], answer_format: AnswerFormat) -> str:
+    """Regular expression of the completions that answer one of ``options``."""
+    allowed = "|".join(re.escape(option) for option in options)
+    answer = f"<answer>({allowed})</answer>"
+    if answer_format == "answer_only":
+        return answer
+    return f"<reasoning>[^<]+</reasoning>{answer}"
 
 
 def _rank(adapter: Path) -> int:

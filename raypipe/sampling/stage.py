@@ -4,26 +4,26 @@ One engine session serves both needs of a policy: the greedy pass over eval and 
 it, and the chains over pool and anchor that the next round votes on. Engine starts are expensive.
 """
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
+from raypipe import stream
 from raypipe.artifacts import Artifact, Attempt, Run, committed
-from raypipe.config import Config, flatten
-from raypipe.errors import AdapterInactiveError, EngineStartError, RaypipeError
+from raypipe.config import Config, SamplingConfig, flatten
 from raypipe.manifest import Commit, versions
 from raypipe.policies import Policy, model_identity, model_path
-from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION
-from raypipe.sampling.actor import GREEDY_SPLITS, SAMPLED_SPLITS, ChainSource, SamplingActor
+from raypipe.sampling.actor import ChainSource, Draw, Present, SamplingActor
+from raypipe.sampling.chains import chains_table
+from raypipe.sampling.suspects import Suspects
 from raypipe.schemas import CHAINS, LISTINGS
 
+GREEDY_SPLITS = frozenset({"eval", "anchor"})
+SAMPLED_SPLITS = frozenset({"pool", "anchor"})
 # Engine arguments that say how fast, never what; any other one is part of the fingerprint.
 ENGINE_RESOURCES = frozenset(
     {
@@ -85,34 +85,149 @@ def run(
     """
     listings = run.artifact("catalog/listings", LISTINGS)
     num_chains = config.sampling.num_chains if round_index is not None else 0
-    splits = set(GREEDY_SPLITS if greedy else ()) | set(SAMPLED_SPLITS if num_chains else ())
-    fingerprint = {
+    draw = Draw(
+        num_chains=num_chains,
+        greedy=GREEDY_SPLITS if greedy else frozenset(),
+        sampled=SAMPLED_SPLITS if num_chains else frozenset(),
+        seed_parts=(config.run.seed, "round", -1 if round_index is None else round_index),
+    )
+    fingerprint = law(config, policy, draw) | {
+        "round_index": round_index,
+        "splits": sorted(draw.greedy | draw.sampled),
+        "upstream.listings": listings.required().digest,
+    }
+    present = partial(chains_table, policy_id=policy.policy_id)
+
+    def make(attempt: Attempt) -> Commit:
+        return ask(
+            config,
+            attempt,
+            listings,
+            splits=draw.greedy | draw.sampled,
+            make_engine=partial(start, config, policy),
+            draw=draw,
+            present=present,
+            counts={"chains_per_query": num_chains},
+        )
+
+    return committed(run.artifact(f"{scope}/chains", CHAINS), fingerprint, make)
+
+
+def law(config: Config, policy: Policy, draw: Draw) -> dict[str, Any]:
+    """What chains depend on beside the listings, for fingerprints."""
+    values = {
         **flatten(config.sampling.outcome(), "sampling."),
         **_engine_outcome(config.sampling.engine),
         **model_identity(config.model),
         **versions("raypipe", "vllm", "transformers", "torch"),
         "run.seed": config.run.seed,
-        "round_index": round_index,
-        "splits": sorted(splits),
         "template": TEMPLATE_VERSION,
         "policy_id": policy.policy_id,
-        "upstream.listings": listings.required().digest,
     }
-    if not num_chains:
-        del fingerprint["sampling.num_chains"]
+    if not draw.num_chains:
+        del values["sampling.num_chains"]
+    return values
 
-    def make(attempt: Attempt) -> Commit:
-        actor = {
-            "make_engine": partial(start, config, policy),
-            "policy_id": policy.policy_id,
-            "num_chains": num_chains,
-            "greedy": greedy,
-            "seed_parts": (config.run.seed, "round", -1 if round_index is None else round_index),
-            "run": run,
-        }
-        return _sample(config, listings, attempt, splits, actor)
 
-    return committed(run.artifact(f"{scope}/chains", CHAINS), fingerprint, make)
+def ask(
+    config: Config,
+    attempt: Attempt,
+    listings: Artifact,
+    *,
+    splits: Iterable[str],
+    make_engine: Callable[[], ChainSource],
+    draw: Draw,
+    present: Present,
+    counts: Mapping[str, Any] | None = None,
+) -> Commit:
+    """Map listings through a pool of engines and commit what ``present`` makes of the chains.
+
+    Args:
+        attempt: of an artifact whose rows are keyed by ``listing_id``.
+        splits: the listings that are asked.
+        make_engine: starts an engine in an actor's process.
+        draw: which chains they get.
+
+    Raises:
+        EngineStartError: no engine could be started, or the cluster had no room for one.
+        EngineDiedError: engines died one after the other.
+        AdapterInactiveError: an engine does not serve the policy's adapter.
+        QuarantineLimitError: more listings were refused than ``catalog.max_quarantined``.
+        ArtifactError: a listing was lost or doubled.
+    """
+    import ray
+    import ray.data
+
+    sampling = config.sampling
+    wanted_splits = pa.array(sorted(splits))
+
+    def source() -> Any:
+        dataset = ray.data.read_parquet(listings.paths(), filesystem=listings.run.filesystem)
+        return dataset.select_columns(COLUMNS).map_batches(
+            partial(_of_splits, wanted_splits), batch_format="pyarrow", batch_size=None
+        )
+
+    def transform(dataset: Any) -> Any:
+        suspects = _suspects(sampling.max_engine_deaths)
+        return dataset.repartition(
+            target_num_rows_per_block=sampling.listings_per_call
+        ).map_batches(
+            SamplingActor,
+            fn_constructor_kwargs={
+                "make_engine": make_engine,
+                "draw": draw,
+                "present": present,
+                "blame": partial(_tell, suspects),
+            },
+            batch_format="pyarrow",
+            batch_size=None,
+            compute=_pool(sampling),
+            num_cpus=sampling.cpus_per_actor,
+            num_gpus=sampling.gpus_per_actor,
+            max_restarts=-1,  # the suspects bound them
+            max_task_retries=-1,
+        )
+
+    return stream.run(
+        attempt,
+        source=source,
+        transform=transform,
+        wanted=_ids(listings, wanted_splits),
+        demand=stream.Demand(
+            sampling.cpus_per_actor, sampling.gpus_per_actor, config.cluster.capacity_wait_s
+        ),
+        max_refused=config.catalog.max_quarantined,
+        counts=counts,
+    )
+
+
+def _pool(sampling: SamplingConfig) -> Any:
+    """Engines, and how many calls each of them works on."""
+    import ray.data
+
+    return ray.data.ActorPoolStrategy(
+        min_size=sampling.min_actors or sampling.num_actors,
+        max_size=sampling.num_actors,
+        max_tasks_in_flight_per_actor=sampling.calls_in_flight + 1,
+        max_concurrent_calls_per_actor=sampling.calls_in_flight,
+        enable_true_multi_threading=True,
+    )
+
+
+def _suspects(max_deaths: int) -> Any:
+    """The suspects in an actor on the driver's own node, which outlives every engine's."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote = ray.remote(Suspects).options(num_cpus=0, scheduling_strategy=here)
+    return remote.remote(max_deaths)
+
+
+def _tell(suspects: Any, method: str, *arguments: Any) -> Any:
+    import ray
+
+    return ray.get(getattr(suspects, method).remote(*arguments))
 
 
 def _engine_outcome(engine: dict[str, Any]) -> dict[str, Any]:
@@ -123,96 +238,12 @@ def _engine_outcome(engine: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sample(
-    config: Config,
-    listings: Artifact,
-    attempt: Attempt,
-    splits: set[str],
-    actor: dict[str, Any],
-) -> Commit:
-    """Map what no interrupted attempt has done yet, and commit it with what they left."""
-    salvaged = [*attempt.salvage(), *attempt.salvage("quarantine")]
-    wanted = _wanted_ids(listings, splits)
-    done = attempt.salvaged_ids(salvaged)
-    todo = wanted - done
-    if todo:
-        actor = {**actor, "quarantine": attempt.directory("quarantine")}
-        _map_listings(config, listings, todo, actor, attempt.directory("data"))
-    counts = {
-        "listings": len(wanted),
-        "salvaged": len(done),
-        "chains_per_query": actor["num_chains"],
-    }
-    return attempt.commit(expected=wanted, salvaged=salvaged, counts=counts)
-
-
-def _wanted_ids(listings: Artifact, splits: set[str]) -> set[str]:
-    wanted: set[str] = set()
+def _ids(listings: Artifact, splits: pa.Array) -> pa.Array:
+    ids = [pa.array([], pa.string())]
     for table in listings.read_files(["listing_id", "split"]):
-        kept = table.filter(pc.is_in(table.column("split"), pa.array(sorted(splits))))
-        wanted.update(kept.column("listing_id").to_pylist())
-    return wanted
+        ids += _of_splits(splits, table).column("listing_id").chunks
+    return pa.concat_arrays(ids)
 
 
-def _map_listings(
-    config: Config, listings: Artifact, todo: set[str], actor: dict[str, Any], target: str
-) -> None:
-    import ray
-    import ray.data
-    from ray.exceptions import RayError
-
-    sampling = config.sampling
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = config.cluster.capacity_wait_s
-    keep = ray.put(pa.array(sorted(todo)))
-    filesystem = listings.run.filesystem
-    dataset = (
-        ray.data.read_parquet(listings.paths(), filesystem=filesystem)
-        .select_columns(COLUMNS)
-        .map_batches(partial(_select, keep), batch_format="pyarrow", batch_size=None)
-        .repartition(target_num_rows_per_block=sampling.listings_per_call)
-        .map_batches(
-            SamplingActor,
-            fn_constructor_kwargs=actor,
-            batch_format="pyarrow",
-            batch_size=sampling.listings_per_call,
-            compute=ray.data.ActorPoolStrategy(size=sampling.num_actors),
-            num_cpus=sampling.cpus_per_actor,
-            num_gpus=sampling.gpus_per_actor,
-            max_restarts=3,
-            max_task_retries=3,
-        )
-    )
-    try:
-        with reported(lambda: _progress(listings.run, target, len(todo))):
-            dataset.write_parquet(target, filesystem=filesystem, write_page_checksum=True)
-    except (RayError, RuntimeError) as error:
-        raise _explained(error) from error
-
-
-def _progress(run: Run, target: str, total: int) -> str | None:
-    """How many listings are written; a file that is being written does not count yet."""
-    done = 0
-    for info in run.filesystem.get_file_info(pafs.FileSelector(target)):
-        with contextlib.suppress(pa.ArrowInvalid, OSError):
-            done += pq.read_metadata(info.path, filesystem=run.filesystem).num_rows
-    return f"{done:,} of {total:,} listings" if done else None
-
-
-def _select(keep: Any, batch: pa.Table) -> pa.Table:
-    import ray
-
-    return batch.filter(pc.is_in(batch.column("listing_id"), ray.get(keep)))
-
-
-def _explained(error: BaseException) -> BaseException:
-    """The raypipe error that an actor raised, out of the layers that Ray wraps it in."""
-    kinds: tuple[Callable[[str], RaypipeError], ...] = (AdapterInactiveError, EngineStartError)
-    text = str(error)
-    for kind in kinds:
-        name = getattr(kind, "__name__", "")
-        if name in text:
-            tail = text.rsplit(f"{name}: ", 1)[-1]
-            return kind(tail.split("\n\n")[0].strip())
-    return error
+def _of_splits(splits: pa.Array, block: pa.Table) -> pa.Table:
+    return block.filter(pc.is_in(block.column("split"), splits))

@@ -95,7 +95,9 @@ def test_the_modules_that_stages_share_import_no_stage() -> None:
         ("schemas", {"errors"}),
         ("config", {"errors", "prompts"}),
         ("manifest", set()),
-        ("artifacts", {"errors", "manifest", "schemas"}),
+        ("digest", set()),
+        ("receipts", {"digest", "errors", "manifest", "schemas"}),
+        ("artifacts", {"digest", "errors", "manifest", "receipts", "schemas"}),
     ],
 )
 def test_the_ground_modules_stand_on_nothing_above_them(module: str, below: set[str]) -> None:

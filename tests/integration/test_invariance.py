@@ -16,7 +16,8 @@ from raypipe.consensus import stage as consensus
 from raypipe.policies import Policy
 from raypipe.prompts import completion
 from raypipe.sampling import stage as sampling
-from raypipe.sampling.engine import Chain, Prompt, Request
+from raypipe.sampling.chains import Chain
+from raypipe.sampling.engine import Prompt, Request
 from raypipe.schemas import LISTINGS
 from raypipe.seeds import derive
 from tests.small_run import SMALL

@@ -221,11 +221,11 @@ def test_a_loss_that_is_not_a_number_refuses_the_round_and_names_the_query(
 
 
 def kill_after_a_checkpoint(run: Run, killed: list[int]) -> None:
-    """SIGKILL one training worker while the second checkpoint is there: the first is whole."""
+    """SIGKILL one training worker as soon as Ray Train has a checkpoint on record."""
     deadline = time.monotonic() + 300
     storage = Path(run.path(".training", "round-1"))
     while time.monotonic() < deadline and not killed:
-        if len(list(storage.glob("*/checkpoint_*/trainer_state.json"))) > 1:
+        if any(map(recorded, storage.glob("*/checkpoint_manager_snapshot.json"))):
             workers = [
                 process
                 for process in psutil.process_iter(["cmdline"])
@@ -235,6 +235,14 @@ def kill_after_a_checkpoint(run: Run, killed: list[int]) -> None:
                 os.kill(workers[-1].pid, signal.SIGKILL)
                 killed.append(workers[-1].pid)
         time.sleep(0.02)
+
+
+def recorded(snapshot: Path) -> bool:
+    """Whether Ray Train knows a checkpoint that all workers have handed over."""
+    try:
+        return json.loads(snapshot.read_text())["latest_checkpoint_result"] is not None
+    except ValueError:  # it is being written
+        return False
 
 
 def event_files(run: Run) -> list[Path]:

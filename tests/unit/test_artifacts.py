@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from raypipe.artifacts import Artifact, Attempt, Run, committed
 from raypipe.errors import ArtifactError, ConfigDriftError
 from raypipe.manifest import COMMIT, Commit, differing_keys, versions
+from raypipe.receipts import Receipt
 from raypipe.schemas import QUARANTINE, SEED
 
 Row = dict[str, Any]
@@ -50,6 +51,10 @@ def seed_of(run: Run) -> Artifact:
 
 def ids_of(artifact: Artifact) -> list[str]:
     return sorted(artifact.read(["listing_id"]).column("listing_id").to_pylist())
+
+
+def salvaged_ids(receipts: Sequence[Receipt]) -> set[str]:
+    return {listing_id for receipt in receipts for listing_id in receipt.ids.to_pylist()}
 
 
 def data_files(run: Run) -> list[Path]:
@@ -219,19 +224,19 @@ def test_an_interrupted_attempts_whole_files_are_used_and_its_cut_ones_are_not(r
     cut.write_bytes(cut.read_bytes()[:-20])
     attempt = begin(run)
     salvaged = attempt.salvage()
-    assert salvaged == [str(whole)]
-    assert attempt.salvaged_ids(salvaged) == {"a", "b"}
+    assert [Path(receipt.file.path).name for receipt in salvaged] == [whole.name]
+    assert salvaged_ids(salvaged) == {"a", "b"}
     attempt.write(SEED.from_rows([seeded("c")]))
-    attempt.commit(expected=["a", "b", "c"], salvaged=salvaged)
+    attempt.commit(expected=["a", "b", "c"], receipts=salvaged)
     assert ids_of(seed_of(run)) == ["a", "b", "c"]
 
 
 def test_quarantined_rows_of_an_interrupted_attempt_are_salvaged_too(run: Run) -> None:
     begin(run).write(QUARANTINE.from_rows([refused("a")]), kind="quarantine")
     attempt = begin(run, ["b"])
-    salvaged = [*attempt.salvage(), *attempt.salvage("quarantine")]
-    assert attempt.salvaged_ids(salvaged) == {"a"}
-    made = attempt.commit(expected=["a", "b"], salvaged=salvaged)
+    salvaged = attempt.salvage()
+    assert salvaged_ids(salvaged) == {"a"}
+    made = attempt.commit(expected=["a", "b"], receipts=salvaged)
     assert (made.rows, made.quarantined) == (1, 1)
 
 
@@ -245,11 +250,19 @@ def test_a_row_that_two_interrupted_attempts_made_is_salvaged_once(run: Run) -> 
     begin(run, ["c"], ["d"])
     attempt = begin(run)
     salvaged = attempt.salvage()
-    missing = {"a", "b", "c", "d"} - attempt.salvaged_ids(salvaged)
+    missing = {"a", "b", "c", "d"} - salvaged_ids(salvaged)
     for listing_id in missing:
         attempt.write(SEED.from_rows([seeded(listing_id)]))
-    attempt.commit(expected=["a", "b", "c", "d"], salvaged=salvaged)
+    attempt.commit(expected=["a", "b", "c", "d"], receipts=salvaged)
     assert ids_of(seed_of(run)) == ["a", "b", "c", "d"]
+
+
+def test_what_one_attempt_refused_and_another_made_is_salvaged_once(run: Run) -> None:
+    begin(run).write(QUARANTINE.from_rows([refused("a")]), kind="quarantine")
+    begin(run, ["a"])
+    attempt = begin(run)
+    made = attempt.commit(expected=["a"], receipts=attempt.salvage())
+    assert (made.rows, made.quarantined) == (1, 0)
 
 
 def test_a_leftover_file_that_is_no_table_of_the_artifact_is_not_salvaged(run: Run) -> None:

@@ -1,0 +1,316 @@
+"""Images that listings name, read from beside the catalog or fetched from allowed hosts.
+
+Names come from strangers, so nothing is asked that the configuration does not allow: scheme and
+host are checked at every redirect, and the address that was checked is the one connected to. A
+failure is a :class:`Refusal` whose detail leaves out the query, for it may hold a signature.
+
+Requests are made with httpcore, below httpx's client: its network backend is where an address can
+be chosen while Host and TLS keep the name, and it writes no URIs to the log.
+"""
+
+import logging
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import partial
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+import pyarrow.fs as pafs
+
+from raypipe.catalog import locations
+from raypipe.catalog.images import Refusal
+from raypipe.catalog.locations import (
+    forbidden,
+    host_allowed,
+    read_object,
+    read_path,
+    shown,
+    wrong_host,
+    wrong_scheme,
+)
+from raypipe.catalog.network import (
+    Address,
+    CheckedNetwork,
+    PrivateAddressError,
+    ask_system,
+    is_public,
+    usual_authorities,
+)
+from raypipe.config import CatalogConfig, FetchConfig
+from raypipe.seeds import derive
+
+BACKOFF_S = 0.5
+MAX_WAIT_S = 60.0
+# A server that trickles is never silent; its answer may take this many time-outs as a whole.
+PATIENCE = 10
+# Images of a batch that wait in memory; the others are read when their listing is prepared.
+AHEAD_BYTES = 1 << 28
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_HEADERS = (
+    (b"Accept", b"image/*"),
+    (b"Accept-Encoding", b"identity"),
+    (b"User-Agent", b"raypipe"),
+)
+
+# At DEBUG it writes the headers, and a redirect's Location may be signed.
+logging.getLogger("httpcore.http11").setLevel(logging.INFO)
+
+
+class Fetcher:
+    """Reads images by name, ``config.concurrency`` of them at once. Use it as a context manager."""
+
+    def __init__(
+        self,
+        config: FetchConfig,
+        *,
+        read_path: Callable[[str], bytes | Refusal] | None = None,
+        resolve: Callable[[str], Sequence[str]] = ask_system,
+        is_allowed_address: Callable[[Address], bool] = is_public,
+        open_bucket: locations.OpenBucket = locations.open_bucket,
+        tls: ssl.SSLContext | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """
+        Args:
+            config: what is allowed, and how long and how often is tried.
+            read_path: reads a name that is no URI; None refuses it.
+            resolve: the addresses of a host.
+            is_allowed_address: every address of a host must pass.
+            open_bucket: the file system of a scheme and a bucket.
+            tls: None trusts the usual authorities.
+            sleep: waits between two attempts, in seconds.
+        """
+        self._config = config
+        self._read_path = read_path or _refuse_path
+        self._open_bucket = open_bucket
+        self._sleep = sleep
+        self._timeouts = dict.fromkeys(("connect", "read", "write"), config.timeout_s)
+        self._threads = ThreadPoolExecutor(config.concurrency, thread_name_prefix="fetch")
+        self._connections = httpcore.ConnectionPool(
+            ssl_context=tls or usual_authorities(),
+            max_connections=config.concurrency,
+            keepalive_expiry=10,
+            network_backend=CheckedNetwork(resolve, is_allowed_address),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self._connections.close()
+
+    def read_all(
+        self, names: Iterable[str], budget: int | None = None
+    ) -> dict[str, bytes | Refusal]:
+        """What :meth:`read` says of every name.
+
+        Args:
+            names: paths and URIs; one that is there twice is read once.
+            budget: bytes after which nothing more is begun; names that were not begun are left
+                out. None reads all.
+        """
+        held = 0
+
+        def read(name: str) -> bytes | Refusal | None:
+            nonlocal held
+            if budget is not None and held >= budget:
+                return None
+            content = self.read(name)
+            held += len(content) if isinstance(content, bytes) else 0
+            return content
+
+        distinct = list(dict.fromkeys(names))
+        contents = zip(distinct, self._threads.map(read, distinct), strict=True)
+        return {name: content for name, content in contents if content is not None}
+
+    def read(self, name: str) -> bytes | Refusal:
+        """The bytes of an image, at most ``config.max_bytes`` of a URI's, or why there are none.
+
+        Args:
+            name: a URI, or a path beside the catalog.
+        """
+        if "://" not in name:
+            return self._read_path(name)
+        named = _SCHEME.match(name)
+        if named is None:
+            return Refusal("bad_uri", "its scheme is not one")
+        if named[1].lower() not in self._config.schemes:
+            return wrong_scheme(named[1], self._config)
+        if named[1].lower() not in ("http", "https"):
+            return self._stored(name)
+        try:
+            url = httpx.URL(name)
+        except httpx.InvalidURL:
+            return Refusal("bad_uri", f"it is not a valid {named[1]} URI")
+        return self._fetched(url)
+
+    def _stored(self, uri: str) -> bytes | Refusal:
+        try:
+            parts = urlsplit(uri)
+        except ValueError:
+            return Refusal("bad_uri", "it is not a valid URI")
+        bucket, key = parts.netloc, parts.path.removeprefix("/")
+        if not _BUCKET.fullmatch(bucket) or not key:
+            return Refusal("bad_uri", f"a bucket and a key are expected after {parts.scheme}://")
+        if not host_allowed(bucket, self._config.hosts):
+            return wrong_host(bucket)
+        return read_object(parts.scheme, bucket, key, self._config.max_bytes, self._open_bucket)
+
+    def _fetched(self, url: httpx.URL) -> bytes | Refusal:
+        """As many attempts as it takes and the configuration allows."""
+        attempt = 1
+        while isinstance(outcome := self._followed(url), _Busy):
+            if attempt == self._config.attempts:
+                return Refusal(outcome.reason, f"{outcome.detail} (attempts: {attempt})")
+            self._sleep(_pause(str(url), attempt, outcome.wait_s))
+            attempt += 1
+        return outcome
+
+    def _followed(self, url: httpx.URL) -> "bytes | Refusal | _Busy":
+        """One attempt, through every redirect."""
+        for _ in range(self._config.max_redirects + 1):
+            refusal = forbidden(url, self._config)
+            if refusal is not None:
+                return refusal
+            outcome = self._requested(url)
+            if not isinstance(outcome, httpx.URL):
+                return outcome
+            url = outcome
+        return Refusal(
+            "too_many_redirects", f"more than {self._config.max_redirects}, to {shown(url)}"
+        )
+
+    def _requested(self, url: httpx.URL) -> "bytes | Refusal | _Busy | httpx.URL":
+        """One request to an allowed host; a redirect comes back as its target."""
+        place = httpcore.URL(
+            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+        )
+        headers = [(b"Host", url.netloc), *_HEADERS]
+        try:
+            with self._connections.stream(
+                "GET", place, headers=headers, extensions={"timeout": self._timeouts}
+            ) as response:
+                return self._judged(url, response)
+        except PrivateAddressError as error:
+            return Refusal("private_address", str(error))
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+            # Only an error of connecting surely quotes nothing of the request.
+            cause = f": {error}" if isinstance(error, httpcore.ConnectError) else ""
+            return _Busy("unreachable", f"{shown(url)}: {type(error).__name__}{cause}"[:300])
+
+    def _judged(
+        self, url: httpx.URL, response: httpcore.Response
+    ) -> "bytes | Refusal | _Busy | httpx.URL":
+        status = response.status
+        headers = {name.lower(): value for name, value in response.headers}
+        if status in _REDIRECTS and b"location" in headers:
+            try:
+                return url.join(headers[b"location"].decode(errors="replace"))
+            except (httpx.InvalidURL, ValueError):
+                return Refusal("bad_uri", f"{shown(url)} redirects to what is not a valid URI")
+        detail = f"{shown(url)}: HTTP {status}"
+        if status in (404, 410):
+            return Refusal("not_found", detail)
+        if status == 429 or status >= 500:
+            return _Busy("server_error", detail, _retry_after(headers.get(b"retry-after", b"")))
+        if not 200 <= status < 300:
+            return Refusal("refused_by_server", detail)
+        return self._body(url, response)
+
+    def _body(self, url: httpx.URL, response: httpcore.Response) -> bytes | Refusal:
+        patience = PATIENCE * self._config.timeout_s
+        deadline = time.monotonic() + patience
+        content = bytearray()
+        for chunk in response.iter_stream():
+            content += chunk
+            if len(content) > self._config.max_bytes:
+                detail = f"{shown(url)} has more than {self._config.max_bytes} bytes"
+                return Refusal("too_many_bytes", detail)
+            if time.monotonic() > deadline:
+                return Refusal("unreachable", f"{shown(url)} took longer than {patience:g} s")
+        return bytes(content)
+
+
+class Reader:
+    """Reads images for one batch of listings after the other."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._ahead: dict[str, bytes | Refusal] = {}
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Read these images side by side and keep them, at most ``AHEAD_BYTES`` and what is under
+        way then, until the next call. What was kept before is dropped."""
+        self._ahead = {}
+        self._ahead = self._fetcher.read_all(names, AHEAD_BYTES)
+
+    def read(self, name: str) -> bytes | Refusal:
+        """The bytes of an image, or why there are none."""
+        content = self._ahead.get(name)
+        return self._fetcher.read(name) if content is None else content
+
+
+@contextmanager
+def open_reader(
+    config: CatalogConfig, filesystem: pafs.FileSystem, directory: str
+) -> Iterator[Reader]:
+    """A reader of the images that a catalog names; any thread may call its ``read``.
+
+    Args:
+        config: says what may be fetched.
+        filesystem: where the catalog's Parquet file is.
+        directory: where paths begin: the directory of the catalog's Parquet file.
+    """
+    beside = partial(read_path, filesystem=filesystem, directory=directory)
+    with Fetcher(config.fetch, read_path=beside) as fetcher:
+        yield Reader(fetcher)
+
+
+@dataclass(frozen=True)
+class _Busy:
+    """A refusal that another attempt may change; ``wait_s`` is how long the server asked for."""
+
+    reason: str
+    detail: str
+    wait_s: float = 0
+
+
+def _pause(uri: str, attempt: int, asked_s: float) -> float:
+    """Seconds before the next attempt: doubled each time, spread so that images do not return
+    together, and on top of what the server asked for."""
+    spread = 0.5 + derive("backoff", uri, attempt) / 2**64
+    return min(MAX_WAIT_S, asked_s + BACKOFF_S * (1 << min(attempt - 1, 10)) * spread)
+
+
+def _retry_after(header: bytes) -> float:
+    """Seconds of a Retry-After header, which is a number or a date; 0 for neither."""
+    text = header.decode("latin-1").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return 0
+    return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - time.time())
+
+
+def _refuse_path(path: str) -> Refusal:
+    return Refusal("bad_uri", "it has no scheme")

@@ -1,0 +1,132 @@
+"""What committing a written file needs to know of it, so that nobody has to read it again.
+
+A file is written where its rows were made, perhaps on another machine; what comes back to whoever
+commits is a receipt of a few hundred bytes.
+"""
+
+import hashlib
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raypipe.digest import digest_rows
+from raypipe.errors import ArtifactError, StorageError
+from raypipe.manifest import File, Kind
+from raypipe.schemas import Table
+
+RECEIPTS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("kind", pa.string()),
+        ("size", pa.int64()),
+        ("sha256", pa.string()),
+        ("rows", pa.int64()),
+        ("digest", pa.string()),
+        ("ids", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One written file: its entry in the manifest, the digest of its rows, and their ids, each
+    once (the values of the table's first key column)."""
+
+    file: File
+    digest: int
+    ids: pa.Array
+
+    def to_row(self) -> dict[str, object]:
+        """As a row of ``RECEIPTS``."""
+        file = self.file
+        return {
+            "path": file.path,
+            "kind": file.kind,
+            "size": file.size,
+            "sha256": file.sha256,
+            "rows": file.rows,
+            "digest": f"{self.digest:032x}",
+            "ids": self.ids,
+        }
+
+
+def from_table(table: pa.Table) -> list[Receipt]:
+    """The receipts in a table of ``RECEIPTS``; the ids stay in Arrow."""
+    ids = [chunk[i].values for chunk in table.column("ids").chunks for i in range(len(chunk))]
+    rows = table.drop_columns(["ids"]).to_pylist()
+    return [
+        Receipt(
+            File(row["path"], row["kind"], row["size"], row["sha256"], row["rows"]),
+            int(row["digest"], 16),
+            row_ids,
+        )
+        for row, row_ids in zip(rows, ids, strict=True)
+    ]
+
+
+def to_table(receipts: Sequence[Receipt]) -> pa.Table:
+    return pa.Table.from_pylist([receipt.to_row() for receipt in receipts], schema=RECEIPTS)
+
+
+def write_rows(
+    table: pa.Table, contract: Table, kind: Kind, filesystem: pafs.FileSystem, root: str, path: str
+) -> Receipt:
+    """Write rows as one Parquet file with page checksums.
+
+    Args:
+        table: the rows; all rows of an id are in this one file.
+        contract: what they must conform to.
+        root: directory of the artifact.
+        path: of the new file, below ``root``.
+
+    Raises:
+        ArtifactError: the rows break the contract, or a key is there twice.
+        StorageError: the file cannot be written, for instance because the disk is full.
+    """
+    rows = contract.conform(table)
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, write_page_checksum=True, compression="zstd")
+    content = sink.getvalue()
+    try:
+        filesystem.create_dir(posixpath.dirname(path), recursive=True)
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+    except OSError as error:
+        raise StorageError(f"cannot write {path} ({content.size:,} bytes): {error}") from error
+    return _receipt(rows, contract, content, kind, root, path)
+
+
+def inspect(
+    contract: Table, kind: Kind, filesystem: pafs.FileSystem, root: str, path: str
+) -> Receipt | None:
+    """The receipt of a file that somebody else wrote; None for one that is cut or foreign."""
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            content = pa.py_buffer(stream.read())
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        return _receipt(contract.conform(table), contract, content, kind, root, path)
+    except (ArtifactError, pa.ArrowInvalid, OSError):
+        return None
+
+
+def _receipt(
+    rows: pa.Table, contract: Table, content: pa.Buffer, kind: Kind, root: str, path: str
+) -> Receipt:
+    key = list(contract.key)
+    doubled = len(rows) - rows.select(key).group_by(key).aggregate([]).num_rows
+    if doubled:
+        raise ArtifactError(f"{path}: {doubled} rows came out twice")
+    ids = pc.unique(rows.column(key[0]))
+    file = File(
+        path=posixpath.relpath(path, root),
+        kind=kind,
+        size=content.size,
+        sha256=hashlib.sha256(content).hexdigest(),
+        rows=len(rows),
+    )
+    return Receipt(file, digest_rows(rows), ids)

@@ -1,0 +1,268 @@
+"""A Ray Data plan that ends in a commit.
+
+    source → leave out what is done → transform → write each block where it was made → receipts
+
+Blocks never come to the driver, only their receipts, so that its memory hardly grows with the
+catalog. One block in makes one block out, and one file: a call that Ray repeats after a death gives
+the same rows again, and whatever it had written before is in no manifest.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe import receipts
+from raypipe.artifacts import Attempt, RowKind
+from raypipe.errors import EngineStartError, QuarantineLimitError, RaypipeError, StorageError
+from raypipe.manifest import Commit
+from raypipe.progress import reported
+from raypipe.receipts import Receipt
+from raypipe.schemas import QUARANTINE
+
+logger = logging.getLogger("raypipe.stream")
+_LEFTOVERS_PER_TASK = 16
+
+
+def outcome(
+    rows: pa.Table, refused: Sequence[Mapping[str, object]], counts: Mapping[str, float]
+) -> pa.Table:
+    """What a transform returns for a block.
+
+    Args:
+        rows: of the artifact's table; all rows of an id.
+        refused: rows of the quarantine table.
+        counts: figures that are summed over all blocks into the commit's counts.
+    """
+    written = rows.combine_chunks().to_struct_array()
+    dropped = QUARANTINE.from_rows([dict(row) for row in refused]).to_struct_array()
+    parts = [part for column in (written, dropped) for part in column.chunks]
+    total = sum(len(part) for part in parts)
+    row = pa.chunked_array(
+        [*written.chunks, pa.nulls(total - len(written), written.type)], written.type
+    )
+    refusal = pa.chunked_array(
+        [pa.nulls(total - len(dropped), dropped.type), *dropped.chunks], dropped.type
+    )
+    figures = [json.dumps(dict(counts)), *[None] * (total - 1)][:total]
+    return pa.table({"row": row, "refused": refusal, "counts": pa.array(figures, pa.string())})
+
+
+@dataclass
+class Progress:
+    """How far a plan is, for the line that says so."""
+
+    total: int
+    done: int
+    waiting: Callable[[], str | None]
+
+    def text(self) -> str | None:
+        if self.done:
+            return f"{self.done:,} of {self.total:,} listings"
+        return self.waiting()
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one actor of a plan needs, and how long the cluster may take to give it."""
+
+    cpus: float
+    gpus: float
+    wait_s: int
+
+    def waiting(self) -> str | None:
+        """What is missing while the cluster cannot hold a single actor."""
+        import ray
+
+        has = ray.cluster_resources()
+        for name, needed in (("GPU", self.gpus), ("CPU", self.cpus)):
+            if has.get(name, 0) < needed:
+                limit = f", for at most {self.wait_s:,} s" if self.wait_s >= 0 else ""
+                return (
+                    f"waiting for capacity: an actor needs {needed:g} {name}, the cluster has "
+                    f"{has.get(name, 0):g}{limit}"
+                )
+        return None
+
+
+def run(
+    attempt: Attempt,
+    *,
+    source: Callable[[], Any],
+    transform: Callable[[Any], Any],
+    wanted: pa.Array,
+    demand: Demand,
+    max_refused: float = 1.0,
+    counts: Mapping[str, Any] | None = None,
+) -> Commit:
+    """Do what no interrupted attempt has done yet, and commit it with what they left.
+
+    Args:
+        attempt: of the artifact that comes out.
+        source: makes a Ray data set with a ``listing_id`` column; asked only if work is left.
+        transform: adds the steps that turn its blocks into :func:`outcome` blocks.
+        wanted: every id that goes in, once.
+        max_refused: share (0-1) of ``wanted`` that may be refused.
+        counts: to keep beside the summed ones.
+
+    Raises:
+        ArtifactError: an id was lost or doubled.
+        QuarantineLimitError: too many were refused.
+        StorageError: a file could not be written.
+        EngineStartError: no engine could be started, or the cluster had no room for one.
+    """
+    salvaged = _salvage(attempt)
+    done = pa.concat_arrays([pa.array([], pa.string()), *(file.ids for file in salvaged)])
+    summed: Counter[str] = Counter()
+    made: list[Receipt] = []
+    if len(done) < len(wanted):
+        dataset = source()
+        if len(done):
+            dataset = _without(dataset, done)
+        plan = transform(dataset).map_batches(
+            partial(_write, attempt), batch_format="pyarrow", batch_size=None
+        )
+        progress = Progress(len(wanted), len(done), demand.waiting)
+        for received in _receive(plan, summed, progress, demand):
+            made += received
+            _check_share(attempt, [*salvaged, *made], len(wanted), max_refused)
+    return attempt.commit(
+        expected=wanted,
+        receipts=[*salvaged, *made],
+        counts={
+            "listings": len(wanted),
+            "salvaged": len(done),
+            **(counts or {}),
+            **{name: round(value, 3) for name, value in summed.items()},
+        },
+    )
+
+
+def _receive(
+    plan: Any, summed: Counter[str], progress: Progress, demand: Demand
+) -> Iterator[list[Receipt]]:
+    """Run the plan and hand on its receipts as they come."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = demand.wait_s
+    try:
+        with reported(progress.text):
+            for batch in plan.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for figures in batch.column("counts").to_pylist():
+                    summed.update(json.loads(figures))
+                received = receipts.from_table(batch.drop_columns(["counts"]))
+                progress.done += sum(len(receipt.ids) for receipt in received)
+                yield received
+    except RaypipeError:
+        raise
+    except Exception as error:
+        raise explained(error) from error
+
+
+def _write(attempt: Attempt, block: pa.Table) -> pa.Table:
+    """Write a block's rows and refusals; the receipts, the block's counts with the first."""
+    made = []
+    parts: tuple[tuple[RowKind, str], ...] = (("data", "row"), ("quarantine", "refused"))
+    for kind, name in parts:
+        values = block.column(name).combine_chunks()
+        values = values.filter(values.is_valid())
+        if len(values):
+            made.append(attempt.store(pa.Table.from_struct_array(values), kind))
+    summed: Counter[str] = Counter()
+    for figures in block.column("counts").drop_null().to_pylist():
+        summed.update(json.loads(figures))
+    figures = [json.dumps(summed), *["{}"] * (len(made) - 1)][: len(made)]
+    return receipts.to_table(made).append_column("counts", pa.array(figures, pa.string()))
+
+
+def _salvage(attempt: Attempt) -> list[Receipt]:
+    """Receipts of what interrupted attempts left; their files are read across the cluster."""
+    leftovers = attempt.leftovers()
+    if not leftovers:
+        return []
+    import ray.data
+
+    paths = [{"path": path, "kind": kind} for path, kind in leftovers]
+    inspected = ray.data.from_items(paths).map_batches(
+        partial(_inspect, attempt), batch_format="pyarrow", batch_size=_LEFTOVERS_PER_TASK
+    )
+    found: list[Receipt] = []
+    for batch in inspected.iter_batches(batch_size=None, batch_format="pyarrow"):
+        found += receipts.from_table(batch)
+    return attempt.salvage(found)
+
+
+def _inspect(attempt: Attempt, batch: pa.Table) -> pa.Table:
+    inspected = [attempt.inspect(row["path"], row["kind"]) for row in batch.to_pylist()]
+    return receipts.to_table([receipt for receipt in inspected if receipt is not None])
+
+
+def _without(dataset: Any, done: pa.Array) -> Any:
+    """Leave out the rows whose id is among ``done``."""
+    import ray
+
+    # Arrow would build a hash table of all of them for every block.
+    ordered = ray.put(np.sort(_bytes(done)))
+    return dataset.map_batches(partial(_skip, ordered), batch_format="pyarrow", batch_size=None)
+
+
+def _skip(ordered: Any, block: pa.Table) -> pa.Table:
+    import ray
+
+    done = ray.get(ordered)
+    ids = _bytes(block.column("listing_id").combine_chunks())
+    places = np.minimum(np.searchsorted(done, ids), len(done) - 1)
+    return block.filter(pa.array(done[places] != ids))
+
+
+def _bytes(ids: pa.Array) -> np.ndarray:
+    """Ids as NumPy bytes, which sort and compare as a whole."""
+    return np.array(ids.cast(pa.binary()).to_pylist(), dtype=np.bytes_)
+
+
+def _check_share(attempt: Attempt, files: Sequence[Receipt], total: int, limit: float) -> None:
+    """Stop when more is refused than may be: the rest would go the same way."""
+    refusals = [receipt for receipt in files if receipt.file.kind == "quarantine"]
+    refused = sum(len(receipt.ids) for receipt in refusals)
+    if refused <= limit * total:
+        return
+    run, name = attempt.artifact.run, attempt.artifact.name
+    rows = [
+        row
+        for receipt in refusals[:100]
+        for row in pq.read_table(
+            run.path(name, receipt.file.path), filesystem=run.filesystem
+        ).to_pylist()
+    ]
+    reasons = Counter(row["reason"] for row in rows).most_common(3)
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    raise QuarantineLimitError(
+        f"{name} refused {refused:,} of {total:,} listings ({refused / total:.1%}), more than "
+        f"catalog.max_quarantined={limit:.1%} allows: {counted} (such as '{rows[0]['id']}': "
+        f"{rows[0]['detail']})"
+    )
+
+
+def explained(error: BaseException) -> BaseException:
+    """The raypipe error that a task raised, out of the layers that Ray wraps it in."""
+    text = str(error)
+    kinds: list[type[RaypipeError]] = [RaypipeError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+        if f"{kind.__name__}: " in text:
+            tail = text.rsplit(f"{kind.__name__}: ", 1)[-1]
+            return kind(tail.split("\n\n")[0].strip())
+    if type(error).__name__ == "ExecutionTimeoutError":
+        return EngineStartError(f"no progress within cluster.capacity_wait_s: {text}")
+    if "OutOfDiskError" in text or "No space left on device" in text:
+        return StorageError(f"the disk is full: {text.strip().splitlines()[-1]}")
+    return error
