@@ -24,11 +24,14 @@ def main(job: str, description: str | None, arguments: Sequence[str] | None = No
     )
     parser.add_argument("--config", help="YAML file; default: jobs/configs/local.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    for flag, meaning in _FLAGS.get(job, {}).items():
+        parser.add_argument(f"--{flag}", action="store_true", help=meaning)
     parsed = parser.parse_args(arguments)
+    flags = {flag: getattr(parsed, flag) for flag in _FLAGS.get(job, {})}
     # A job that is stopped gets SIGTERM; leaving through SystemExit shuts Ray down on the way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _JOBS[job](configuration.load(parsed.config, parsed.overrides))
+        _JOBS[job](configuration.load(parsed.config, parsed.overrides), **flags)
     except RaypipeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -71,7 +74,16 @@ def _export(config: Config) -> None:
         console.note(f"pairs of {scope}: {path}")
 
 
-_JOBS: dict[str, Callable[[Config], None]] = {
+def _label(config: Config, *, plan: bool) -> None:
+    from raypipe.labeling.console import LabelingConsole
+    from raypipe.labeling.driver import label_catalog
+
+    label_catalog(config, LabelingConsole(), plan_only=plan)
+
+
+_FLAGS = {"label": {"plan": "say what it would take, and stop"}}
+_JOBS: dict[str, Callable[..., None]] = {
+    "label": _label,
     "round": _round,
     "prepare": _prepare,
     "report": _report,

@@ -64,29 +64,40 @@ def model_identity(model: ModelConfig) -> dict[str, str | None]:
 
 @dataclass(frozen=True)
 class Policy:
-    """One policy of a run; ``adapter`` is None for the base model itself."""
+    """One policy; ``adapter`` is an artifact of the run, a PEFT directory from elsewhere, or None
+    for the base model itself."""
 
     name: str
     model: ModelConfig
-    adapter: Artifact | None = None
+    adapter: Artifact | Path | None = None
 
     @property
     def policy_id(self) -> str:
         """Sixteen hex digits that depend on the base model and the adapter's weights."""
         digest = hashlib.sha256(repr(sorted(model_identity(self.model).items())).encode())
-        if self.adapter is not None:
+        if isinstance(self.adapter, Path):
+            weights = (self.adapter / ADAPTER_WEIGHTS).read_bytes()
+            digest.update(hashlib.sha256(weights).hexdigest().encode())
+        elif self.adapter is not None:
             commit = self.adapter.required()
-            weights = [file for file in commit.files if file.path.endswith(ADAPTER_WEIGHTS)]
-            digest.update(weights[0].sha256.encode())
+            files = [file for file in commit.files if file.path.endswith(ADAPTER_WEIGHTS)]
+            digest.update(files[0].sha256.encode())
         return digest.hexdigest()[:16]
 
     def adapter_directory(self) -> Path | None:
         """A local PEFT directory, or None for the base model."""
-        return self.adapter.local_directory() if self.adapter is not None else None
+        if isinstance(self.adapter, Artifact):
+            return self.adapter.local_directory()
+        return self.adapter
 
 
 def policy(run: Run, model: ModelConfig, name: str) -> Policy:
-    """The policy of that name in a run; its adapter must be committed unless it is the base."""
+    """The policy of that name in a run, or of a PEFT adapter's directory.
+
+    A policy of the run must be committed unless it is the base model.
+    """
     if name == PRETRAINED:
         return Policy(name, model)
+    if (Path(name) / ADAPTER_WEIGHTS).is_file():
+        return Policy(Path(name).name, model, Path(name).resolve())
     return Policy(name, model, run.artifact(f"{name}/adapter"))

@@ -115,6 +115,9 @@ LISTINGS = Table(
                     _optional("seller_value", _STRING),
                 ),
             ),
+            # Digest of what the row was made from, known before any image is fetched; only in a
+            # catalog that is labeled.
+            _optional("source_key", _STRING),
         ]
     ),
     ("listing_id",),

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypipe import receipts
@@ -28,6 +29,7 @@ from raypipe.receipts import Receipt
 from raypipe.schemas import QUARANTINE
 
 logger = logging.getLogger("raypipe.stream")
+NO_IDS = pa.nulls(0, pa.string())  # pa.array would import pandas
 _LEFTOVERS_PER_TASK = 16
 
 
@@ -92,12 +94,23 @@ class Demand:
         return None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Rows somewhere, and the steps that turn their blocks into :func:`outcome` blocks.
+
+    ``source`` gets the ids that are done already and makes a Ray data set without them; ``wanted``
+    are all ids that go in, each once.
+    """
+
+    source: Callable[[pa.Array], Any]
+    transform: Callable[[Any], Any]
+    wanted: pa.Array
+
+
 def run(
     attempt: Attempt,
+    plans: Sequence[Plan],
     *,
-    source: Callable[[], Any],
-    transform: Callable[[Any], Any],
-    wanted: pa.Array,
     demand: Demand,
     max_refused: float = 1.0,
     counts: Mapping[str, Any] | None = None,
@@ -106,10 +119,8 @@ def run(
 
     Args:
         attempt: of the artifact that comes out.
-        source: makes a Ray data set with a ``listing_id`` column; asked only if work is left.
-        transform: adds the steps that turn its blocks into :func:`outcome` blocks.
-        wanted: every id that goes in, once.
-        max_refused: share (0-1) of ``wanted`` that may be refused.
+        plans: one after the other; no id is in two of them.
+        max_refused: share (0-1) of the ids that may be refused.
         counts: to keep beside the summed ones.
 
     Raises:
@@ -118,24 +129,23 @@ def run(
         StorageError: a file could not be written.
         EngineStartError: no engine could be started, or the cluster had no room for one.
     """
-    salvaged = _salvage(attempt)
-    done = pa.concat_arrays([pa.array([], pa.string()), *(file.ids for file in salvaged)])
+    files = _salvage(attempt)
+    done = pa.concat_arrays([NO_IDS, *(file.ids for file in files)])
+    wanted = pa.concat_arrays([NO_IDS, *(plan.wanted for plan in plans)])
     summed: Counter[str] = Counter()
-    made: list[Receipt] = []
-    if len(done) < len(wanted):
-        dataset = source()
-        if len(done):
-            dataset = _without(dataset, done)
-        plan = transform(dataset).map_batches(
+    progress = Progress(len(wanted), len(done), demand.waiting)
+    for plan in plans:
+        if pc.all(pc.is_in(plan.wanted, done)).as_py():
+            continue
+        dataset = plan.transform(plan.source(done)).map_batches(
             partial(_write, attempt), batch_format="pyarrow", batch_size=None
         )
-        progress = Progress(len(wanted), len(done), demand.waiting)
-        for received in _receive(plan, summed, progress, demand):
-            made += received
-            _check_share(attempt, [*salvaged, *made], len(wanted), max_refused)
+        for received in _receive(dataset, summed, progress, demand):
+            files += received
+            _check_share(attempt, files, len(wanted), max_refused)
     return attempt.commit(
         expected=wanted,
-        receipts=[*salvaged, *made],
+        receipts=files,
         counts={
             "listings": len(wanted),
             "salvaged": len(done),
@@ -146,9 +156,9 @@ def run(
 
 
 def _receive(
-    plan: Any, summed: Counter[str], progress: Progress, demand: Demand
+    dataset: Any, summed: Counter[str], progress: Progress, demand: Demand
 ) -> Iterator[list[Receipt]]:
-    """Run the plan and hand on its receipts as they come."""
+    """Run a plan and hand on its receipts as they come."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -156,7 +166,7 @@ def _receive(
     context.execution_no_progress_timeout_s = demand.wait_s
     try:
         with reported(progress.text):
-            for batch in plan.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for figures in batch.column("counts").to_pylist():
                     summed.update(json.loads(figures))
                 received = receipts.from_table(batch.drop_columns(["counts"]))
@@ -206,22 +216,38 @@ def _inspect(attempt: Attempt, batch: pa.Table) -> pa.Table:
     return receipts.to_table([receipt for receipt in inspected if receipt is not None])
 
 
-def _without(dataset: Any, done: pa.Array) -> Any:
-    """Leave out the rows whose id is among ``done``."""
+def without(dataset: Any, ids: pa.Array) -> Any:
+    """A data set but for the rows whose ``listing_id`` is among ``ids``."""
+    return _filtered(dataset, ids, keep=False) if len(ids) else dataset
+
+
+def only(dataset: Any, ids: pa.Array) -> Any:
+    """The rows of a data set whose ``listing_id`` is among ``ids``."""
+    return _filtered(dataset, ids, keep=True)
+
+
+def ordered(ids: pa.Array) -> Any:
+    """Ids in Ray's object store, sorted once for all the blocks that :func:`among` is asked of;
+    Arrow would build a hash table of all of them for every block."""
     import ray
 
-    # Arrow would build a hash table of all of them for every block.
-    ordered = ray.put(np.sort(_bytes(done)))
-    return dataset.map_batches(partial(_skip, ordered), batch_format="pyarrow", batch_size=None)
+    return ray.put(np.sort(_bytes(ids)))
 
 
-def _skip(ordered: Any, block: pa.Table) -> pa.Table:
+def among(ids: Any, block: pa.Table, *, keep: bool) -> pa.Table:
+    """The rows of a block whose ``listing_id`` is among :func:`ordered` ids, or all others."""
     import ray
 
-    done = ray.get(ordered)
-    ids = _bytes(block.column("listing_id").combine_chunks())
-    places = np.minimum(np.searchsorted(done, ids), len(done) - 1)
-    return block.filter(pa.array(done[places] != ids))
+    known = ray.get(ids)
+    asked = _bytes(block.column("listing_id").combine_chunks())
+    places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    return block.filter(pa.array((known[places] == asked) == keep))
+
+
+def _filtered(dataset: Any, ids: pa.Array, *, keep: bool) -> Any:
+    return dataset.map_batches(
+        partial(among, ordered(ids), keep=keep), batch_format="pyarrow", batch_size=None
+    )
 
 
 def _bytes(ids: pa.Array) -> np.ndarray:

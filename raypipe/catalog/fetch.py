@@ -27,25 +27,9 @@ import httpcore
 import httpx
 import pyarrow.fs as pafs
 
-from raypipe.catalog import locations
+from raypipe.catalog import locations, network
 from raypipe.catalog.images import Refusal
-from raypipe.catalog.locations import (
-    forbidden,
-    host_allowed,
-    read_object,
-    read_path,
-    shown,
-    wrong_host,
-    wrong_scheme,
-)
-from raypipe.catalog.network import (
-    Address,
-    CheckedNetwork,
-    PrivateAddressError,
-    ask_system,
-    is_public,
-    usual_authorities,
-)
+from raypipe.catalog.locations import shown
 from raypipe.config import CatalogConfig, FetchConfig
 from raypipe.seeds import derive
 
@@ -76,8 +60,8 @@ class Fetcher:
         config: FetchConfig,
         *,
         read_path: Callable[[str], bytes | Refusal] | None = None,
-        resolve: Callable[[str], Sequence[str]] = ask_system,
-        is_allowed_address: Callable[[Address], bool] = is_public,
+        resolve: Callable[[str], Sequence[str]] = network.ask_system,
+        is_allowed_address: Callable[[network.Address], bool] = network.is_public,
         open_bucket: locations.OpenBucket = locations.open_bucket,
         tls: ssl.SSLContext | None = None,
         sleep: Callable[[float], object] = time.sleep,
@@ -99,10 +83,12 @@ class Fetcher:
         self._timeouts = dict.fromkeys(("connect", "read", "write"), config.timeout_s)
         self._threads = ThreadPoolExecutor(config.concurrency, thread_name_prefix="fetch")
         self._connections = httpcore.ConnectionPool(
-            ssl_context=tls or usual_authorities(),
+            ssl_context=tls or network.usual_authorities(),
             max_connections=config.concurrency,
             keepalive_expiry=10,
-            network_backend=CheckedNetwork(resolve, is_allowed_address),
+            network_backend=network.CheckedNetwork(
+                resolve, is_allowed_address, PATIENCE * config.timeout_s
+            ),
         )
 
     def __enter__(self) -> Self:
@@ -127,14 +113,14 @@ class Fetcher:
             budget: bytes after which nothing more is begun; names that were not begun are left
                 out. None reads all.
         """
-        held = 0
+        held: list[int] = []
 
         def read(name: str) -> bytes | Refusal | None:
-            nonlocal held
-            if budget is not None and held >= budget:
+            if budget is not None and sum(held) >= budget:
                 return None
             content = self.read(name)
-            held += len(content) if isinstance(content, bytes) else 0
+            if isinstance(content, bytes):
+                held.append(len(content))
             return content
 
         distinct = list(dict.fromkeys(names))
@@ -153,7 +139,7 @@ class Fetcher:
         if named is None:
             return Refusal("bad_uri", "its scheme is not one")
         if named[1].lower() not in self._config.schemes:
-            return wrong_scheme(named[1], self._config)
+            return locations.wrong_scheme(named[1], self._config)
         if named[1].lower() not in ("http", "https"):
             return self._stored(name)
         try:
@@ -170,9 +156,11 @@ class Fetcher:
         bucket, key = parts.netloc, parts.path.removeprefix("/")
         if not _BUCKET.fullmatch(bucket) or not key:
             return Refusal("bad_uri", f"a bucket and a key are expected after {parts.scheme}://")
-        if not host_allowed(bucket, self._config.hosts):
-            return wrong_host(bucket)
-        return read_object(parts.scheme, bucket, key, self._config.max_bytes, self._open_bucket)
+        if not locations.host_allowed(bucket, self._config.hosts):
+            return locations.wrong_host(bucket)
+        return locations.read_object(
+            parts.scheme, bucket, key, self._config.max_bytes, self._open_bucket
+        )
 
     def _fetched(self, url: httpx.URL) -> bytes | Refusal:
         """As many attempts as it takes and the configuration allows."""
@@ -187,16 +175,15 @@ class Fetcher:
     def _followed(self, url: httpx.URL) -> "bytes | Refusal | _Busy":
         """One attempt, through every redirect."""
         for _ in range(self._config.max_redirects + 1):
-            refusal = forbidden(url, self._config)
+            refusal = locations.forbidden(url, self._config)
             if refusal is not None:
                 return refusal
             outcome = self._requested(url)
             if not isinstance(outcome, httpx.URL):
                 return outcome
             url = outcome
-        return Refusal(
-            "too_many_redirects", f"more than {self._config.max_redirects}, to {shown(url)}"
-        )
+        detail = f"more than {self._config.max_redirects}, to {shown(url)}"
+        return Refusal("too_many_redirects", detail)
 
     def _requested(self, url: httpx.URL) -> "bytes | Refusal | _Busy | httpx.URL":
         """One request to an allowed host; a redirect comes back as its target."""
@@ -209,7 +196,7 @@ class Fetcher:
                 "GET", place, headers=headers, extensions={"timeout": self._timeouts}
             ) as response:
                 return self._judged(url, response)
-        except PrivateAddressError as error:
+        except network.PrivateAddressError as error:
             return Refusal("private_address", str(error))
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
             # Only an error of connecting surely quotes nothing of the request.
@@ -236,16 +223,12 @@ class Fetcher:
         return self._body(url, response)
 
     def _body(self, url: httpx.URL, response: httpcore.Response) -> bytes | Refusal:
-        patience = PATIENCE * self._config.timeout_s
-        deadline = time.monotonic() + patience
         content = bytearray()
         for chunk in response.iter_stream():
             content += chunk
             if len(content) > self._config.max_bytes:
                 detail = f"{shown(url)} has more than {self._config.max_bytes} bytes"
                 return Refusal("too_many_bytes", detail)
-            if time.monotonic() > deadline:
-                return Refusal("unreachable", f"{shown(url)} took longer than {patience:g} s")
         return bytes(content)
 
 
@@ -259,7 +242,7 @@ class Reader:
     def prefetch(self, names: Iterable[str]) -> None:
         """Read these images side by side and keep them, at most ``AHEAD_BYTES`` and what is under
         way then, until the next call. What was kept before is dropped."""
-        self._ahead = {}
+        self._ahead = {}  # first, so that two batches are never held at once
         self._ahead = self._fetcher.read_all(names, AHEAD_BYTES)
 
     def read(self, name: str) -> bytes | Refusal:
@@ -279,7 +262,7 @@ def open_reader(
         filesystem: where the catalog's Parquet file is.
         directory: where paths begin: the directory of the catalog's Parquet file.
     """
-    beside = partial(read_path, filesystem=filesystem, directory=directory)
+    beside = partial(locations.read_path, filesystem=filesystem, directory=directory)
     with Fetcher(config.fetch, read_path=beside) as fetcher:
         yield Reader(fetcher)
 

@@ -73,7 +73,7 @@ def quarantine_rows(refused: Iterable[RefusedListing]) -> list[dict[str, object]
 
 
 def image_names(rows: Iterable[Mapping[str, Any]], max_images: int) -> list[str]:
-    """The paths and URIs that preparing these rows will read for certain."""
+    """The paths and URIs that preparing these rows reads whatever they turn out to be."""
     shares = (islice(row["images"] or (), max_images) for row in rows)
     return [image for share in shares for image in share if isinstance(image, str)]
 
@@ -112,7 +112,7 @@ def prepare_listing(
         vertical=vertical,
         group_id=row["group_id"] or None,
         pictures=pictures,
-        queries=queries_of(schema.attributes(vertical), _seller_values(row["seller_values"])),
+        queries=queries_of(schema.attributes(vertical), seller_values(row["seller_values"])),
         skipped=skipped,
     )
 
@@ -142,7 +142,7 @@ def _pictures(
     return tuple(distinct.values()), refusals, repeated
 
 
-def _seller_values(given: Iterable[Any] | None) -> dict[str, str]:
+def seller_values(given: Iterable[Any] | None) -> dict[str, str]:
     """A list of (attribute, value) structs or the pairs of a map; the first value of each name."""
     values: dict[str, str] = {}
     for pair in filter(None, given or ()):

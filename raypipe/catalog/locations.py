@@ -45,7 +45,7 @@ def wrong_host(host: str) -> Refusal:
 
 def shown(url: httpx.URL) -> str:
     """A URI as it may be printed: its query, which may be a signature, is left out."""
-    return f"{url.scheme}://{url.netloc.decode()}{url.path}"[:200]
+    return f"{url.scheme}://{(url.netloc + url.raw_path.partition(b'?')[0]).decode()}"[:200]
 
 
 def host_allowed(host: str, patterns: Iterable[str]) -> bool:

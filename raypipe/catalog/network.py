@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -13,6 +14,7 @@ import httpx
 Address = IPv4Address | IPv6Address
 ADDRESSES_TRIED = 3
 _NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 
 
 def is_public(address: Address) -> bool:
@@ -26,7 +28,7 @@ def is_public(address: Address) -> bool:
             carried = IPv4Address(int(address) & 0xFFFFFFFF)
         if carried is not None:
             return is_public(carried)
-        if address.is_site_local:
+        if address.is_site_local or address in _LOCAL_NAT64:
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -39,10 +41,20 @@ class CheckedNetwork(httpcore.NetworkBackend):
     """Connects to addresses and never to names: a name could be another address a moment later."""
 
     def __init__(
-        self, resolve: Callable[[str], Sequence[str]], is_allowed: Callable[[Address], bool]
+        self,
+        resolve: Callable[[str], Sequence[str]],
+        is_allowed: Callable[[Address], bool],
+        patience_s: float,
     ) -> None:
+        """
+        Args:
+            resolve: the addresses of a host.
+            is_allowed: every address of a host must pass.
+            patience_s: how long an answer may take as a whole.
+        """
         self._resolve = resolve
         self._is_allowed = is_allowed
+        self._patience_s = patience_s
         self._network = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -51,7 +63,8 @@ class CheckedNetwork(httpcore.NetworkBackend):
         failure: Exception = httpcore.ConnectError("the host has no address")
         for address in self._addresses(host)[:ADDRESSES_TRIED]:
             try:
-                return self._network.connect_tcp(str(address), port, *args, **options)
+                stream = self._network.connect_tcp(str(address), port, *args, **options)
+                return _PatientStream(stream, self._patience_s)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -65,6 +78,34 @@ class CheckedNetwork(httpcore.NetworkBackend):
             if not self._is_allowed(address):
                 raise PrivateAddressError(f"{host} is {address}")
         return addresses
+
+
+class _PatientStream(httpcore.NetworkStream):
+    """A connection whose answers must end: one that trickles in is never silent."""
+
+    def __init__(self, stream: httpcore.NetworkStream, patience_s: float) -> None:
+        self._stream = stream
+        self._patience_s = patience_s
+        self._deadline = time.monotonic() + patience_s
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if time.monotonic() > self._deadline:
+            raise httpcore.ReadTimeout(f"the answer took longer than {self._patience_s:g} s")
+        return self._stream.read(max_bytes, timeout)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send a part of a request; the time of its answer begins."""
+        self._deadline = time.monotonic() + self._patience_s
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        return _PatientStream(self._stream.start_tls(*args, **options), self._patience_s)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def ask_system(host: str) -> list[str]:

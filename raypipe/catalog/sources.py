@@ -5,7 +5,7 @@ A fault of a file (not of a row) is an InputError that names the file and the co
 
 import hashlib
 import posixpath
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +146,40 @@ class Source:
                     yield batch
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{path} is truncated or corrupt: {error}") from error
+
+    def row_groups(self) -> list[tuple[str, int]]:
+        """The parts in which the files are read side by side: file and row group."""
+        found = []
+        for path in self.files:
+            with _opened(self.filesystem, path) as file:
+                found += [(path, group) for group in range(file.num_row_groups)]
+        return found
+
+    def read_row_group(
+        self, path: str, group: int, names: Sequence[str], rows: int
+    ) -> Iterator[pa.Table]:
+        """The rows of a row group, so many at a time; a column that the file lacks is null.
+
+        Raises:
+            InputError: the file is truncated or corrupt.
+        """
+        with _opened(self.filesystem, path) as file:
+            present = [name for name in names if name in file.schema_arrow.names]
+            try:
+                for batch in file.iter_batches(rows, row_groups=[group], columns=present):
+                    batch.validate(full=True)
+                    table = pa.Table.from_batches([batch])
+                    for name in names:
+                        if name not in present:
+                            table = table.append_column(name, pa.nulls(len(table), pa.string()))
+                    yield table
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{path} is truncated or corrupt: {error}") from error
+
+    def identity(self) -> list[list[object]]:
+        """Name, size and time of every file: a catalog is too large to be hashed for each run."""
+        infos = self.filesystem.get_file_info(list(self.files))
+        return [[info.path, info.size, info.mtime_ns] for info in infos]
 
     def digest(self, prefix: str) -> dict[str, object]:
         """What the files hold, for a fingerprint: their number, bytes and one digest of them all.

@@ -1,39 +1,16 @@
 """What a person sees of a run: a line per stage, the gate's decisions, a table at the end."""
 
-import logging
 from typing import Any
 
-from rich.console import Console as RichConsole
 from rich.table import Table
 
-from raypipe import progress
 from raypipe.config import Config
-from raypipe.manifest import Commit
+from raypipe.console import StageConsole
 from raypipe.rounds.gate import Judged
 
-# Wide enough for the tables, also in the log of a job, which has no width of its own.
-_WIDTH = 110
 
-
-class _Lines(logging.Handler):
-    """Prints progress under the stage that it belongs to."""
-
-    def __init__(self, rich: RichConsole) -> None:
-        super().__init__()
-        self._rich = rich
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._rich.print(f"[dim]    {record.getMessage()}[/dim]")
-
-
-class Console:
-    """Prints to standard output; one line for every stage, also in a log file of a job."""
-
-    def __init__(self) -> None:
-        self._rich = RichConsole(highlight=False, soft_wrap=True, width=_WIDTH)
-        progress.logger.addHandler(_Lines(self._rich))
-        progress.logger.setLevel(logging.INFO)
-        progress.logger.propagate = False
+class Console(StageConsole):
+    """What is printed of a whole run."""
 
     def begin(self, config: Config, location: str) -> None:
         rounds = config.rounds
@@ -42,24 +19,6 @@ class Console:
             f"{rounds.num_rounds} rounds of {config.training.method} from {rounds.start}"
         )
         self._rich.print(f"[dim]{location}[/dim]")
-
-    def stage(self, name: str) -> None:
-        self._rich.print(f"[dim]… {name}[/dim]")
-
-    def committed(self, name: str, commit: Commit) -> None:
-        rows = f"{commit.rows:,} rows" if commit.rows else ""
-        refused = f", {commit.quarantined:,} quarantined" if commit.quarantined else ""
-        figures = ", ".join(
-            f"{key.replace('_', ' ')} {value:,}"
-            for key, value in commit.counts.items()
-            if isinstance(value, int)
-        )
-        what = ", ".join(part for part in (rows, figures) if part) + refused
-        when = "already done" if commit.reused else f"{commit.seconds:.1f} s"
-        self._rich.print(f"[green]✓[/green] {name:<24} {when:>12}  [dim]{what}[/dim]")
-
-    def note(self, text: str) -> None:
-        self._rich.print(f"[yellow]![/yellow] {text}")
 
     def judged(self, judged: Judged, best: Judged) -> None:
         accuracy = f"anchor accuracy {judged.anchor_accuracy:.3f}"

@@ -4,7 +4,7 @@ One engine session serves both needs of a policy: the greedy pass over eval and 
 it, and the chains over pool and anchor that the next round votes on. Engine starts are expensive.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -99,14 +99,19 @@ def run(
     present = partial(chains_table, policy_id=policy.policy_id)
 
     def make(attempt: Attempt) -> Commit:
-        return ask(
+        chosen = plan(
             config,
-            attempt,
             listings,
             splits=draw.greedy | draw.sampled,
             make_engine=partial(start, config, policy),
             draw=draw,
             present=present,
+        )
+        return stream.run(
+            attempt,
+            [chosen],
+            demand=demand(config),
+            max_refused=config.catalog.max_quarantined,
             counts={"chains_per_query": num_chains},
         )
 
@@ -129,43 +134,52 @@ def law(config: Config, policy: Policy, draw: Draw) -> dict[str, Any]:
     return values
 
 
-def ask(
+def demand(config: Config) -> stream.Demand:
+    """What an engine's actor needs of the cluster."""
+    sampling = config.sampling
+    return stream.Demand(
+        sampling.cpus_per_actor, sampling.gpus_per_actor, config.cluster.capacity_wait_s
+    )
+
+
+def plan(
     config: Config,
-    attempt: Attempt,
     listings: Artifact,
     *,
     splits: Iterable[str],
     make_engine: Callable[[], ChainSource],
     draw: Draw,
     present: Present,
-    counts: Mapping[str, Any] | None = None,
-) -> Commit:
-    """Map listings through a pool of engines and commit what ``present`` makes of the chains.
+    leave_out: pa.Array = stream.NO_IDS,
+    columns: Sequence[str] = COLUMNS,
+) -> stream.Plan:
+    """A pool of engines over listings.
 
     Args:
-        attempt: of an artifact whose rows are keyed by ``listing_id``.
         splits: the listings that are asked.
         make_engine: starts an engine in an actor's process.
         draw: which chains they get.
+        present: makes the rows that come out, of listings and their chains.
+        leave_out: ids that are not asked.
+        columns: of the listings, that ``present`` gets.
 
-    Raises:
-        EngineStartError: no engine could be started, or the cluster had no room for one.
-        EngineDiedError: engines died one after the other.
-        AdapterInactiveError: an engine does not serve the policy's adapter.
-        QuarantineLimitError: more listings were refused than ``catalog.max_quarantined``.
-        ArtifactError: a listing was lost or doubled.
+    When it runs it raises, beside what :func:`raypipe.stream.run` does, EngineDiedError (engines
+    died one after the other) and AdapterInactiveError (an engine does not serve the policy).
     """
-    import ray
-    import ray.data
-
     sampling = config.sampling
     wanted_splits = pa.array(sorted(splits))
 
-    def source() -> Any:
-        dataset = ray.data.read_parquet(listings.paths(), filesystem=listings.run.filesystem)
-        return dataset.select_columns(COLUMNS).map_batches(
-            partial(_of_splits, wanted_splits), batch_format="pyarrow", batch_size=None
+    def source(done: pa.Array) -> Any:
+        import ray.data
+
+        dataset = (
+            ray.data.read_parquet(listings.paths(), filesystem=listings.run.filesystem)
+            .select_columns(list(columns))
+            .map_batches(
+                partial(_of_splits, wanted_splits), batch_format="pyarrow", batch_size=None
+            )
         )
+        return stream.without(dataset, pa.concat_arrays([done, leave_out]))
 
     def transform(dataset: Any) -> Any:
         suspects = _suspects(sampling.max_engine_deaths)
@@ -188,17 +202,10 @@ def ask(
             max_task_retries=-1,
         )
 
-    return stream.run(
-        attempt,
-        source=source,
-        transform=transform,
-        wanted=_ids(listings, wanted_splits),
-        demand=stream.Demand(
-            sampling.cpus_per_actor, sampling.gpus_per_actor, config.cluster.capacity_wait_s
-        ),
-        max_refused=config.catalog.max_quarantined,
-        counts=counts,
-    )
+    ids = _ids(listings, wanted_splits)
+    if len(leave_out):
+        ids = ids.filter(pc.invert(pc.is_in(ids, leave_out)))
+    return stream.Plan(source, transform, ids)
 
 
 def _pool(sampling: SamplingConfig) -> Any:

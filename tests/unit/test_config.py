@@ -16,7 +16,16 @@ RESOURCE_KEYS = frozenset(
         "run.directory",
         "run.report_to",
         "catalog.rows_per_file",
+        "catalog.fetch.concurrency",
+        "catalog.fetch.attempts",
+        "catalog.fetch.timeout_s",
+        "rates.engine_hour",
+        "rates.currency",
+        "rates.chains_per_second",
         "sampling.num_actors",
+        "sampling.min_actors",
+        "sampling.calls_in_flight",
+        "sampling.max_engine_deaths",
         "sampling.cpus_per_actor",
         "sampling.gpus_per_actor",
         "sampling.listings_per_call",
@@ -240,3 +249,16 @@ def test_flatten_makes_one_level_of_dotted_keys() -> None:
     nested = {"a": {"b": {"c": 1}, "d": [2]}, "e": None, "empty": {}}
     assert flatten(nested) == {"a.b.c": 1, "a.d": [2], "e": None}
     assert flatten({"b": 1}, "a.") == {"a.b": 1}
+
+
+def test_a_pool_never_begins_with_more_engines_than_it_may_have() -> None:
+    assert load(None, ["sampling.min_actors=1", "sampling.num_actors=3"]).sampling.min_actors == 1
+    with pytest.raises(ConfigError, match=r"sampling\.min_actors=3 is more than"):
+        load(None, ["sampling.min_actors=3", "sampling.num_actors=2"])
+
+
+def test_a_tensor_parallel_engine_needs_its_gpus_in_one_node() -> None:
+    split = ["sampling.engine.tensor_parallel_size=2"]
+    load(None, [*split, "sampling.gpus_per_actor=2"])
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size=2 needs as many GPUs"):
+        load(None, [*split, "sampling.gpus_per_actor=1"])

@@ -70,6 +70,28 @@ def test_text_and_stubs_are_refused(content):
     assert squash(content, SIZE, LIMIT).reason in ("unknown_format", "broken")
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\xef\xbb\xbf\n <!DOCTYPE html><p>Not found", "text/html"),
+        (b"<!-- a comment --><HTML><body>", "text/html"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied', "text/xml"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"),
+        (b'{"error": "no such image"}', "application/json"),
+        (b"%PDF-1.7", "application/pdf"),
+        (b"\x1f\x8b\x08\0", "application/gzip"),
+        (b"II*\0\x08\0\0\0", "image/tiff"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "image/avif"),
+        (b"\0\0\0\x20ftypheic\0\0\0\0heicmif1", "image/heic"),
+        (b"no such image", "unknown content"),
+    ],
+)
+def test_a_refusal_says_what_came_instead_of_an_image(content, kind):
+    refusal = squash(content, SIZE, LIMIT)
+    assert refusal.reason == "unknown_format"
+    assert refusal.detail.startswith(f"{kind}, not one of JPEG")
+
+
 def test_no_bytes_and_too_many_bytes():
     assert squash(b"", SIZE, LIMIT).reason == "empty"
     assert squash(bytes(MAX_BYTES + 1), SIZE, LIMIT).reason == "too_many_bytes"

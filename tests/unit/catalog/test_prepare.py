@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,9 @@ from shop import photo
 
 from raypipe.artifacts import Run
 from raypipe.attributes import AttributeSchema, load_attribute_schema
-from raypipe.catalog import stage
+from raypipe.catalog import census, stage
+from raypipe.catalog.fetch import Fetcher
+from raypipe.catalog.images import Refusal
 from raypipe.config import resolve
 from raypipe.errors import ArtifactError, ConfigDriftError, QuarantineLimitError
 from raypipe.manifest import COMMIT
@@ -174,7 +177,7 @@ def test_images_by_path(shop, run):
         (photos / f"{index}.png").write_bytes(row["images"][0])
         row["images"] = [f"photos/{index}.png"]
     shop.listings[1]["images"] = [str(photos / "1.png")]
-    shop.listings[2]["images"] = [(photos / "2.png").as_uri()]
+    shop.listings[2]["images"] = [(photos / "2.png").as_uri(), "photos/2.png"]
     shop.listings[3]["images"] = ["photos/none.png", "photos/3.png"]
     shop.listings[6]["images"] = ["https://169.254.169.254/7.png", "gopher://x/y", "photos"]
     kind = pa.list_(pa.string())
@@ -183,12 +186,65 @@ def test_images_by_path(shop, run):
     assert len(rows(run)) == 11
     assert commit.counts["images_skipped"] == {
         "missing_file": 1,
-        "unsupported_scheme": 2,
+        "host_not_allowed": 1,
+        "scheme_not_allowed": 2,
         "unreadable_file": 1,
     }
     reason, detail = quarantine(run)["L06"]
     assert reason == "no_image"
-    assert "unsupported_scheme: 'https' is not one of file, s3, gs" in detail
+    assert "host_not_allowed: '169.254.169.254' is not in catalog.fetch.hosts" in detail
+
+
+def test_images_by_uri_are_fetched_a_batch_at_a_time(shop, run, monkeypatch):
+    asked, batches = [], []
+
+    def answer(fetcher, name):
+        asked.append(name)
+        number = int(name.rpartition("/")[2])
+        return Refusal("not_found", "gone") if number == 90 else photo(number)
+
+    read_all = Fetcher.read_all
+
+    def note(fetcher, names, budget):
+        batches.append(list(names))
+        return read_all(fetcher, batches[-1], budget)
+
+    monkeypatch.setattr(Fetcher, "read", answer)
+    monkeypatch.setattr(Fetcher, "read_all", note)
+    monkeypatch.setattr(census, "LISTINGS_PER_BATCH", 5)
+    for index, row in enumerate(shop.listings):
+        row["images"] = [f"https://cdn.shop.com/{number}" for number in (index, 90, index + 20)]
+    shop.write(shops.LISTINGS.set(2, pa.field("images", pa.list_(pa.string()))))
+    commit = stage.run(shop.config(max_images=2), run)
+    assert commit.counts["images"] == 24
+    assert commit.counts["images_skipped"] == {"not_found": 12}
+    ahead = [[f"https://cdn.shop.com/{number}" for number in (0, 90, 1, 90, 2, 90, 3, 90, 4, 90)]]
+    assert batches[:1] == ahead
+    assert [len(batch) for batch in batches] == [10, 10, 4]
+    assert max(Counter(asked).values()) == 3  # the shared image, once in each batch
+
+
+def test_an_image_on_this_machine_is_never_fetched(shop, run):
+    for row in shop.listings:
+        row["images"] = ["http://127.0.0.1:1/1.png?sig=s3cr3t"]
+    shop.write(shops.LISTINGS.set(2, pa.field("images", pa.list_(pa.string()))))
+    fetch = {"schemes": ["http"], "hosts": ["127.0.0.1"]}
+    with pytest.raises(QuarantineLimitError, match=r"private_address: 127\.0\.0\.1 is") as caught:
+        stage.run(shop.config(fetch=fetch), run)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_broken_image_may_refuse_its_listing(shop, run):
+    shop.listings[6]["images"].append(b"<html>")
+    shop.listings[7]["images"] += [photo(70), b"never looked at"]
+    shop.listings[8]["images"] = []
+    commit = prepare(shop, run, broken_images="refuse", max_images=2)
+    reason, detail = quarantine(run)["L06"]
+    assert reason == "broken_image"
+    assert detail.startswith("unknown_format: text/html")
+    assert commit.counts["refused"] == {"broken_image": 1, "no_image": 1}
+    assert commit.counts["images_skipped"] == {"unknown_format": 1}
+    assert len(rows(run)["L07"]["images"]) == 2
 
 
 def test_too_many_refusals_stop_before_anything_is_committed(shop, run):

@@ -1,0 +1,13 @@
+"""Label a whole catalog with a policy of a run; the same command resumes and brings up to date.
+
+python jobs/label.py                                        the run's own listings, embedded default
+python jobs/label.py labeling.policy=pretrained labeling.mode=greedy
+python jobs/label.py --config my-run.yaml labeling.listings=s3://shop/catalog --plan
+"""
+
+import sys
+
+from raypipe.command import main
+
+if __name__ == "__main__":
+    sys.exit(main("label", __doc__))

@@ -1,0 +1,55 @@
+"""What tells whether a listing has changed since it was labeled."""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from raypipe.catalog.queries import Query
+
+
+def source_key(images: Sequence[str], queries: Iterable[Query]) -> str:
+    """Digest of what a listing's labels depend on beside the policy.
+
+    Args:
+        images: what tells its images apart: hashes of their bytes, or their names or addresses.
+        queries: what it is asked, with the seller's values.
+    """
+    asked = [
+        [query.attribute, query.prompt, list(query.options), query.seller_value]
+        for query in queries
+    ]
+    canonical = json.dumps([list(images), asked])
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def prepared_key(listing: Mapping[str, Any]) -> str:
+    """The source key of a LISTINGS row; a training catalog's is made of its prepared images."""
+    if listing.get("source_key"):
+        return str(listing["source_key"])
+    return source_key(listing["image_hashes"], (Query(**query) for query in listing["queries"]))
+
+
+def image_identities(
+    images: Iterable[bytes | str | None], filesystem: pafs.FileSystem, directory: str
+) -> list[str]:
+    """What tells the images of a row apart without fetching them.
+
+    Bytes by their hash; a path beside the catalog by its name, size and time; an address by
+    itself, so that another photo behind the same address is not noticed.
+    """
+    names = [image or "" for image in images]
+    paths = [name for name in names if isinstance(name, str) and "://" not in name]
+    infos = filesystem.get_file_info([posixpath.join(directory, path) for path in paths])
+    known = {
+        path: f"{path} {info.size} {info.mtime_ns}" for path, info in zip(paths, infos, strict=True)
+    }
+    return [
+        known.get(name, name)
+        if isinstance(name, str)
+        else hashlib.blake2b(name, digest_size=16).hexdigest()
+        for name in names
+    ]

@@ -1,0 +1,81 @@
+"""Labels are made in generations: ``labels/000001``, ``labels/000002``, …
+
+A generation belongs to one request: which catalog, which policy, which precision. The same request
+resumes or repeats its generation; another one begins the next, and takes over from the last
+finished one what has not changed.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from raypipe.artifacts import Artifact, Run
+from raypipe.manifest import Fingerprint, plain
+from raypipe.schemas import LABELS
+
+REQUEST = "request.json"
+_GENERATION = re.compile(r"\d{6}")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation: its scope in the run, and the finished one before it."""
+
+    scope: str
+    previous: Artifact | None
+
+    def labels(self, run: Run) -> Artifact:
+        return run.artifact(f"{self.scope}/labels", LABELS)
+
+
+def open_generation(run: Run, request: Fingerprint) -> Generation:
+    """The generation of this request, or the next one."""
+    scopes = generations(run)
+    for scope in reversed(scopes):
+        content = run.read(f"{scope}/{REQUEST}")
+        if content is not None and json.loads(content) == plain(request):
+            return Generation(scope, _finished(run, scopes[: scopes.index(scope)]))
+    number = len(scopes) + 1
+    while not run.create(f"labels/{number:06d}/{REQUEST}", _encoded(request)):
+        number += 1  # another driver was faster; its request is another one
+    return Generation(f"labels/{number:06d}", _finished(run, scopes))
+
+
+def generations(run: Run) -> list[str]:
+    """The scopes of all generations, oldest first."""
+    selector = pafs.FileSelector(run.path("labels"), allow_not_found=True)
+    names = (info.base_name for info in run.filesystem.get_file_info(selector))
+    return [f"labels/{name}" for name in sorted(names) if _GENERATION.fullmatch(name)]
+
+
+def unchanged(previous: Artifact | None, keys: pa.Table) -> pa.Array:
+    """The listings whose labels of the previous generation still hold.
+
+    Args:
+        keys: ``listing_id`` and ``label_key`` of every listing now.
+    """
+    if previous is None:
+        return pa.array([], pa.string())
+    known = pa.concat_tables(
+        table.group_by(["listing_id", "label_key"]).aggregate([])
+        for table in previous.read_files(["listing_id", "label_key"])
+    )
+    same = keys.join(known, ["listing_id", "label_key"], join_type="inner")
+    return pc.unique(same.column("listing_id"))
+
+
+def _finished(run: Run, scopes: list[str]) -> Artifact | None:
+    for scope in reversed(scopes):
+        artifact = run.artifact(f"{scope}/labels", LABELS)
+        if artifact.commit() is not None:
+            return artifact
+    return None
+
+
+def _encoded(request: Fingerprint) -> bytes:
+    return json.dumps(dict[str, Any](plain(request)), indent=1).encode()

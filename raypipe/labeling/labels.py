@@ -1,0 +1,151 @@
+"""From a listing's chains to its labels."""
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe import answers
+from raypipe.attributes import Attribute, AttributeSchema
+from raypipe.catalog.keys import prepared_key
+from raypipe.evaluation.confidence import Calibration
+from raypipe.prompts import TEMPLATE_VERSION, AnswerFormat
+from raypipe.sampling.chains import Answered, Chain
+from raypipe.schemas import LABELS
+from raypipe.vote import Vote, count_votes
+
+Mode = Literal["vote", "greedy"]
+_REASONING = re.compile(r"<reasoning>(.*?)</reasoning>", re.DOTALL)
+
+
+def label_key(source: str, law: str) -> str:
+    """Digest of a listing's source and of the law that its chains are drawn by."""
+    return hashlib.blake2b(f"{source}\0{law}".encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Labeler:
+    """Makes LABELS rows of listings and their chains.
+
+    Args:
+        schema: the attribute schema that answers are resolved by.
+        mode: "vote" counts the sampled chains; "greedy" takes the one chain.
+        num_chains: chains requested per query; 1 when greedy.
+        law: digest of what the chains depend on beside the listing.
+        calibration: turns confidence into a probability; None leaves it open.
+        threshold: probability from which an answer is published; None publishes none.
+    """
+
+    schema: AttributeSchema
+    mode: Mode
+    num_chains: int
+    answer_format: AnswerFormat
+    policy_id: str
+    law: str
+    calibration: Calibration | None = None
+    threshold: float | None = None
+
+    def __call__(
+        self, listings: Sequence[dict[str, Any]], answered: Sequence[Sequence[Answered]]
+    ) -> pa.Table:
+        """LABELS rows: one per query of every listing."""
+        rows = []
+        for listing, chains in zip(listings, answered, strict=True):
+            key = label_key(prepared_key(listing), self.law)
+            for query, answer in zip(listing["queries"], chains, strict=True):
+                attribute = self.schema.get(listing["vertical"], query["attribute"])
+                rows.append(
+                    {name: listing[name] for name in ("listing_id", "vertical", "split")}
+                    | self._label(attribute, answer, query["seller_value"])
+                    | {
+                        "attribute": attribute.name,
+                        "policy_id": self.policy_id,
+                        "template": TEMPLATE_VERSION,
+                        "label_key": key,
+                    }
+                )
+        table = LABELS.from_rows(rows)
+        if self.calibration is None:
+            return table
+        return calibrated(table, self.calibration, self.threshold)
+
+    def _label(
+        self, attribute: Attribute, answered: Answered, seller_value: str | None
+    ) -> dict[str, object]:
+        chains = answered.all
+        parsed = [
+            answers.parse(chain.text, chain.finish_reason, attribute, self.answer_format).value
+            for chain in chains
+        ]
+        vote = count_votes(parsed, self.num_chains)
+        answer = vote.consensus
+        best = _clearest(
+            [
+                chain
+                for chain, value in zip(chains, parsed, strict=True)
+                if value is not None and value == answer
+            ]
+        )
+        sold = attribute.resolve(seller_value) if seller_value else None
+        return {
+            "value": answer,
+            "outcome": _outcome(vote),
+            "answer": answer,
+            "confidence": self._confidence(vote, best),
+            "probability": None,
+            "votes": [{"value": value, "count": count} for value, count in vote.votes],
+            "num_chains": self.num_chains,
+            "num_valid": vote.num_valid,
+            "reasoning": _reasoning(best),
+            "seller_value": seller_value,
+            "seller_conflict": None if sold is None or answer is None else sold != answer,
+        }
+
+    def _confidence(self, vote: Vote, best: Chain | None) -> float:
+        if self.mode == "vote" or best is None:
+            return vote.confidence
+        return math.exp(_per_token(best))
+
+
+def calibrated(labels: pa.Table, calibration: Calibration, threshold: float | None) -> pa.Table:
+    """Labels with the probability of their confidence, published from ``threshold`` upwards."""
+    answered = pc.is_valid(labels.column("answer"))
+    found = pa.array(calibration.probabilities(labels.column("confidence").to_numpy()))
+    probability = pc.if_else(answered, found, pa.scalar(None, pa.float64()))
+    enough = pc.fill_null(
+        pc.greater_equal(probability, math.inf if threshold is None else threshold), False
+    )
+    below = pc.if_else(enough, "published", "below_precision")
+    columns = {
+        "probability": probability,
+        "outcome": pc.if_else(answered, below, labels.column("outcome")),
+        "value": pc.if_else(enough, labels.column("answer"), pa.scalar(None, pa.string())),
+    }
+    for name, column in columns.items():
+        labels = labels.set_column(labels.column_names.index(name), name, column)
+    return LABELS.conform(labels)
+
+
+def _outcome(vote: Vote) -> str:
+    if vote.consensus is not None:
+        return "published"
+    return "tie" if vote.num_valid else "no_valid_chain"
+
+
+def _clearest(chains: Sequence[Chain]) -> Chain | None:
+    return max(chains, key=_per_token, default=None)
+
+
+def _per_token(chain: Chain) -> float:
+    """Mean log-probability of its tokens, in nats."""
+    return chain.logprob / max(1, len(chain.token_ids))
+
+
+def _reasoning(chain: Chain | None) -> str | None:
+    found = _REASONING.search(chain.text) if chain is not None else None
+    return found.group(1).strip() if found else None
