@@ -72,10 +72,8 @@ def asked(config: Config, listings: Iterable[dict[str, Any]]) -> Iterator[tuple[
 
 def single(request: Request) -> list[Request]:
     """A request for each chain, with the seed that vLLM gives it among its siblings."""
-    return [
-        replace(request, num_chains=1, seed=request.seed + index)
-        for index in range(request.num_chains)
-    ]
+    chains = range(request.num_chains)
+    return [replace(request, num_chains=1, seed=request.seed + index) for index in chains]
 
 
 @dataclass
@@ -187,10 +185,11 @@ def engine_requests(
 
     made = []
     for request in requests:
-        chosen = SamplingParams(**parameters(config, request))
-        images = {"multi_modal_data": {"image": decoded(request.prompt.images)}}
-        names = {"multi_modal_uuids": {"image": [*request.prompt.image_hashes]}} if shared else {}
-        made.append(({"prompt": text(config, request.prompt), **images, **names}, chosen))
+        prompt: dict[str, Any] = {"prompt": text(config, request.prompt)}
+        prompt["multi_modal_data"] = {"image": decoded(request.prompt.images)}
+        if shared:
+            prompt["multi_modal_uuids"] = {"image": [*request.prompt.image_hashes]}
+        made.append((prompt, SamplingParams(**parameters(config, request))))
     return made
 
 
@@ -369,10 +368,9 @@ def ray_data_llm(work: Work) -> Outcome:
 
 def _chain_rows(config: Config, listing: dict[str, Any]) -> list[dict[str, Any]]:
     """As many rows as a listing will have chains: the engine stage keeps one chain of a row."""
+    split = ((query, single(request)) for query, request in asked(config, [listing]))
     return [
-        _row(f"{query}/{index}", chain)
-        for query, request in asked(config, [listing])
-        for index, chain in enumerate(single(request))
+        _row(f"{query}/{i}", chain) for query, chains in split for i, chain in enumerate(chains)
     ]
 
 
@@ -397,8 +395,7 @@ def _stage_row(config: Config, row: dict[str, Any]) -> dict[str, Any]:
 def _processor(work: Work, clock_file: Path) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    config = work.config
-    arguments = engine_arguments(config)
+    arguments = engine_arguments(work.config)
     stages = ("prepare_multimodal", "chat_template", "tokenize", "detokenize")
     processor = build_processor(
         vLLMEngineProcessorConfig(
@@ -408,10 +405,10 @@ def _processor(work: Work, clock_file: Path) -> Any:
             concurrency=1,
             log_engine_metrics=False,
             placement_group_config={"bundles": [{"CPU": 1}]},
-            runtime_env={"env_vars": config.sampling.environment},
+            runtime_env={"env_vars": work.config.sampling.environment},
             **{f"{name}_stage": False for name in stages},
         ),
-        preprocess=functools.partial(_stage_row, config),
+        preprocess=functools.partial(_stage_row, work.config),
         postprocess=lambda row: {"key": row["key"], "tokens": row["generated_tokens"]},
     )
     engine_stage = processor.get_stage_by_name("vLLMEngineStage")

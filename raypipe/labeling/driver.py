@@ -35,8 +35,14 @@ from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.evaluation.confidence import Calibration
 from raypipe.labeling.console import LabelingConsole
-from raypipe.labeling.estimate import Pace, Work, expected
-from raypipe.labeling.generations import Generation, open_generation, unchanged
+from raypipe.labeling.estimate import Pace, Work, expected, lines
+from raypipe.labeling.generations import (
+    Generation,
+    generations,
+    newest,
+    open_generation,
+    unchanged,
+)
 from raypipe.labeling.labels import Labeler, calibrated, label_key
 from raypipe.manifest import Commit, plain
 from raypipe.policies import Policy, policy
@@ -90,18 +96,8 @@ class Driver:
     def plan(self) -> Work:
         """What is left to do, from a survey of the catalog; nothing is sampled."""
         survey = self._survey()
-        generation = self._generation()
-        queries, listings = pc.sum(survey.column("queries")).as_py() or 0, len(survey)
-        if generation.previous is not None:
-            left = _but(survey, unchanged(generation.previous, self._keys(survey)))
-            queries, listings = pc.sum(left.column("queries")).as_py() or 0, len(left)
-        return expected(
-            self.config,
-            listings=listings,
-            queries=queries,
-            chains_per_query=max(1, self._draw.num_chains),
-            pace=pace_of(self.config, self._chain_commits()),
-        )
+        previous = newest(self.run, generations(self.run))
+        return self._expected(_but(survey, unchanged(previous, self._keys(survey))))
 
     def go(self) -> str:
         """Every step in its order; returns the address of the report."""
@@ -121,18 +117,22 @@ class Driver:
         kept = unchanged(generation.previous, self._keys(survey))
         changed = _but(survey, kept)
         name = self._prepared(scope, changed)
-        planned = expected(
-            config,
-            listings=len(changed),
-            queries=pc.sum(changed.column("queries")).as_py() or 0,
-            chains_per_query=max(1, self._draw.num_chains),
-            pace=pace_of(config, self._chain_commits()),
-        )
+        planned = self._expected(changed)
         self.console.plan(config, planned, None)
         commit = self._stage(
             f"{scope}/labels", lambda: self._run_labels(generation, name, survey, kept)
         )
         return self._report(generation, commit, planned)
+
+    def _expected(self, left: pa.Table) -> Work:
+        """What labeling the surveyed listings should take."""
+        return expected(
+            self.config,
+            listings=len(left),
+            queries=pc.sum(left.column("queries")).as_py() or 0,
+            chains_per_query=max(1, self._draw.num_chains),
+            pace=pace_of(self.config, self._chain_commits()),
+        )
 
     def _run_trial(self) -> Commit:
         listings = self.run.artifact("catalog/listings", LISTINGS)
@@ -164,7 +164,7 @@ class Driver:
         def make(attempt: Attempt) -> Commit:
             plans = [self._asked(name, frozenset(SPLITS), labeler, gone)]
             if previous is not None and len(kept):
-                carry = partial(_carry, run, labeler.calibration, labeler.threshold)
+                carry = partial(_carry, run, *self._calibration(scope))
                 plans.insert(0, _carried(previous.paths(), carry, kept))
             return self._streamed(attempt, plans, {"carried": len(kept)})
 
@@ -305,25 +305,20 @@ class Driver:
             for count in pc.value_counts(table.column("outcome")).to_pylist():
                 outcomes[count["values"]] += count["counts"]
         self.console.outcomes(outcomes)
-        cost = done.cost(self.config)
         return report.write(
             self.config,
             self.run,
             scope=generation.scope,
-            generation=generation.scope,
-            summary={
+            policy=self.policy.name,
+            taken={
                 "listings": counts["listings"],
                 "queries": sum(outcomes.values()),
                 "chains": done.chains,
                 "seconds": commit.seconds,
-                "engine_hours": done.engine_hours(),
-                "cost": cost,
-                "currency": self.config.rates.currency,
-                "cost_per_1000_labels": 1000 * cost / done.queries if cost else None,
-                "chains_per_second": done.chains / done.seconds if done.seconds else None,
-                "reused": counts["carried"],
+                "carried": counts["carried"],
                 "refused": commit.quarantined,
                 "outcomes": dict(outcomes),
+                "table": lines(planned, done, self.config),
             },
         )
 

@@ -39,11 +39,11 @@ def open_generation(run: Run, request: Fingerprint) -> Generation:
     for scope in reversed(scopes):
         content = run.read(f"{scope}/{REQUEST}")
         if content is not None and json.loads(content) == plain(request):
-            return Generation(scope, _finished(run, scopes[: scopes.index(scope)]))
+            return Generation(scope, newest(run, scopes[: scopes.index(scope)]))
     number = len(scopes) + 1
     while not run.create(f"labels/{number:06d}/{REQUEST}", _encoded(request)):
         number += 1  # another driver was faster; its request is another one
-    return Generation(f"labels/{number:06d}", _finished(run, scopes))
+    return Generation(f"labels/{number:06d}", newest(run, scopes))
 
 
 def generations(run: Run) -> list[str]:
@@ -51,6 +51,15 @@ def generations(run: Run) -> list[str]:
     selector = pafs.FileSelector(run.path("labels"), allow_not_found=True)
     names = (info.base_name for info in run.filesystem.get_file_info(selector))
     return [f"labels/{name}" for name in sorted(names) if _GENERATION.fullmatch(name)]
+
+
+def newest(run: Run, scopes: list[str]) -> Artifact | None:
+    """The labels of the last of these generations that is finished."""
+    for scope in reversed(scopes):
+        artifact = run.artifact(f"{scope}/labels", LABELS)
+        if artifact.commit() is not None:
+            return artifact
+    return None
 
 
 def unchanged(previous: Artifact | None, keys: pa.Table) -> pa.Array:
@@ -67,14 +76,6 @@ def unchanged(previous: Artifact | None, keys: pa.Table) -> pa.Array:
     )
     same = keys.join(known, ["listing_id", "label_key"], join_type="inner")
     return pc.unique(same.column("listing_id"))
-
-
-def _finished(run: Run, scopes: list[str]) -> Artifact | None:
-    for scope in reversed(scopes):
-        artifact = run.artifact(f"{scope}/labels", LABELS)
-        if artifact.commit() is not None:
-            return artifact
-    return None
 
 
 def _encoded(request: Fingerprint) -> bytes:

@@ -63,8 +63,8 @@ class Spell:
 UNTRAINED = {"no_pairs": "the chains gave no pair", "diverged": "training diverged"}
 
 
-def render_page(config: Config, record: Record, gallery: Gallery | None) -> bytes:
-    """The whole page as UTF-8 HTML; the same record gives the same bytes."""
+def set_page(template: str, **values: Any) -> bytes:
+    """A template of this package with the style sheet, as UTF-8 HTML."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -81,9 +81,18 @@ def render_page(config: Config, record: Record, gallery: Gallery | None) -> byte
     )
     sheet = (HERE / "page.css").read_text()
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
-    page = environment.get_template("page.html.j2").render(
+    page = environment.get_template(template).render(
         sheet=Markup(sheet),  # a package file, not data
         sheet_digest=digest,
+        **values,
+    )
+    return page.encode()
+
+
+def render_page(config: Config, record: Record, gallery: Gallery | None) -> bytes:
+    """The whole page as UTF-8 HTML; the same record gives the same bytes."""
+    page = set_page(
+        "page.html.j2",
         config=config,
         model=_said(record.summary.model or config.model.path),
         record=record,
@@ -104,7 +113,7 @@ def render_page(config: Config, record: Record, gallery: Gallery | None) -> byte
         settings=_settings(config),
         resources=_resources(config),
     )
-    return page.encode()
+    return page
 
 
 def outcome(summary: Summary) -> str:

@@ -1,0 +1,142 @@
+"""What a label's confidence is worth: a probability, a threshold, and a curve.
+
+A vote's confidence is one of a few numbers and a greedy chain's any number; in both a more
+confident answer should be right at least as often, and nothing else is assumed: isotonic
+regression.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A rising line from confidence to the probability that the answer is right.
+
+    Linear between its knots and constant beyond them, as scikit-learn's ``IsotonicRegression``
+    with ``out_of_bounds="clip"``. Without knots nothing is known and every probability is 0.
+    """
+
+    confidences: tuple[float, ...]
+    knots: tuple[float, ...]
+
+    def probabilities(self, confidences: ArrayLike) -> Floats:
+        """One probability (0-1) for each confidence."""
+        asked = np.asarray(confidences, dtype=np.float64)
+        if not self.confidences:
+            return np.zeros_like(asked)
+        return np.interp(asked, self.confidences, self.knots)
+
+    def to_json(self) -> list[list[float]]:
+        return [list(knot) for knot in zip(self.confidences, self.knots, strict=True)]
+
+    @classmethod
+    def from_json(cls, knots: Sequence[Sequence[float]]) -> "Calibration":
+        return cls(tuple(knot[0] for knot in knots), tuple(knot[1] for knot in knots))
+
+
+def fit(confidences: ArrayLike, right: ArrayLike) -> Calibration:
+    """Isotonic regression by pooling adjacent violators.
+
+    Args:
+        confidences: of the answers; queries without an answer are left out beforehand.
+        right: whether each answer was right.
+    """
+    given = np.asarray(confidences, dtype=np.float64)
+    levels, index = np.unique(given, return_inverse=True)
+    weights = np.bincount(index, minlength=len(levels)).astype(np.float64)
+    hits = np.bincount(index, weights=np.asarray(right, np.float64), minlength=len(levels))
+    pools: list[list[float]] = []  # hits, weight, first level, last level
+    for place, (hit, weight) in enumerate(zip(hits, weights, strict=True)):
+        pools.append([float(hit), float(weight), place, place])
+        while len(pools) > 1 and pools[-2][0] * pools[-1][1] >= pools[-1][0] * pools[-2][1]:
+            last = pools.pop()
+            pools[-1][0] += last[0]
+            pools[-1][1] += last[1]
+            pools[-1][3] = last[3]
+    ends = [(int(end), pool[0] / pool[1]) for pool in pools for end in sorted({*pool[2:]})]
+    return Calibration(
+        tuple(float(levels[place]) for place, _ in ends), tuple(value for _, value in ends)
+    )
+
+
+def threshold_for(precision: float, probabilities: ArrayLike, right: ArrayLike) -> float | None:
+    """The lowest probability from which upwards answers were right at least so often.
+
+    Args:
+        precision: asked share (0-1) of right answers among the published.
+        probabilities, right: of the answers of the anchor split.
+
+    Returns:
+        None when no threshold reaches the precision.
+    """
+    levels, answers, hits = _from_the_top(probabilities, right)
+    enough = hits >= precision * answers - 1e-9
+    return float(levels[enough][-1]) if enough.any() else None
+
+
+def coverage_curve(
+    confidences: ArrayLike, right: ArrayLike, queries: int
+) -> list[dict[str, float | int]]:
+    """Accuracy of what is answered against how much is answered.
+
+    Args:
+        confidences, right: of the queries with an answer.
+        queries: all queries asked; those without an answer are never covered.
+
+    Returns:
+        From the most confident down: ``threshold``, ``coverage`` (0-1), ``accuracy`` (0-1) and
+        ``queries`` at or above the threshold.
+    """
+    return [
+        {
+            "threshold": float(level),
+            "coverage": float(count / queries),
+            "accuracy": float(hit / count),
+            "queries": int(count),
+        }
+        for level, count, hit in zip(*_from_the_top(confidences, right), strict=True)
+    ]
+
+
+def brier_score(probabilities: ArrayLike, right: ArrayLike) -> float:
+    """Mean squared difference between probability and outcome; 0 is perfect."""
+    gap = np.asarray(probabilities, np.float64) - np.asarray(right, np.float64)
+    return float(np.mean(gap**2))
+
+
+def reliability(
+    probabilities: ArrayLike, right: ArrayLike, num_bins: int = 10
+) -> list[dict[str, float | int]]:
+    """Bins of equal width: mean ``probability``, ``accuracy``, ``queries``; empty ones left out."""
+    stated, hits = np.asarray(probabilities, np.float64), np.asarray(right, np.float64)
+    places = np.minimum((stated * num_bins).astype(int), num_bins - 1)
+    return [
+        {
+            "probability": float(stated[places == place].mean()),
+            "accuracy": float(hits[places == place].mean()),
+            "queries": int((places == place).sum()),
+        }
+        for place in np.unique(places)
+    ]
+
+
+def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
+    """Mean distance of probability and accuracy over the queries in the bins (ECE)."""
+    total = sum(found["queries"] for found in bins)
+    gaps = (abs(found["probability"] - found["accuracy"]) * found["queries"] for found in bins)
+    return float(sum(gaps) / total)
+
+
+def _from_the_top(scores: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Distinct scores, falling; answers at or above each; right ones among them."""
+    levels, index = np.unique(np.asarray(scores, np.float64), return_inverse=True)
+    answers = np.bincount(index, minlength=len(levels)).astype(np.float64)
+    hits = np.bincount(index, weights=np.asarray(right, np.float64), minlength=len(levels))
+    return levels[::-1], np.cumsum(answers[::-1]), np.cumsum(hits[::-1])

@@ -1,0 +1,192 @@
+"""A user's whole catalog as streams: the survey, and the listings that are prepared of it."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raypipe import config as configuration
+from raypipe.artifacts import Run
+from raypipe.attributes import AttributeSchema
+from raypipe.catalog import whole
+from raypipe.catalog.sources import LISTINGS_COLUMNS, Source, open_source
+from raypipe.cluster import ray_session
+from raypipe.config import Config
+from raypipe.errors import InputError, QuarantineLimitError
+from raypipe.schemas import LISTINGS
+from tests.unit.catalog.shop import SCHEMA, photo
+
+pytestmark = pytest.mark.engine
+BYTES = pa.schema(
+    {
+        "listing_id": pa.string(),
+        "vertical": pa.string(),
+        "images": pa.list_(pa.binary()),
+        "seller_values": pa.map_(pa.string(), pa.string()),
+    }
+)
+NAMES = pa.schema([*list(BYTES)[:2], ("images", pa.list_(pa.string()))])
+SHOP = AttributeSchema.from_json(SCHEMA)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    with ray_session(configuration.load().cluster):
+        yield
+
+
+def truncated_jpeg() -> bytes:
+    noise = np.random.default_rng(3).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "JPEG")
+    return stream.getvalue()[:1500]
+
+
+def bomb() -> bytes:
+    """A picture of 100 million pixels in some thousand bytes."""
+    stream = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+BROKEN = {
+    "truncated": (truncated_jpeg(), "broken"),
+    "bomb": (bomb(), "too_many_pixels"),
+    "page": (b"<!doctype html><html><body>not found</body></html>", "unknown_format"),
+    "nothing": (b"", "empty"),
+}
+
+
+def configured(*overrides: str) -> Config:
+    return configuration.load(
+        None, ["catalog.image_size=28", "catalog.max_quarantined=0.8", *overrides]
+    )
+
+
+def catalog(directory: Path, rows: list[dict[str, object]], schema: pa.Schema) -> Source:
+    """The rows in two files of small row groups."""
+    directory.mkdir(exist_ok=True)
+    half = (len(rows) + 1) // 2
+    for number, part in enumerate((rows[:half], rows[half:])):
+        table = pa.Table.from_pylist(part, schema=schema)
+        pq.write_table(table, directory / f"{number}.parquet", row_group_size=3)
+    return open_source(str(directory), LISTINGS_COLUMNS)
+
+
+def shoe(listing_id: str, *images: object, **columns: object) -> dict[str, object]:
+    return {"listing_id": listing_id, "vertical": "shoe", "images": list(images), **columns}
+
+
+def prepare(run: Run, source: Source, config: Config) -> dict[str, str]:
+    """Prepare all listings; why each one was refused."""
+    todo = whole.survey(source, SHOP)
+    whole.run_changed(config, run, scope="labels/000001", source=source, schema=SHOP, todo=todo)
+    artifact = run.artifact("labels/000001/listings", LISTINGS)
+    refused = artifact.read(kind="quarantine").to_pylist()
+    kept = artifact.read(["listing_id"]).column("listing_id").to_pylist()
+    ids = [*kept, *(row["id"] for row in refused)]
+    assert sorted(ids) == sorted(todo.column("listing_id").to_pylist())
+    return {row["id"]: f"{row['reason']} {row['detail']}" for row in refused}
+
+
+def test_broken_images_refuse_their_listing_and_no_other(run: Run, tmp_path: Path) -> None:
+    rows = [shoe(f"good-{number}", photo(number)) for number in range(9)]
+    rows += [shoe(name, content) for name, (content, _) in BROKEN.items()]
+    rows += [shoe("mended", BROKEN["truncated"][0], photo(50)), shoe("bare")]
+    rows.append(shoe("stranger", photo(60)) | {"vertical": "hat"})
+    refused = prepare(run, catalog(tmp_path / "shop", rows, BYTES), configured())
+    assert refused.keys() == {*BROKEN, "bare", "stranger"}
+    assert refused["stranger"].startswith("unknown_vertical")
+    for name, (_, reason) in BROKEN.items():
+        assert refused[name].startswith(f"no_image {reason}")
+
+
+def test_a_broken_image_may_refuse_its_listing_whatever_else_it_has(
+    run: Run, tmp_path: Path
+) -> None:
+    rows = [shoe("mended", photo(1), BROKEN["page"][0]), shoe("good", photo(2))]
+    source = catalog(tmp_path / "shop", rows, BYTES)
+    refused = prepare(run, source, configured("catalog.broken_images=refuse"))
+    assert list(refused) == ["mended"]
+    assert refused["mended"].startswith("broken_image unknown_format")
+
+
+def test_addresses_and_paths_are_read_by_the_rules(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "one.png").write_bytes(photo(1))
+    rows = [
+        shoe("beside", "one.png"),
+        shoe("private", "http://127.0.0.1:9/one.png?signature=secret"),
+        shoe("stranger", "https://elsewhere.example/one.png"),
+        shoe("gone", "two.png"),
+    ]
+    config = configured(
+        "catalog.fetch.schemes=[https, http]",
+        "catalog.fetch.hosts=['127.0.0.1']",
+        "catalog.fetch.attempts=1",
+    )
+    refused = prepare(run, catalog(tmp_path / "shop", rows, NAMES), config)
+    assert refused.keys() == {"private", "stranger", "gone"}
+    assert refused["private"].startswith("no_image private_address")
+    assert refused["stranger"].startswith("no_image host_not_allowed")
+    assert "secret" not in refused["private"]
+
+
+def test_too_many_refusals_stop_the_stage_with_their_reasons(run: Run, tmp_path: Path) -> None:
+    rows = [shoe(f"bad-{number}", b"<html>") for number in range(5)]
+    source = catalog(tmp_path / "shop", [*rows, shoe("good", photo(1))], BYTES)
+    with pytest.raises(QuarantineLimitError, match=r"no_image \(such as 'bad-"):
+        prepare(run, source, configured("catalog.max_quarantined=0.2"))
+    assert run.artifact("labels/000001/listings").commit() is None
+
+
+def test_a_survey_knows_what_has_changed_without_fetching(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    photos = [tmp_path / "shop" / name for name in ("one.png", "two.png")]
+    for number, path in enumerate(photos):
+        path.write_bytes(photo(number))
+    rows = [shoe("one", "one.png"), shoe("two", "two.png"), shoe("far", "https://a.example/x")]
+
+    def keys() -> dict[str, str]:
+        found = whole.survey(catalog(tmp_path / "shop", rows, NAMES), SHOP)
+        assert found.column("queries").to_pylist() == [2, 2, 2]
+        columns = (found.column(name).to_pylist() for name in ("listing_id", "source_key"))
+        return dict(zip(*columns, strict=True))
+
+    before = keys()
+    photos[1].write_bytes(photo(9, size=(50, 50)))
+    rows[2]["images"] = ["https://a.example/y"]
+    after = keys()
+    assert {name for name in after if after[name] != before[name]} == {"two", "far"}
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"), [(["a", "b", "a"], "'a' is there twice"), (["a", None], "is null")]
+)
+def test_ids_must_be_there_and_differ(tmp_path: Path, ids: list[str], says: str) -> None:
+    rows = [shoe(name, photo(1)) for name in ids]
+    with pytest.raises(InputError, match=says):
+        whole.survey(catalog(tmp_path / "shop", rows, BYTES), SHOP)
+
+
+def test_a_corrupt_page_is_an_input_error_that_names_the_file(tmp_path: Path) -> None:
+    source = catalog(tmp_path / "shop", [shoe(f"l{n}", photo(n)) for n in range(12)], BYTES)
+    path = Path(source.files[1])
+    content = bytearray(path.read_bytes())
+    content[60:400] = bytes(340)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"1\.parquet is truncated or corrupt"):
+        whole.survey(source, SHOP)
+
+
+def test_a_cut_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    source = catalog(tmp_path / "shop", [shoe("a", photo(1)), shoe("b", photo(2))], BYTES)
+    path = Path(source.files[0])
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"0\.parquet is not a readable Parquet file"):
+        open_source(str(tmp_path / "shop"), LISTINGS_COLUMNS)

@@ -1,0 +1,160 @@
+"""From chains to labels: value or abstention, confidence, reasoning, the seller's word."""
+
+import math
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raypipe.attributes import AttributeSchema
+from raypipe.evaluation.confidence import Calibration
+from raypipe.labeling.labels import Labeler, Mode, calibrated, label_key
+from raypipe.prompts import completion
+from raypipe.sampling.chains import Answered, Chain
+from raypipe.schemas import LABELS
+from tests.conftest import MakeListing, Row
+
+SHOP = AttributeSchema.from_json(
+    [
+        {"vertical": "Shoe", "attribute": "colour", "description": "Its colour.",
+         "values": ["Red", "Blue", "Green"], "aliases": {"Crimson": "Red"}},
+    ]
+)  # fmt: skip
+RISING = Calibration((0.0, 1.0), (0.0, 0.9))
+
+
+def chain(value: str, logprob: float = -4.0, tokens: int = 4, finish: str = "stop") -> Chain:
+    text = completion(value, f"it looks {value}", "reasoning")
+    return Chain(text, tuple(range(tokens)), logprob, finish)
+
+
+def labeler(mode: Mode = "vote", num_chains: int = 4, **settings: Any) -> Labeler:
+    return Labeler(
+        schema=SHOP,
+        mode=mode,
+        num_chains=num_chains,
+        answer_format="reasoning",
+        policy_id="policy",
+        law="law",
+        **settings,
+    )
+
+
+def label(listing: Row, answered: Answered, made_by: Labeler) -> Row:
+    (row,) = made_by([listing], [[answered]]).to_pylist()
+    return dict(row)
+
+
+@pytest.fixture
+def shoe(make_listing: MakeListing) -> Row:
+    return make_listing("a", "pool", ["colour"])
+
+
+def test_a_vote_becomes_a_label_with_its_counts(shoe: Row) -> None:
+    chains = [chain("Red"), chain("Crimson", -1.0), chain("Blue"), chain("Plaid")]
+    found = label(shoe, Answered(None, chains), labeler())
+    assert (found["value"], found["answer"], found["outcome"]) == ("Red", "Red", "published")
+    assert found["confidence"] == 0.5
+    assert found["votes"] == [{"value": "Red", "count": 2}, {"value": "Blue", "count": 1}]
+    assert (found["num_chains"], found["num_valid"]) == (4, 3)
+    assert found["probability"] is None
+
+
+def test_the_reasoning_is_the_clearest_chains_that_gives_the_answer(shoe: Row) -> None:
+    chains = [chain("Red", -8.0), chain("Crimson", -1.0), chain("Blue", -0.1), chain("Red", -4.0)]
+    assert label(shoe, Answered(None, chains), labeler())["reasoning"] == "it looks Crimson"
+
+
+@pytest.mark.parametrize(
+    ("chains", "outcome"),
+    [
+        ([chain("Red"), chain("Blue"), chain("Red"), chain("Blue")], "tie"),
+        ([chain("Plaid"), chain("Red", finish="length")], "no_valid_chain"),
+        ([], "no_valid_chain"),
+    ],
+)
+def test_without_a_winner_a_label_abstains_and_says_why(
+    shoe: Row, chains: list[Chain], outcome: str
+) -> None:
+    found = label(shoe, Answered(None, chains), labeler())
+    assert (found["value"], found["answer"], found["outcome"]) == (None, None, outcome)
+    assert (found["confidence"], found["reasoning"]) == (0.0, None)
+
+
+def test_a_greedy_label_is_as_confident_as_its_tokens(shoe: Row) -> None:
+    found = label(shoe, Answered(chain("Blue", -2.0, 8), []), labeler("greedy", 1))
+    assert found["value"] == "Blue"
+    assert found["confidence"] == pytest.approx(math.exp(-0.25))
+    assert found["num_chains"] == 1
+    broken = label(shoe, Answered(chain("Plaid"), []), labeler("greedy", 1))
+    assert (broken["value"], broken["confidence"]) == (None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("seller", "conflict"),
+    [("Blue", True), ("red", False), ("crimson", False), ("Plaid", None), (None, None)],
+)
+def test_a_seller_is_contradicted_only_by_another_allowed_value(
+    shoe: Row, seller: str | None, conflict: bool | None
+) -> None:
+    shoe["queries"][0]["seller_value"] = seller
+    found = label(shoe, Answered(None, [chain("Red")] * 4), labeler())
+    assert (found["seller_value"], found["seller_conflict"]) == (seller, conflict)
+
+
+@pytest.mark.parametrize(
+    ("votes", "outcome", "value"), [(4, "published", "Red"), (2, "below_precision", None)]
+)
+def test_a_calibrated_label_is_published_from_the_threshold_on(
+    shoe: Row, votes: int, outcome: str, value: str | None
+) -> None:
+    chains = [chain("Red")] * votes + [chain("Plaid")] * (4 - votes)
+    made_by = labeler(calibration=RISING, threshold=0.8)
+    found = label(shoe, Answered(None, chains), made_by)
+    assert (found["outcome"], found["value"], found["answer"]) == (outcome, value, "Red")
+    assert found["probability"] == pytest.approx(0.9 * votes / 4)
+
+
+def test_without_a_threshold_nothing_is_published_and_abstentions_keep_their_reason(
+    shoe: Row, make_listing: MakeListing
+) -> None:
+    other = make_listing("b", "pool", ["colour"])
+    made_by = labeler(calibration=RISING)
+    table = made_by([shoe, other], [[Answered(None, [chain("Red")] * 4)], [Answered(None, [])]])
+    assert table.column("outcome").to_pylist() == ["below_precision", "no_valid_chain"]
+    assert table.column("value").null_count == 2
+    assert table.column("probability").to_pylist() == [0.9, None]
+
+
+def test_labels_are_published_anew_with_another_calibration(shoe: Row) -> None:
+    strict = labeler(calibration=RISING, threshold=1.0)([shoe], [[Answered(None, [chain("Red")])]])
+    assert strict.column("outcome").to_pylist() == ["below_precision"]
+    eased = calibrated(strict, RISING, 0.2)
+    assert eased.column("value").to_pylist() == ["Red"]
+    assert calibrated(eased, RISING, 1.0).equals(strict)
+    assert eased.schema == LABELS.schema
+
+
+def test_the_key_follows_images_questions_seller_and_law(
+    shoe: Row, make_listing: MakeListing
+) -> None:
+    def key(listing: Row, law: str = "law") -> str:
+        made_by = Labeler(SHOP, "vote", 4, "reasoning", "policy", law)
+        return str(label(listing, Answered(None, []), made_by)["label_key"])
+
+    same = make_listing("a", "pool", ["colour"])
+    assert key(shoe) == key(same)
+    keys = {key(shoe), key(shoe, "another law")}
+    for column, value in (("prompt", "another"), ("seller_value", "Red"), ("options", ["Red"])):
+        changed = make_listing("a", "pool", ["colour"])
+        changed["queries"][0][column] = value
+        keys.add(key(changed))
+    changed = make_listing("a", "pool", ["colour"]) | {"image_hashes": ["another"]}
+    keys.add(key(changed))
+    assert len(keys) == 6
+
+
+def test_a_prepared_listings_own_source_key_has_the_last_word(shoe: Row) -> None:
+    found = label(shoe | {"source_key": "known"}, Answered(None, []), labeler())
+    assert found["label_key"] == label_key("known", "law")
+    assert isinstance(pa.Table.from_pylist([found], schema=LABELS.schema), pa.Table)
