@@ -8,15 +8,18 @@ UV_VERSION := 0.13.9
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(BIN)/python
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help round test test-fast check bench-dpo fix lock clean
+.PHONY: help round label test test-fast check bench-dpo bench-sampling bench-scale fix lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make round      install, then run the main job (ARGS=\"section.key=value …\")"
+	@echo "make label      install, then label the run's listings (ARGS=\"--plan\" says what it takes)"
 	@echo "make test       install, then run all tests"
 	@echo "make test-fast  the tests that start neither Ray nor vLLM: about a minute"
 	@echo "make check      ruff, format check, mypy --strict"
 	@echo "make bench-dpo  the shared-prefix DPO step against TRL's: about ten quiet minutes"
+	@echo "make bench-sampling  chains/s against vLLM alone, ray.data.llm and no sharing"
+	@echo "make bench-scale     a million listings through everything but the engine"
 	@echo "make fix        format and mend what ruff can mend"
 	@echo "make lock       compile the pins in requirements/ again"
 	@echo "make clean      remove the virtual environment"
@@ -37,6 +40,9 @@ help:
 round: .venv/.cpu
 	@$(BIN)/python jobs/round.py $(ARGS)
 
+label: .venv/.cpu
+	@$(BIN)/python jobs/label.py $(ARGS)
+
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -50,6 +56,12 @@ check: .venv/.dev
 
 bench-dpo: .venv/.cpu
 	@$(BIN)/python benchmarks/dpo.py $(ARGS)
+
+bench-sampling: .venv/.cpu
+	@$(BIN)/python benchmarks/sampling.py $(ARGS)
+
+bench-scale: .venv/.dev
+	@$(BIN)/python benchmarks/scale.py $(ARGS)
 
 fix: .venv/.dev
 	@$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Export the preference pairs of a run as TRL's preference data set, with images.
+"""Export the preference pairs of a run as TRL's preference data set, and labels for review.
 
 python jobs/export.py run.name=local
 """

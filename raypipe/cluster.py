@@ -50,6 +50,8 @@ def _arguments(cluster: ClusterConfig) -> dict[str, Any]:
     if os.environ.get("RAY_ADDRESS"):
         return quiet
     logical = cluster.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+    # Ray warns of more workers than a few times the machine's processors.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(logical))
     return {**quiet, "address": "local", "num_cpus": logical, "include_dashboard": False}
 
 
@@ -60,6 +62,7 @@ def _tame_ray_data() -> None:
 
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
+    context.DEFAULT_ENABLE_PROGRESS_BAR_NAME_TRUNCATION = False  # it warns of long names
     # An engine's memory is the engine's business; Ray Data would advise to reserve it.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     for handler in logging.getLogger("ray.data").handlers:

@@ -64,12 +64,16 @@ def _report(config: Config) -> None:
 
 def _export(config: Config) -> None:
     from raypipe.consensus.export import export_preferences
+    from raypipe.labeling.driver import export_labels
     from raypipe.rounds.console import Console
     from raypipe.rounds.driver import learned_scopes
     from raypipe.runs import open_run
 
     run, console = open_run(config), Console()
-    for scope in learned_scopes(run):
+    reviewed = export_labels(config, run)
+    if reviewed is not None:
+        console.note(f"labels to review: {reviewed}")
+    for scope in learned_scopes(run) if reviewed is None or run.read("summary.json") else ():
         path = export_preferences(config, run, scope, Path(run.path("exports", scope)))
         console.note(f"pairs of {scope}: {path}")
 

@@ -247,6 +247,8 @@ class LabelingConfig(Section):
     listings: str | None = None
     """Parquet file or directory of the catalog to label, in the form of catalog.listings; None
     labels the run's own listings."""
+    num_reviews: int = Field(500, ge=0, json_schema_extra=RESOURCE)
+    """Labels that jobs/export.py hands to people: contradicted sellers, then the least probable."""
     constrained: bool = False
     """Let the engine write nothing but the answer format with an allowed value. It changes what
     is drawn, so training chains are never constrained."""

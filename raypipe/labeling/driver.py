@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -44,6 +45,7 @@ from raypipe.labeling.generations import (
     unchanged,
 )
 from raypipe.labeling.labels import Labeler, calibrated, label_key
+from raypipe.labeling.review import export_review
 from raypipe.manifest import Commit, plain
 from raypipe.policies import Policy, policy
 from raypipe.runs import open_run
@@ -327,6 +329,18 @@ class Driver:
         commit = work()
         self.console.committed(name, commit)
         return commit
+
+
+def export_labels(config: Config, run: Run) -> Path | None:
+    """Export the newest labels that need a person as Label Studio tasks; None without labels."""
+    labels = newest(run, generations(run))
+    if labels is None:
+        return None
+    scope = labels.name.rpartition("/")[0]
+    own = run.artifact(f"{scope}/listings", LISTINGS)
+    listings = own if own.commit() else run.artifact("catalog/listings", LISTINGS)
+    target = Path(run.path("exports", scope))
+    return export_review(labels, listings, target, config.labeling.num_reviews)
 
 
 def chosen_policy(config: Config, run: Run) -> Policy:

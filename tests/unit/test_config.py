@@ -19,6 +19,7 @@ RESOURCE_KEYS = frozenset(
         "catalog.fetch.concurrency",
         "catalog.fetch.attempts",
         "catalog.fetch.timeout_s",
+        "labeling.num_reviews",
         "rates.engine_hour",
         "rates.currency",
         "rates.chains_per_second",

@@ -1,0 +1,103 @@
+"""Review tasks for Label Studio: which labels, in which order, in which form."""
+
+import base64
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypipe.artifacts import Run
+from raypipe.labeling.review import export_review
+from raypipe.schemas import LABELS, LISTINGS
+from tests.conftest import CommitRows, MakeListing, Row
+from tests.unit.labeling.test_generations import label
+
+Tasks = list[dict[str, Any]]
+
+
+def labeled(listing_id: str, probability: float | None, **columns: Any) -> Row:
+    return label(listing_id, "key") | {"probability": probability} | columns
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    return [
+        labeled("sure", 0.99),
+        labeled("unsure", 0.4, value=None, outcome="below_precision"),
+        labeled("contradicted", 0.9, seller_value="Blue", seller_conflict=True),
+        labeled("agreed", 0.8, seller_value="Red", seller_conflict=False),
+        labeled("mute", None, value=None, answer=None, outcome="tie", votes=[], reasoning=None),
+    ]
+
+
+@pytest.fixture
+def tasks_of(run: Run, commit_rows: CommitRows, make_listing: MakeListing, tmp_path: Path) -> Any:
+    def export(rows: list[Row], limit: int = 10, without: str = "") -> Tasks:
+        commit_rows(run, "labels/000001/labels", LABELS, rows, per_file=2)
+        listings = [make_listing(row["listing_id"], "pool", ["colour"]) for row in rows]
+        kept = [listing for listing in listings if listing["listing_id"] != without]
+        commit_rows(run, "catalog/listings", LISTINGS, kept, per_file=2)
+        path = export_review(
+            run.artifact("labels/000001/labels", LABELS),
+            run.artifact("catalog/listings", LISTINGS),
+            tmp_path / "review",
+            limit,
+        )
+        return list(json.loads(path.read_text()))
+
+    return export
+
+
+def test_contradicted_sellers_come_first_then_the_least_probable(
+    tasks_of: Any, rows: list[Row]
+) -> None:
+    names = [task["data"]["listing_id"] for task in tasks_of(rows)]
+    assert names == ["contradicted", "mute", "unsure", "agreed", "sure"]
+
+
+def test_no_more_tasks_than_asked_for(tasks_of: Any, rows: list[Row]) -> None:
+    names = [task["data"]["listing_id"] for task in tasks_of(rows, limit=2)]
+    assert names == ["contradicted", "mute"]
+
+
+def test_a_task_shows_the_question_the_images_and_what_was_said(
+    tasks_of: Any, rows: list[Row]
+) -> None:
+    task = tasks_of(rows)[0]
+    data = task["data"]
+    assert data["question"] == "colour of contradicted?"
+    assert data["options"] == [{"value": "Red"}, {"value": "Blue"}]
+    head, _, content = data["images"][0].partition(",")
+    assert head == "data:image/jpeg;base64"
+    assert base64.b64decode(content) == b"image of contradicted"
+    assert data["seller"] == "The seller says: Blue"
+    assert (data["votes"], data["reasoning"]) == ({"Red": 7}, "It is red.")
+    (prediction,) = task["predictions"]
+    assert (prediction["model_version"], prediction["score"]) == ("p", 0.9)
+    assert prediction["result"][0]["value"] == {"choices": ["Red"]}
+
+
+def test_predictions_fit_the_interface(tasks_of: Any, rows: list[Row], tmp_path: Path) -> None:
+    task = tasks_of(rows)[0]
+    interface = ET.parse(tmp_path / "review" / "interface.xml").getroot()
+    named = {tag.get("name"): tag for tag in interface.iter() if tag.get("name")}
+    (found,) = task["predictions"][0]["result"]
+    assert named[found["from_name"]].tag.lower() == found["type"]
+    assert named[found["from_name"]].get("toName") == found["to_name"]
+    variables = {
+        value[1:]
+        for tag in interface.iter()
+        for name in ("value", "valueList")
+        if (value := tag.get(name, "")).startswith("$") and ":" not in value
+    }
+    assert variables <= task["data"].keys()
+
+
+def test_an_abstention_has_no_prediction_and_a_lost_listing_no_images(
+    tasks_of: Any, rows: list[Row]
+) -> None:
+    tasks = tasks_of(rows, without="mute")
+    mute = next(task for task in tasks if task["data"]["listing_id"] == "mute")
+    assert (mute["predictions"], mute["data"]["images"]) == ([], [])
