@@ -135,8 +135,8 @@ def run(
     summed: Counter[str] = Counter()
     progress = Progress(len(wanted), len(done), demand.waiting)
     for plan in plans:
-        if pc.all(pc.is_in(plan.wanted, done)).as_py():
-            continue
+        if pc.all(pc.is_in(plan.wanted, done), min_count=0).as_py():
+            continue  # no engine is started for nothing
         dataset = plan.transform(plan.source(done)).map_batches(
             partial(_write, attempt), batch_format="pyarrow", batch_size=None
         )

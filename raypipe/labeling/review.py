@@ -87,7 +87,8 @@ def _listings(listings: Artifact, wanted: set[str]) -> dict[str, Row]:
     for table in listings.read_files(["listing_id", "images", "queries"]):
         ids = table.column("listing_id").to_pylist()
         places = [place for place, name in enumerate(ids) if name in wanted]
-        found |= {row["listing_id"]: row for row in table.take(pa.array(places, pa.int64())).to_pylist()}
+        rows = table.take(pa.array(places, pa.int64())).to_pylist()
+        found |= {row["listing_id"]: row for row in rows}
     return found
 
 
