@@ -1,0 +1,194 @@
+"""Labeling with a scripted engine: generations, what is carried over, what is asked again."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raypipe import config as configuration
+from raypipe.artifacts import Run
+from raypipe.cluster import ray_session
+from raypipe.config import Config
+from raypipe.embedded.catalog import write_catalog
+from raypipe.labeling.console import LabelingConsole
+from raypipe.labeling.driver import Driver, export_labels
+from raypipe.labeling.generations import generations
+from raypipe.policies import Policy
+from raypipe.prompts import completion
+from raypipe.runs import open_run
+from raypipe.sampling.chains import Chain
+from raypipe.sampling.engine import Prompt, Request
+from raypipe.schemas import LABELS
+from raypipe.seeds import derive
+from tests.small_run import SMALL
+
+pytestmark = pytest.mark.engine
+
+
+class ScriptedEngine:
+    """Answers by the question and the chain's seed, and notes which images it was asked about."""
+
+    max_prompt_tokens = 10_000
+
+    def __init__(self, notes: Path) -> None:
+        self._notes = notes
+
+    def generate(self, requests: list[Request]) -> list[list[Chain]]:
+        with self._notes.open("a") as notes:
+            notes.writelines(f"{request.prompt.image_hashes}\n" for request in requests)
+        return [
+            [self._chain(request, index) for index in range(max(1, request.num_chains))]
+            for request in requests
+        ]
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.text)
+
+    def _chain(self, request: Request, index: int) -> Chain:
+        options = ast.literal_eval(request.prompt.text.rsplit("Options: ", 1)[1])
+        draw = derive("scripted", request.seed + index) % (len(options) + 6)
+        value = options[max(0, draw - 6)]
+        return Chain(completion(value, f"chain {draw}", "reasoning"), (draw,), -0.1 * draw, "stop")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    with ray_session(configuration.load().cluster):
+        yield
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A rendered catalog in files, as a user has it."""
+    directory = tmp_path / "shop"
+    write_catalog(str(directory), seed=5, num_pool=20, num_eval=12, num_anchor=12,
+                  seed_per_vertical=1)  # fmt: skip
+    return directory
+
+
+class Labeling:
+    """Labels one shop, again and again, and counts what the engine was asked."""
+
+    def __init__(self, base: Path, *overrides: str) -> None:
+        self.notes = base / "asked.txt"
+        self._base = base
+        self._overrides = (*SMALL, f"run.directory={base / 'runs'}", *overrides)
+        self.run: Run = open_run(self.config())
+
+    def config(self, *overrides: str) -> Config:
+        return configuration.load(
+            None, [*self._overrides, "labeling.policy=pretrained", *overrides]
+        )
+
+    def label(self, *overrides: str) -> tuple[str, int]:
+        """Label; the newest generation and the number of queries asked for it."""
+        notes = self.notes
+
+        def start(config: Config, policy: Policy) -> ScriptedEngine:
+            return ScriptedEngine(notes)
+
+        self.notes.write_text("")
+        Driver(self.config(*overrides), self.run, LabelingConsole(), start).go()
+        return generations(self.run)[-1], len(self.notes.read_text().splitlines())
+
+    def labels(self, scope: str) -> pa.Table:
+        table = self.run.artifact(f"{scope}/labels", LABELS).read()
+        return table.sort_by([("listing_id", "ascending"), ("attribute", "ascending")])
+
+
+def outside(shop: Path) -> tuple[str, ...]:
+    """The shop's files as the run's catalog, and its listings as what is labeled."""
+    return (
+        "catalog.embedded=null",
+        *(f"catalog.{name}={shop / name}.parquet" for name in ("listings", "seed", "truth")),
+        f"catalog.attribute_schema={shop / 'schema.yaml'}",
+        f"labeling.listings={shop / 'listings.parquet'}",
+    )
+
+
+def test_the_runs_own_listings_are_labeled_once_and_published_anew(tmp_path: Path) -> None:
+    labeling = Labeling(tmp_path)
+    first, asked = labeling.label("labeling.precision=0.2")
+    table = labeling.labels(first)
+    assert asked > len(table), "the trial is asked beside the labels"
+    assert labeling.label("labeling.precision=0.2") == (first, 0)
+    second, asked = labeling.label("labeling.precision=0.9")
+    assert (second, asked) == ("labels/000002", 0)
+    again = labeling.labels(second)
+    same = ["listing_id", "attribute", "answer", "confidence", "votes", "label_key"]
+    assert again.select(same).equals(table.select(same))
+    published = [t.column("outcome").to_pylist().count("published") for t in (table, again)]
+    assert published[0] > published[1]
+    for labels in (table, again):
+        for value, outcome in zip(*(labels.column(n).to_pylist() for n in ("value", "outcome")),
+                                  strict=True):  # fmt: skip
+            assert (value is not None) == (outcome == "published")
+    page = labeling.run.read(f"{first}/report/index.html")
+    assert page is not None
+    assert b"on eval" in page
+    tasks = export_labels(labeling.config("labeling.num_reviews=7"), labeling.run)
+    assert tasks is not None
+    assert tasks.exists()
+
+
+def test_only_what_changed_in_a_catalog_from_outside_is_asked_again(
+    tmp_path: Path, shop: Path
+) -> None:
+    labeling = Labeling(tmp_path, *outside(shop))
+    first, _ = labeling.label()
+    before = labeling.labels(first)
+    path = shop / "listings.parquet"
+    rows = pq.read_table(path).to_pylist()
+    pool = [row for row in rows if row["listing_id"] not in verified(shop)]
+    changed, gone, new = pool[0], pool[1], pool[2]
+    changed["images"] = changed["images"][:1]
+    rows.remove(gone)
+    rows.append(new | {"listing_id": "brand-new"})
+    other = tmp_path / "tomorrow"
+    other.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(path)), other / "l.parquet")
+
+    second, asked = labeling.label(f"labeling.listings={other / 'l.parquet'}")
+    after = labeling.labels(second)
+    commit = labeling.run.artifact(f"{second}/labels").required()
+    assert commit.counts["carried"] == len(rows) - 2
+    per_listing = before.column("listing_id").to_pylist().count
+    assert asked == per_listing(changed["listing_id"]) + per_listing(new["listing_id"])
+    ids = set(after.column("listing_id").to_pylist())
+    assert ids == {row["listing_id"] for row in rows}
+    kept = ids - {changed["listing_id"], "brand-new"}
+    mask = pa.array([name in kept for name in after.column("listing_id").to_pylist()])
+    still = pa.array([name in kept for name in before.column("listing_id").to_pylist()])
+    assert after.filter(mask).equals(before.filter(still))
+
+
+def verified(shop: Path) -> set[str]:
+    names = ("seed", "truth")
+    tables = [pq.read_table(shop / f"{name}.parquet", columns=["listing_id"]) for name in names]
+    return {name for table in tables for name in table.column(0).to_pylist()}
+
+
+def test_another_policy_or_mode_is_asked_anew(tmp_path: Path) -> None:
+    labeling = Labeling(tmp_path)
+    first, _ = labeling.label()
+    second, asked = labeling.label("labeling.mode=greedy")
+    assert second != first
+    greedy = labeling.labels(second)
+    assert asked > len(greedy)
+    assert set(greedy.column("num_chains").to_pylist()) == {1}
+    assert len(set(greedy.column("confidence").to_pylist())) > 2
+    keys = [set(labeling.labels(s).column("label_key").to_pylist()) for s in (first, second)]
+    assert keys[0].isdisjoint(keys[1])
+
+
+def test_a_plan_counts_what_is_left_and_begins_nothing(tmp_path: Path) -> None:
+    labeling = Labeling(tmp_path)
+    config = labeling.config()
+    work = Driver(config, labeling.run, LabelingConsole()).plan()
+    assert (work.listings, work.chains) == (60, work.queries * 7)
+    assert generations(labeling.run) == []
+    labeling.label()
+    assert Driver(config, labeling.run, LabelingConsole()).plan().queries == 0
