@@ -5,7 +5,9 @@ remedy. The same object resolves the text of an answer to an allowed value, ever
 """
 
 import difflib
+import hashlib
 import io
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +70,14 @@ class Attribute:
     def _by_fold(self) -> dict[str, str]:
         aliases = {fold(alias): value for alias, value in self.aliases.items()}
         return aliases | {fold(value): value for value in self.values}
+
+    @cached_property
+    def version(self) -> str:
+        """Twelve hex digits that change with anything that is said of the attribute here."""
+        canonical = json.dumps(
+            [self.vertical, self.name, self.description, self.values, sorted(self.aliases.items())]
+        )
+        return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 
     def resolve(self, text: str) -> str | None:
         """The allowed value that ``text``, whole, folds to; None when there is none."""

@@ -306,6 +306,8 @@ LABELS = Table(
             _optional("seller_conflict", pa.bool_()),
             _required("policy_id", _STRING),
             _required("template", _STRING),
+            # Of the attribute's entry in the attribute schema.
+            _required("schema_version", _STRING),
             # Digest of what the label was made from: images, question, policy, mode. A listing
             # whose key has not changed is not labeled again.
             _required("label_key", _STRING),

@@ -32,7 +32,12 @@ from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.schemas import LISTINGS
 
 SURVEY = pa.schema(
-    [("listing_id", pa.string()), ("source_key", pa.string()), ("queries", pa.int32())]
+    [
+        ("listing_id", pa.string()),
+        ("vertical", pa.string()),
+        ("source_key", pa.string()),
+        ("queries", pa.int32()),
+    ]
 )
 ROWS_PER_BLOCK = 1024
 _SURVEYED = ("listing_id", "vertical", "images", "seller_values")
@@ -58,7 +63,7 @@ def survey_prepared(run: Run, name: str) -> pa.Table:
     import ray.data
 
     listings = run.artifact(name, LISTINGS)
-    columns = ["listing_id", "image_hashes", "queries"]
+    columns = ["listing_id", "vertical", "image_hashes", "queries"]
     dataset = (
         ray.data.read_parquet(listings.paths(), filesystem=run.filesystem)
         .select_columns(columns)
@@ -147,18 +152,20 @@ def _survey(source: Source, schema: AttributeSchema, batch: pa.Table) -> Iterato
         groups = source.read_row_group(piece["path"], piece["group"], _SURVEYED, ROWS_PER_BLOCK)
         for table in groups:
             yield _surveyed(
-                (row["listing_id"], *_key(source, schema, row)) for row in table.to_pylist()
+                (row["listing_id"], row["vertical"], *_key(source, schema, row))
+                for row in table.to_pylist()
             )
 
 
 def _survey_prepared(block: pa.Table) -> pa.Table:
     return _surveyed(
-        (row["listing_id"], prepared_key(row), len(row["queries"])) for row in block.to_pylist()
+        (row["listing_id"], row["vertical"], prepared_key(row), len(row["queries"]))
+        for row in block.to_pylist()
     )
 
 
-def _surveyed(rows: Iterator[tuple[str | None, str, int]]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+def _surveyed(rows: Iterator[tuple[str | None, str | None, str, int]]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(SURVEY)
     return pa.Table.from_arrays(
         [pa.array(column, kind) for column, kind in zip(columns, SURVEY.types, strict=True)],
         schema=SURVEY,

@@ -253,7 +253,12 @@ class Driver:
         return AttributeSchema.from_json(listings.read_json(catalog.SCHEMA_FILE))
 
     def _keys(self, survey: pa.Table) -> pa.Table:
-        keys = [label_key(key, self._law) for key in survey.column("source_key").to_pylist()]
+        rows = (survey.column(name).to_pylist() for name in ("source_key", "vertical"))
+        known = {name: self.schema.attributes(name) for name in self.schema.verticals}
+        keys = [
+            label_key(key, self._law, known.get(vertical, ()))
+            for key, vertical in zip(*rows, strict=True)
+        ]
         return pa.table({"listing_id": survey.column("listing_id"), "label_key": keys})
 
     def _labeler(

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,16 @@ Mode = Literal["vote", "greedy"]
 _REASONING = re.compile(r"<reasoning>(.*?)</reasoning>", re.DOTALL)
 
 
-def label_key(source: str, law: str) -> str:
-    """Digest of a listing's source and of the law that its chains are drawn by."""
-    return hashlib.blake2b(f"{source}\0{law}".encode(), digest_size=16).hexdigest()
+def label_key(source: str, law: str, attributes: Iterable[Attribute]) -> str:
+    """Digest of what a listing's labels are made from.
+
+    Args:
+        source: the listing's own part, its source key.
+        law: digest of what its chains are drawn by.
+        attributes: all attributes of its vertical.
+    """
+    parts = [source, law, *(attribute.version for attribute in attributes)]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class Labeler:
         """LABELS rows: one per query of every listing."""
         rows = []
         for listing, chains in zip(listings, answered, strict=True):
-            key = label_key(prepared_key(listing), self.law)
+            attributes = self.schema.attributes(listing["vertical"])
+            key = label_key(prepared_key(listing), self.law, attributes)
             for query, answer in zip(listing["queries"], chains, strict=True):
                 attribute = self.schema.get(listing["vertical"], query["attribute"])
                 rows.append(
@@ -66,6 +74,7 @@ class Labeler:
                         "attribute": attribute.name,
                         "policy_id": self.policy_id,
                         "template": TEMPLATE_VERSION,
+                        "schema_version": attribute.version,
                         "label_key": key,
                     }
                 )

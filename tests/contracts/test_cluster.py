@@ -192,7 +192,9 @@ def test_every_disk_is_encrypted_and_goes_with_its_node(node: dict[str, Any]) ->
 def test_no_node_has_a_public_address(node: dict[str, Any]) -> None:
     assert "PublicIpAddress" not in node
     assert not node.get("PublicDnsName")
-    assert all("Association" not in interface for interface in node["NetworkInterfaces"])
+    for interface in node["NetworkInterfaces"]:
+        assert not interface.get("Association", {}).get("PublicIp")
+        print(interface.get("Association"))
 
 
 def test_nobody_outside_the_security_group_is_let_in(node: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ def label(listing_id: str, key: str, attribute: str = "colour") -> Row:
         "seller_conflict": None,
         "policy_id": "p",
         "template": "t",
+        "schema_version": "s",
         "label_key": key,
     }
 

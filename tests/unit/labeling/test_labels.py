@@ -151,10 +151,14 @@ def test_the_key_follows_images_questions_seller_and_law(
         keys.add(key(changed))
     changed = make_listing("a", "pool", ["colour"]) | {"image_hashes": ["another"]}
     keys.add(key(changed))
-    assert len(keys) == 6
+    aliased = SHOP.to_json()
+    aliased[0]["aliases"]["Ruby"] = "Red"
+    other = Labeler(AttributeSchema.from_json(aliased), "vote", 4, "reasoning", "policy", "law")
+    keys.add(str(label(shoe, Answered(None, []), other)["label_key"]))
+    assert len(keys) == 7
 
 
 def test_a_prepared_listings_own_source_key_has_the_last_word(shoe: Row) -> None:
     found = label(shoe | {"source_key": "known"}, Answered(None, []), labeler())
-    assert found["label_key"] == label_key("known", "law")
+    assert found["label_key"] == label_key("known", "law", SHOP.attributes("Shoe"))
     assert isinstance(pa.Table.from_pylist([found], schema=LABELS.schema), pa.Table)
