@@ -30,11 +30,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from raypipe.digest import MODULUS
-from raypipe.errors import ArtifactError, ConfigDriftError
+from raypipe.errors import ArtifactError, ConfigDriftError, StorageError
 from raypipe.manifest import (
     COMMIT,
     Commit,
@@ -44,7 +44,7 @@ from raypipe.manifest import (
     differing_keys,
     plain,
 )
-from raypipe.receipts import Receipt, inspect, write_rows
+from raypipe.receipts import Receipt, inspect, make_directory, write_rows
 from raypipe.schemas import QUARANTINE, Table
 
 RowKind = Literal["data", "quarantine"]
@@ -52,6 +52,11 @@ RowKind = Literal["data", "quarantine"]
 
 class Run:
     """The directory of one experiment.
+
+    An object store is found through the environment, which every node needs: credentials and region
+    (``AWS_ACCESS_KEY_ID``, ``AWS_REGION`` …) or the machine's own role, and for an S3-compatible
+    server ``AWS_ENDPOINT_URL``, with ``AWS_ALLOW_HTTP=true`` when that is http. Arrow and obstore
+    read the same variables.
 
     Args:
         location: local path or object-store URI.
@@ -79,16 +84,29 @@ class Run:
         return "/".join((self.root, *parts))
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write a new file whole; False, and nothing changed, when it already exists."""
+        """Write a new file whole; False, and nothing changed, when it already exists.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
         try:
             obstore.put(self._store, path, content, mode="create")
         except AlreadyExistsError:
             return False
+        except (BaseError, OSError) as error:
+            raise _unwritable(self.path(path), error) from error
         return True
 
     def replace(self, path: str, content: bytes) -> None:
-        """Write a file whole, for what is derived and may be made again (summary, report)."""
-        obstore.put(self._store, path, content)
+        """Write a file whole, for what is derived and may be made again (summary, report).
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        try:
+            obstore.put(self._store, path, content)
+        except (BaseError, OSError) as error:
+            raise _unwritable(self.path(path), error) from error
 
     def read(self, path: str) -> bytes | None:
         """The bytes of a file, or None when there is none."""
@@ -250,7 +268,7 @@ class Attempt:
     def directory(self, kind: Kind = "data") -> str:
         """Full path of this attempt's own directory for files of one kind; created here."""
         path = self.artifact._path(kind, self.name)
-        self.artifact.run.filesystem.create_dir(path, recursive=True)
+        make_directory(self.artifact.run.filesystem, path)
         return path
 
     def local_files(self) -> Path:
@@ -282,8 +300,11 @@ class Attempt:
 
     def write_file(self, name: str, content: bytes) -> None:
         path = f"{self.directory('files')}/{name}"
-        with self.artifact.run.filesystem.open_output_stream(path) as stream:
-            stream.write(content)
+        try:
+            with self.artifact.run.filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     def write_json(self, name: str, values: object) -> None:
         self.write_file(name, json.dumps(values, indent=1, sort_keys=True).encode())
@@ -442,6 +463,11 @@ class Attempt:
                 f"{name}: {len(lost)} rows lost, {len(strangers)} unknown, {len(both)} "
                 f"both written and refused (first: {first})"
             )
+
+
+def _unwritable(path: str, error: Exception) -> StorageError:
+    # obstore adds a page of its own internals below the first line.
+    return StorageError(f"cannot write {path}: {str(error).splitlines()[0]}")
 
 
 def _all_ids(receipts: Sequence[Receipt]) -> pa.Array:

@@ -99,12 +99,14 @@ class Plan:
     """Rows somewhere, and the steps that turn their blocks into :func:`outcome` blocks.
 
     ``source`` gets the ids that are done already and makes a Ray data set without them; ``wanted``
-    are all ids that go in, each once.
+    are all ids that go in, each once. ``finish`` gives back what ``transform`` took beside actors
+    of Ray Data's own.
     """
 
     source: Callable[[pa.Array], Any]
     transform: Callable[[Any], Any]
     wanted: pa.Array
+    finish: Callable[[], None] = lambda: None
 
 
 def run(
@@ -140,9 +142,12 @@ def run(
         dataset = plan.transform(plan.source(done)).map_batches(
             partial(_write, attempt), batch_format="pyarrow", batch_size=None
         )
-        for received in _receive(dataset, summed, progress, demand):
-            files += received
-            _check_share(attempt, files, len(wanted), max_refused)
+        try:
+            for received in _receive(dataset, summed, progress, demand):
+                files += received
+                _check_share(attempt, files, len(wanted), max_refused)
+        finally:
+            plan.finish()
     return attempt.commit(
         expected=wanted,
         receipts=files,

@@ -181,8 +181,11 @@ def plan(
         )
         return stream.without(dataset, pa.concat_arrays([done, leave_out]))
 
+    memory: list[Any] = []
+
     def transform(dataset: Any) -> Any:
         suspects = _suspects(sampling.max_engine_deaths)
+        memory.append(suspects)
         return dataset.repartition(
             target_num_rows_per_block=sampling.listings_per_call
         ).map_batches(
@@ -205,7 +208,14 @@ def plan(
     ids = _ids(listings, wanted_splits)
     if len(leave_out):
         ids = ids.filter(pc.invert(pc.is_in(ids, leave_out)))
-    return stream.Plan(source, transform, ids)
+
+    def finish() -> None:
+        import ray
+
+        while memory:
+            ray.kill(memory.pop())
+
+    return stream.Plan(source, transform, ids, finish)
 
 
 def _pool(sampling: SamplingConfig) -> Any:

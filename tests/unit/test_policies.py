@@ -82,3 +82,16 @@ def test_the_base_has_no_adapter_and_any_other_policy_must_be_committed(
     directory = sft.adapter_directory()
     assert directory is not None
     assert (directory / ADAPTER_WEIGHTS).read_bytes() == b"one"
+
+
+def test_an_adapter_from_elsewhere_is_a_policy_known_by_its_weights(
+    run: Run, tiny_model: ModelConfig, tmp_path: Path
+) -> None:
+    directories = [tmp_path / name for name in ("one", "same", "other")]
+    for directory, weights in zip(directories, (b"one", b"one", b"two"), strict=True):
+        directory.mkdir()
+        (directory / ADAPTER_WEIGHTS).write_bytes(weights)
+    one, same, other = (policy(run, tiny_model, str(directory)) for directory in directories)
+    assert one.adapter_directory() == directories[0]
+    assert one.policy_id == same.policy_id != other.policy_id
+    assert one.policy_id != policy(run, tiny_model, PRETRAINED).policy_id

@@ -1,0 +1,121 @@
+"""What a plan passes from its transform to its writer, and how its errors are told."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raypipe import errors, stream
+from raypipe.errors import (
+    EngineDiedError,
+    EngineStartError,
+    QuarantineLimitError,
+    RaypipeError,
+    StorageError,
+)
+from raypipe.schemas import QUARANTINE, SEED
+
+
+def seeded(*ids: str) -> pa.Table:
+    answer = {"attribute": "colour", "reasoning": "it is", "answer": "Red"}
+    return SEED.from_rows([{"listing_id": listing_id, "answers": [answer]} for listing_id in ids])
+
+
+def refusal(listing_id: str) -> dict[str, object]:
+    return {"id": listing_id, "stage": "sampling", "reason": "engine_crash", "detail": ""}
+
+
+def present(block: pa.Table, column: str) -> list[Any]:
+    return block.column(column).drop_null().to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("written", "refused"),
+    [(("a", "b"), ("c",)), (("a",), ()), ((), ("a", "b")), ((), ())],
+)
+def test_an_outcome_holds_every_row_every_refusal_and_the_counts_once(
+    written: tuple[str, ...], refused: tuple[str, ...]
+) -> None:
+    block = stream.outcome(seeded(*written), [refusal(name) for name in refused], {"chains": 3})
+    assert [row["listing_id"] for row in present(block, "row")] == list(written)
+    assert [row["id"] for row in present(block, "refused")] == list(refused)
+    total = len(written) + len(refused)
+    assert present(block, "counts") == ['{"chains": 3}'] * min(1, total)
+    assert len(block) == total
+
+
+def test_rows_come_out_of_an_outcome_with_the_types_of_their_table() -> None:
+    rows = pa.concat_tables([seeded("a"), seeded("b", "c")])
+    block = stream.outcome(rows, [refusal("d")], {})
+    for column, contract in (("row", SEED), ("refused", QUARANTINE)):
+        values = block.column(column).combine_chunks()
+        table = pa.Table.from_struct_array(values.filter(values.is_valid()))
+        assert contract.conform(table).schema == contract.schema
+
+
+def test_blocks_without_rows_and_without_refusals_go_together() -> None:
+    blocks = [
+        stream.outcome(seeded("a"), [], {}),
+        stream.outcome(seeded(), [refusal("b")], {}),
+        stream.outcome(seeded(), [], {}),
+    ]
+    assert len(pa.concat_tables(blocks)) == 2
+
+
+def wrapped(error: Exception) -> RuntimeError:
+    """An error as Ray hands it on: its last line somewhere below a remote traceback."""
+    return RuntimeError(
+        "\x1b[36mray::MapWorker(MapBatches(SamplingActor)).submit()\x1b[39m (pid=1, ip=10.0.0.1)\n"
+        '  File "actor.py", line 1, in __call__\n'
+        f"{type(error).__module__}.{type(error).__name__}: {error}"
+    )
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        StorageError("cannot write /run/a.parquet: [Errno 28] No space left on device"),
+        EngineDiedError("4 engines died: a, b …"),
+        QuarantineLimitError("refused 3 of 4"),
+        EngineStartError("too little memory\nlower it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_tasks_own_error_comes_out_of_what_ray_wraps_it_in(raised: RaypipeError) -> None:
+    found = stream.explained(wrapped(raised))
+    assert type(found) is type(raised)
+    assert str(found) == str(raised)
+
+
+def test_every_error_of_the_tree_is_recognised() -> None:
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, RaypipeError)
+    ]
+    assert len(kinds) > 8
+    for kind in kinds:
+        assert type(stream.explained(wrapped(kind("so")))) is kind
+
+
+def test_no_progress_and_a_full_disk_of_rays_are_worth_retrying() -> None:
+    class ExecutionTimeoutError(Exception):
+        pass
+
+    timed_out = stream.explained(ExecutionTimeoutError("nothing for 60 s"))
+    assert isinstance(timed_out, EngineStartError)
+    assert "cluster.capacity_wait_s" in str(timed_out)
+    full = stream.explained(RuntimeError("spilling:\n[Errno 28] No space left on device"))
+    assert isinstance(full, StorageError)
+    assert "the disk is full" in str(full)
+
+
+def test_what_nobody_foresaw_stays_what_it_is() -> None:
+    error = KeyError("no such column")
+    assert stream.explained(error) is error
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_progress_speaks_of_listings_or_of_what_it_waits_for(keep: bool) -> None:
+    progress = stream.Progress(total=2000, done=1500 if keep else 0, waiting=lambda: "waiting")
+    assert progress.text() == ("1,500 of 2,000 listings" if keep else "waiting")
