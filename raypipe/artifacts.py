@@ -182,12 +182,18 @@ class Artifact:
         self, columns: Sequence[str] | None = None, kind: Kind = "data"
     ) -> Iterator[pa.Table]:
         """The committed rows, one file at a time, so that memory does not grow with them."""
-        contract = QUARANTINE if kind == "quarantine" else self.table
         for path in self.paths(kind):
-            table = self._read_parquet(path, list(columns) if columns is not None else None)
-            if contract is not None:
-                contract.check_columns(table)
-            yield table
+            yield self.rows_of(path, columns, kind)
+
+    def rows_of(
+        self, path: str, columns: Sequence[str] | None = None, kind: Kind = "data"
+    ) -> pa.Table:
+        """The rows of one of :meth:`paths`. Raises ArtifactError on a corrupt file."""
+        contract = QUARANTINE if kind == "quarantine" else self.table
+        table = self._read_parquet(path, list(columns) if columns is not None else None)
+        if contract is not None:
+            contract.check_columns(table)
+        return table
 
     def read_json(self, name: str) -> Any:
         """A committed JSON file. Raises ArtifactError when the manifest does not list it."""

@@ -102,7 +102,7 @@ def write_rows(
 
 
 def make_directory(filesystem: pafs.FileSystem, path: str) -> None:
-    """Where there are directories: an object store has none, and asking costs it a dozen requests."""
+    """Where there are directories: an object store has none, and asking costs many requests."""
     if isinstance(filesystem, pafs.LocalFileSystem):
         filesystem.create_dir(path, recursive=True)
 

@@ -9,6 +9,7 @@ job: with the exit code of a raypipe error, its message on stderr.
 import argparse
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from raypipe.schemas import CHAINS, LISTINGS
 from tests.small_run import ROOT, job_environment
 
 CHAINS_OF = "sft"
-LISTINGS_PER_CALL, CALLS_IN_FLIGHT = 4, 2
+LISTINGS_PER_CALL, CALLS_IN_FLIGHT = 8, 2
 IN_FLIGHT = LISTINGS_PER_CALL * CALLS_IN_FLIGHT
 """Listings under way in one engine."""
 SETTINGS = (
@@ -50,14 +51,14 @@ class Script:
     """What an engine does.
 
     Args:
-        diary: directory in which it writes down its starts (process ids), what it has answered and
-            what it died of (listing ids). While there is a file ``hold`` in it, nothing is answered.
+        diary: directory in which it writes down its starts (process ids), what it has answered
+            and what it died of (listing ids). While a file ``hold`` is in it, nothing is answered.
         acts: what happens when a listing (or EVERY one) is asked: ``exit`` ends the process at
             once, ``die`` is an engine that says that it died, ``fail`` refuses the request;
             ``exit once`` and ``die once`` do it the first time alone.
         seconds: that a call takes.
         voice: another one says other things.
-        padding: characters that a chain has at least.
+        padding: characters that are added to a chain.
         starts: whether it can be started.
     """
 
@@ -132,7 +133,8 @@ class ScriptedEngine:
         return [self._chain(listing, seed) for seed in seeds]
 
     def _chain(self, listing: str, seed: int) -> Chain:
-        words = f"{self._script.voice} {listing} {seed}".ljust(self._script.padding, "…")
+        padding = random.Random(seed).randbytes(self._script.padding // 2).hex()
+        words = f"{self._script.voice} {listing} {seed} {padding}"
         return Chain(completion("Red", words, "reasoning"), (seed % 100,), -1.0, "stop")
 
 

@@ -60,14 +60,9 @@ def survey(source: Source, schema: AttributeSchema) -> pa.Table:
 
 def survey_prepared(run: Run, name: str) -> pa.Table:
     """The same of an artifact of listings."""
-    import ray.data
-
-    listings = run.artifact(name, LISTINGS)
     columns = ["listing_id", "vertical", "image_hashes", "queries"]
-    dataset = (
-        ray.data.read_parquet(listings.paths(), filesystem=run.filesystem)
-        .select_columns(columns)
-        .map_batches(_survey_prepared, batch_format="pyarrow", batch_size=None)
+    dataset = stream.rows(run.artifact(name, LISTINGS), columns).map_batches(
+        _survey_prepared, batch_format="pyarrow", batch_size=None
     )
     return checked(_collect(dataset))
 

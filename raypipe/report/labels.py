@@ -70,8 +70,8 @@ def coverage_figure(quality: Mapping[str, Any]) -> Markup:
     curve: Sequence[Mapping[str, Any]] = quality["curve"]
     drawing = Drawing(560, 290, "Accuracy against coverage on the eval split")
     bounds = [wilson(point["accuracy"], point["queries"]) for point in curve]
-    floor = min([quality["asked"], *(low for low, _ in bounds)], default=0.5)
-    x, y = Scale(0, 1, 46, 540), Scale(max(0.0, floor - 0.03), 1, 246, 14)
+    floor = min([quality["asked"], *(point["accuracy"] for point in curve)])
+    x, y = Scale(0, 1, 46, 540), Scale(max(0.0, floor - 0.1), 1, 246, 14)
     for tick in ticks(y.low, 1, 6):
         drawing.line((46, y(tick)), (540, y(tick)), "grid")
         drawing.text((40, y(tick) + 4), f"{tick:g}", "tick end")
@@ -82,7 +82,7 @@ def coverage_figure(quality: Mapping[str, Any]) -> Markup:
     )
     band = [(x(point["coverage"]), y(high)) for point, (_, high) in zip(curve, bounds, strict=True)]
     band += [
-        (x(point["coverage"]), y(low))
+        (x(point["coverage"]), y(max(low, y.low)))
         for point, (low, _) in reversed(list(zip(curve, bounds, strict=True)))
     ]
     if len(curve) > 1:

@@ -170,14 +170,8 @@ def plan(
     wanted_splits = pa.array(sorted(splits))
 
     def source(done: pa.Array) -> Any:
-        import ray.data
-
-        dataset = (
-            ray.data.read_parquet(listings.paths(), filesystem=listings.run.filesystem)
-            .select_columns(list(columns))
-            .map_batches(
-                partial(_of_splits, wanted_splits), batch_format="pyarrow", batch_size=None
-            )
+        dataset = stream.rows(listings, columns).map_batches(
+            partial(_of_splits, wanted_splits), batch_format="pyarrow", batch_size=None
         )
         return stream.without(dataset, pa.concat_arrays([done, leave_out]))
 
@@ -197,7 +191,7 @@ def plan(
                 "blame": partial(_tell, suspects),
             },
             batch_format="pyarrow",
-            batch_size=None,
+            batch_size=sampling.listings_per_call,  # Ray wants a number with GPUs
             compute=_pool(sampling),
             num_cpus=sampling.cpus_per_actor,
             num_gpus=sampling.gpus_per_actor,

@@ -52,14 +52,14 @@ def rows_on_disk(run: Run) -> int:
 
 
 @pytest.mark.usefixtures("session")
-def test_a_listing_that_ends_its_engine_is_refused_after_two_deaths_and_no_other_is(
+def test_a_listing_that_ends_its_engine_is_refused_after_two_deaths_and_no_neighbour_is(
     run: Run, ids: list[str], tmp_path: Path
 ) -> None:
-    poison = ids[137]
-    script = new_script(tmp_path, acts={poison: "exit"}, seconds=0.02)
+    poison, failing = ids[137], ids[300]
+    script = new_script(tmp_path, acts={poison: "exit", failing: "fail"}, seconds=0.02)
     sample(run, script, TWO_ENGINES)
     assert_exact(run, ids)
-    assert refusals(run) == {poison: "engine_crash"}
+    assert refusals(run) == {poison: "engine_crash", failing: "engine_error"}
     assert script.page("died") == [poison] * 2
     assert script.redone() <= 2 * IN_FLIGHT + TWO_PERCENT
 
@@ -89,17 +89,6 @@ def test_a_killed_actor_is_replaced(run: Run, ids: list[str], tmp_path: Path) ->
     assert refusals(run) == {}
     assert len(script.page("started")) == 3
     assert script.redone() <= IN_FLIGHT + TWO_PERCENT
-
-
-@pytest.mark.usefixtures("session")
-def test_a_request_that_fails_refuses_its_listing_alone(
-    run: Run, ids: list[str], tmp_path: Path
-) -> None:
-    script = new_script(tmp_path, acts={ids[7]: "fail"})
-    sample(run, script)
-    assert_exact(run, ids)
-    assert refusals(run) == {ids[7]: "engine_error"}
-    assert script.redone() == 0
 
 
 @pytest.mark.usefixtures("session")
@@ -158,7 +147,7 @@ def test_a_driver_killed_at_three_moments_leaves_what_it_did_to_the_next(
     assert_exact(run, ids)
 
 
-class once:  # noqa: N801
+class once:
     """While the body runs, wait for a moment and act on it once."""
 
     def __init__(self, reached: Callable[[], bool], act: Callable[[], None]) -> None:
