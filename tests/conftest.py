@@ -1,6 +1,7 @@
 """Small builders that the tests of several packages share."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def make_listing() -> MakeListing:
 
 @pytest.fixture
 def commit_rows() -> CommitRows:
-    """Commit an artifact from rows, so many to a file, and plain files by name."""
+    """Commit an artifact from rows, so many ids to a file, and plain files by name."""
 
     def commit(
         run: Run,
@@ -71,9 +72,13 @@ def commit_rows() -> CommitRows:
         files: Mapping[str, bytes] | None = None,
     ) -> Commit:
         attempt = run.artifact(name, table).attempt({})
-        for start in range(0, len(rows), per_file):
+        by_id: dict[object, list[Row]] = {}
+        for row in rows:
+            by_id.setdefault(row[table.key[0]] if table else None, []).append(row)
+        groups = list(by_id.values())
+        for start in range(0, len(groups), per_file):
             assert table is not None
-            attempt.write(table.from_rows(list(rows[start : start + per_file])))
+            attempt.write(table.from_rows(list(chain(*groups[start : start + per_file]))))
         for file_name, content in (files or {}).items():
             attempt.write_file(file_name, content)
         return attempt.commit()

@@ -148,7 +148,7 @@ def test_attempts_are_counted_in_all(server, fetching, uri, slept):
     [
         ("7", 7, 8),
         ("86400", fetch.MAX_WAIT_S, fetch.MAX_WAIT_S),
-        (format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True), 20, 31),
+        ("in 30 s", 20, 31),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 1),
         ("soon", 0, 1),
         ("-5", 0, 1),
@@ -158,6 +158,8 @@ def test_attempts_are_counted_in_all(server, fetching, uri, slept):
 def test_a_server_that_names_a_time_is_left_alone_until_then(
     server, fetching, uri, slept, status, after, least, most
 ):
+    if after == "in 30 s":
+        after = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     server.in_turn("/x", failing(status, Retry_After=after), server.answers["/photo.png"])
     assert fetching().read(uri("/x")) == photo(1)
     assert least <= slept[0] <= most
