@@ -1,17 +1,18 @@
 """A Ray Data plan that ends in a commit.
 
-    source → leave out what is done → transform → write each block where it was made → receipts
+    source → leave out what is done → transform, and write what comes of it → receipts
 
-Blocks never come to the driver, only their receipts, so that its memory hardly grows with the
-catalog. One block in makes one block out, and one file: a call that Ray repeats after a death gives
-the same rows again, and whatever it had written before is in no manifest.
+Whoever makes rows writes them before it takes up others, so that what an engine has answered is on
+disk and not in the memory of a node that may be lost. Only receipts come to the driver, whose
+memory hardly grows with the catalog. One block in makes one file: a call that Ray repeats after a
+death gives the same rows again, and whatever it had written before is in no manifest.
 """
 
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypipe import receipts
-from raypipe.artifacts import Artifact, Attempt, RowKind
+from raypipe.artifacts import Artifact, Attempt
 from raypipe.errors import EngineStartError, QuarantineLimitError, RaypipeError, StorageError
 from raypipe.manifest import Commit
 from raypipe.progress import reported
@@ -33,28 +34,21 @@ NO_IDS = pa.nulls(0, pa.string())  # pa.array would import pandas
 _LEFTOVERS_PER_TASK = 16
 
 
-def outcome(
-    rows: pa.Table, refused: Sequence[Mapping[str, object]], counts: Mapping[str, float]
-) -> pa.Table:
-    """What a transform returns for a block.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a block of listings.
 
-    Args:
-        rows: of the artifact's table; all rows of an id.
-        refused: rows of the quarantine table.
-        counts: figures that are summed over all blocks into the commit's counts.
+    ``rows`` are of the artifact's table, all rows of an id; ``refused`` are rows of the quarantine
+    table; ``counts`` are summed over all blocks into the commit's counts.
     """
-    written = rows.combine_chunks().to_struct_array()
-    dropped = QUARANTINE.from_rows([dict(row) for row in refused]).to_struct_array()
-    parts = [part for column in (written, dropped) for part in column.chunks]
-    total = sum(len(part) for part in parts)
-    row = pa.chunked_array(
-        [*written.chunks, pa.nulls(total - len(written), written.type)], written.type
-    )
-    refusal = pa.chunked_array(
-        [pa.nulls(total - len(dropped), dropped.type), *dropped.chunks], dropped.type
-    )
-    figures = [json.dumps(dict(counts)), *[None] * (total - 1)][:total]
-    return pa.table({"row": row, "refused": refusal, "counts": pa.array(figures, pa.string())})
+
+    rows: pa.Table
+    refused: Sequence[Mapping[str, object]] = ()
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+Write = Callable[[Outcome], pa.Table]
+"""Writes an outcome where it was made; the receipts."""
 
 
 @dataclass
@@ -96,15 +90,16 @@ class Demand:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows somewhere, and the steps that turn their blocks into :func:`outcome` blocks.
+    """Rows somewhere, and the steps that turn their blocks into outcomes.
 
-    ``source`` gets the ids that are done already and makes a Ray data set without them; ``wanted``
-    are all ids that go in, each once. ``finish`` gives back what ``transform`` took beside actors
-    of Ray Data's own.
+    ``source`` gets the ids that are done already and makes a Ray data set without them;
+    ``transform`` makes the outcome of every block and hands it to the :data:`Write` that it gets
+    too; its data set is of receipts. ``wanted`` are all ids that go in, each once. ``finish`` gives
+    back what ``transform`` took beside actors of Ray Data's own.
     """
 
     source: Callable[[pa.Array], Any]
-    transform: Callable[[Any], Any]
+    transform: Callable[[Any, Write], Any]
     wanted: pa.Array
     finish: Callable[[], None] = lambda: None
 
@@ -139,9 +134,7 @@ def run(
     for plan in plans:
         if pc.all(pc.is_in(plan.wanted, done), min_count=0).as_py():
             continue  # no engine is started for nothing
-        dataset = plan.transform(plan.source(done)).map_batches(
-            partial(_write, attempt), batch_format="pyarrow", batch_size=None
-        )
+        dataset = plan.transform(plan.source(done), partial(_write, attempt))
         try:
             for received in _receive(dataset, summed, progress, demand):
                 files += received
@@ -183,20 +176,16 @@ def _receive(
         raise explained(error) from error
 
 
-def _write(attempt: Attempt, block: pa.Table) -> pa.Table:
-    """Write a block's rows and refusals; the receipts, the block's counts with the first."""
+def _write(attempt: Attempt, outcome: Outcome) -> pa.Table:
     made = []
-    parts: tuple[tuple[RowKind, str], ...] = (("data", "row"), ("quarantine", "refused"))
-    for kind, name in parts:
-        values = block.column(name).combine_chunks()
-        values = values.filter(values.is_valid())
-        if len(values):
-            made.append(attempt.store(pa.Table.from_struct_array(values), kind))
-    summed: Counter[str] = Counter()
-    for figures in block.column("counts").drop_null().to_pylist():
-        summed.update(json.loads(figures))
-    figures = [json.dumps(summed), *["{}"] * (len(made) - 1)][: len(made)]
-    return receipts.to_table(made).append_column("counts", pa.array(figures, pa.string()))
+    if len(outcome.rows):
+        made.append(attempt.store(outcome.rows))
+    if outcome.refused:
+        refused = QUARANTINE.from_rows([dict(row) for row in outcome.refused])
+        made.append(attempt.store(refused, "quarantine"))
+    # The block's counts travel with its first receipt.
+    counts = [json.dumps(dict(outcome.counts)), *["{}"] * len(made)][: len(made)]
+    return receipts.to_table(made).append_column("counts", pa.array(counts, pa.string()))
 
 
 def _salvage(attempt: Attempt) -> list[Receipt]:

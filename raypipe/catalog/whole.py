@@ -105,8 +105,8 @@ def run_changed(
         )
         return stream.only(stream.without(dataset, done), wanted)
 
-    def prepared(dataset: Any) -> Any:
-        prepare = partial(_prepare, config.catalog, schema, source)
+    def prepared(dataset: Any, write: stream.Write) -> Any:
+        prepare = partial(_prepare, config.catalog, schema, source, write)
         return dataset.map_batches(prepare, batch_format="pyarrow", batch_size=None)
 
     def make(attempt: Attempt) -> Commit:
@@ -176,7 +176,11 @@ def _key(source: Source, schema: AttributeSchema, row: dict[str, Any]) -> tuple[
 
 
 def _prepare(
-    config: CatalogConfig, schema: AttributeSchema, source: Source, block: pa.Table
+    config: CatalogConfig,
+    schema: AttributeSchema,
+    source: Source,
+    write: stream.Write,
+    block: pa.Table,
 ) -> pa.Table:
     from raypipe.catalog.fetch import open_reader
 
@@ -194,4 +198,4 @@ def _prepare(
             counts["images"] += len(listing.pictures)
             key, _ = _key(source, schema, row)
             rows.append(listing.to_row() | {"split": "pool", "source_key": key})
-    return stream.outcome(LISTINGS.from_rows(rows), quarantine_rows(refused), counts)
+    return write(stream.Outcome(LISTINGS.from_rows(rows), quarantine_rows(refused), counts))

@@ -408,21 +408,25 @@ def _carried(paths: list[str], carry: Callable[..., pa.Table], kept: pa.Array) -
 
         return ray.data.from_items([{"path": path} for path in paths]), done
 
-    def transform(given: Any) -> Any:
+    def transform(given: Any, write: stream.Write) -> Any:
         dataset, done = given
         left = kept.filter(pc.invert(pc.is_in(kept, done))) if len(done) else kept
         return dataset.map_batches(
-            partial(carry, stream.ordered(left)), batch_format="pyarrow", batch_size=1
+            partial(carry, stream.ordered(left), write), batch_format="pyarrow", batch_size=1
         )
 
     return stream.Plan(source, transform, kept)
 
 
 def _carry(
-    run: Run, calibration: Calibration, threshold: float | None, ids: Any, batch: pa.Table
+    run: Run,
+    calibration: Calibration,
+    threshold: float | None,
+    ids: Any,
+    write: stream.Write,
+    batch: pa.Table,
 ) -> pa.Table:
     (path,) = batch.column("path").to_pylist()
     labels = LABELS.conform(pq.read_table(path, filesystem=run.filesystem, partitioning=None))
-    return stream.outcome(
-        calibrated(stream.among(ids, labels, keep=True), calibration, threshold), [], {}
-    )
+    kept = stream.among(ids, labels, keep=True)
+    return write(stream.Outcome(calibrated(kept, calibration, threshold)))

@@ -51,15 +51,16 @@ class Draw:
 
 
 class SamplingActor:
-    """Maps blocks of listings to outcome blocks, one row or refusal per listing.
+    """Answers blocks of listings, one row or refusal per listing, and writes what comes out.
 
     Calls run in threads side by side and share the engine's queue, so that it never runs empty
-    while one call waits for its last chain.
+    while one call waits for its last chain or writes.
 
     Args:
         make_engine: starts the engine in this process.
         draw: which chains to ask for.
         present: makes the rows that come out, of listings and their chains.
+        write: writes them.
         blame: the stage's :class:`Suspects`; None when nothing is retried.
     """
 
@@ -68,10 +69,12 @@ class SamplingActor:
         make_engine: Callable[[], ChainSource],
         draw: Draw,
         present: Present,
+        write: stream.Write,
         blame: Blame | None = None,
     ) -> None:
         self._draw = draw
         self._present = present
+        self._write = write
         self._name = _own_name()
         self._blame = blame or _nobody
         complaint = self._blame("start", self._name)
@@ -81,7 +84,11 @@ class SamplingActor:
         self._turns = _Turns()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """LISTINGS rows in, an outcome block out; a listing that cannot be asked is refused."""
+        """LISTINGS rows in, the receipts of what came of them out."""
+        return self._write(self.answer(block))
+
+    def answer(self, block: pa.Table) -> stream.Outcome:
+        """Chains for LISTINGS rows; a listing that cannot be asked is refused."""
         listings = block.to_pylist()
         ids = [listing["listing_id"] for listing in listings]
         treatment = self._blame("begin", ids)
@@ -166,7 +173,7 @@ class SamplingActor:
         asked: list[dict[str, Any]],
         answers: dict[str, list[Answered] | Failure],
         refused: list[Refusal],
-    ) -> pa.Table:
+    ) -> stream.Outcome:
         listings, answered = [], []
         for listing in asked:
             answer = answers[listing["listing_id"]]
@@ -181,7 +188,7 @@ class SamplingActor:
             "chains": len(chains),
             "tokens": sum(len(chain.token_ids) for chain in chains),
         }
-        return stream.outcome(self._present(listings, answered), refused, counts)
+        return stream.Outcome(self._present(listings, answered), refused, counts)
 
 
 class _Turns:

@@ -177,7 +177,7 @@ def plan(
 
     memory: list[Any] = []
 
-    def transform(dataset: Any) -> Any:
+    def transform(dataset: Any, write: stream.Write) -> Any:
         suspects = _suspects(sampling.max_engine_deaths)
         memory.append(suspects)
         return dataset.repartition(
@@ -188,6 +188,7 @@ def plan(
                 "make_engine": make_engine,
                 "draw": draw,
                 "present": present,
+                "write": write,
                 "blame": partial(_tell, suspects),
             },
             batch_format="pyarrow",

@@ -1,8 +1,5 @@
-"""What a plan passes from its transform to its writer, and how its errors are told."""
+"""How far a plan is, and how its errors are told."""
 
-from typing import Any
-
-import pyarrow as pa
 import pytest
 
 from raypipe import errors, stream
@@ -13,53 +10,6 @@ from raypipe.errors import (
     RaypipeError,
     StorageError,
 )
-from raypipe.schemas import QUARANTINE, SEED
-
-
-def seeded(*ids: str) -> pa.Table:
-    answer = {"attribute": "colour", "reasoning": "it is", "answer": "Red"}
-    return SEED.from_rows([{"listing_id": listing_id, "answers": [answer]} for listing_id in ids])
-
-
-def refusal(listing_id: str) -> dict[str, object]:
-    return {"id": listing_id, "stage": "sampling", "reason": "engine_crash", "detail": ""}
-
-
-def present(block: pa.Table, column: str) -> list[Any]:
-    return block.column(column).drop_null().to_pylist()
-
-
-@pytest.mark.parametrize(
-    ("written", "refused"),
-    [(("a", "b"), ("c",)), (("a",), ()), ((), ("a", "b")), ((), ())],
-)
-def test_an_outcome_holds_every_row_every_refusal_and_the_counts_once(
-    written: tuple[str, ...], refused: tuple[str, ...]
-) -> None:
-    block = stream.outcome(seeded(*written), [refusal(name) for name in refused], {"chains": 3})
-    assert [row["listing_id"] for row in present(block, "row")] == list(written)
-    assert [row["id"] for row in present(block, "refused")] == list(refused)
-    total = len(written) + len(refused)
-    assert present(block, "counts") == ['{"chains": 3}'] * min(1, total)
-    assert len(block) == total
-
-
-def test_rows_come_out_of_an_outcome_with_the_types_of_their_table() -> None:
-    rows = pa.concat_tables([seeded("a"), seeded("b", "c")])
-    block = stream.outcome(rows, [refusal("d")], {})
-    for column, contract in (("row", SEED), ("refused", QUARANTINE)):
-        values = block.column(column).combine_chunks()
-        table = pa.Table.from_struct_array(values.filter(values.is_valid()))
-        assert contract.conform(table).schema == contract.schema
-
-
-def test_blocks_without_rows_and_without_refusals_go_together() -> None:
-    blocks = [
-        stream.outcome(seeded("a"), [], {}),
-        stream.outcome(seeded(), [refusal("b")], {}),
-        stream.outcome(seeded(), [], {}),
-    ]
-    assert len(pa.concat_tables(blocks)) == 2
 
 
 def wrapped(error: Exception) -> RuntimeError:

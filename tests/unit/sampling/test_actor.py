@@ -1,6 +1,5 @@
 """The actor around a scripted engine: which chains it asks for, with which seeds."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from raypipe.sampling.engine import Failure, Prompt, Request
 from raypipe.sampling.stage import GREEDY_SPLITS, SAMPLED_SPLITS
 from raypipe.sampling.suspects import Suspects
 from raypipe.schemas import CHAINS, LISTINGS
+from raypipe.stream import Outcome
 from tests.conftest import MakeListing, Row
 
 
@@ -42,7 +42,7 @@ class ScriptedEngine:
         ]
 
 
-Outcome = tuple[list[Row], list[Row]]
+Answers = tuple[list[Row], list[Row]]
 
 
 def draw(num_chains: int = 3, *, greedy: bool = True, round_index: int = 1) -> Draw:
@@ -54,23 +54,24 @@ def draw(num_chains: int = 3, *, greedy: bool = True, round_index: int = 1) -> D
     )
 
 
+def receipt(outcome: Outcome) -> pa.Table:
+    """What a writer gives back, without writing."""
+    return pa.table({"rows": [len(outcome.rows)], "refused": [len(outcome.refused)]})
+
+
 def actor_of(engine: ChainSource, asked: Draw, blame: Blame | None = None) -> SamplingActor:
     present = partial(chains_table, policy_id="policy-1")
-    return SamplingActor(lambda: engine, asked, present, blame)
+    return SamplingActor(lambda: engine, asked, present, receipt, blame)
 
 
-def read(outcome: pa.Table) -> Outcome:
-    """The rows and the refusals of an outcome block."""
-    rows, refused = (
-        [value for value in outcome.column(name).to_pylist() if value is not None]
-        for name in ("row", "refused")
-    )
-    assert CHAINS.from_rows(rows).schema == CHAINS.schema
-    return rows, refused
+def read(outcome: Outcome) -> Answers:
+    """The rows and the refusals of an outcome."""
+    assert outcome.rows.schema == CHAINS.schema
+    return outcome.rows.to_pylist(), [dict(row) for row in outcome.refused]
 
 
-def asked_of(engine: ChainSource, rows: list[Row], asked: Draw | None = None) -> Outcome:
-    return read(actor_of(engine, asked or draw())(LISTINGS.from_rows(rows)))
+def asked_of(engine: ChainSource, rows: list[Row], asked: Draw | None = None) -> Answers:
+    return read(actor_of(engine, asked or draw()).answer(LISTINGS.from_rows(rows)))
 
 
 def shape(row: Row) -> list[tuple[bool, int]]:
@@ -196,8 +197,15 @@ def test_a_draw_without_the_greedy_pass_asks_for_sampled_chains_alone(
 
 def test_a_block_says_what_it_took(make_listing: MakeListing) -> None:
     block = LISTINGS.from_rows([make_listing("a", "pool"), make_listing("b", "anchor")])
-    (counts,) = actor_of(ScriptedEngine(), draw())(block).column("counts").drop_null().to_pylist()
-    assert json.loads(counts) == {"queries": 4, "chains": 14, "tokens": 26}
+    outcome = actor_of(ScriptedEngine(), draw()).answer(block)
+    assert outcome.counts == {"queries": 4, "chains": 14, "tokens": 26}
+
+
+def test_what_is_answered_is_written_before_the_call_ends(make_listing: MakeListing) -> None:
+    listings = [make_listing("a", "pool"), make_listing("long", "pool", ["colour"])]
+    listings[1]["queries"][0]["prompt"] = "word " * 200
+    written = actor_of(ScriptedEngine(), draw())(LISTINGS.from_rows(listings))
+    assert written.to_pylist() == [{"rows": 1, "refused": 1}]
 
 
 class FailingEngine(ScriptedEngine):
@@ -244,7 +252,7 @@ def test_a_listing_that_came_back_is_asked_alone_and_a_deadly_one_is_refused(
     engine = ScriptedEngine()
     actor = actor_of(engine, draw(), blame)
     listings = [make_listing(name, "pool") for name in ("a", "came back", "b", "deadly")]
-    rows, refused = read(actor(LISTINGS.from_rows(listings)))
+    rows, refused = read(actor.answer(LISTINGS.from_rows(listings)))
     assert [row["listing_id"] for row in rows] == ["a", "came back", "b"]
     assert [(row["id"], row["reason"]) for row in refused] == [("deadly", "engine_crash")]
     together, alone = engine.calls
@@ -262,7 +270,7 @@ def test_calls_of_several_threads_share_the_engine_and_keep_their_own_answers(
         for block in range(12)
     ]
     with ThreadPoolExecutor(4) as threads:
-        outcomes = list(threads.map(actor, blocks))
+        outcomes = list(threads.map(actor.answer, blocks))
     for block, outcome in zip(blocks, outcomes, strict=True):
         rows, _ = read(outcome)
         assert [row["listing_id"] for row in rows] == block.column("listing_id").to_pylist()
