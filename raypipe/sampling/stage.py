@@ -220,7 +220,8 @@ def _pool(sampling: SamplingConfig) -> Any:
     return ray.data.ActorPoolStrategy(
         min_size=sampling.min_actors or sampling.num_actors,
         max_size=sampling.num_actors,
-        max_tasks_in_flight_per_actor=sampling.calls_in_flight + 1,
+        # Ray Data adds engines once 1.75 times what they work on is queued.
+        max_tasks_in_flight_per_actor=2 * sampling.calls_in_flight,
         max_concurrent_calls_per_actor=sampling.calls_in_flight,
         enable_true_multi_threading=True,
     )

@@ -8,20 +8,17 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
-from raypipe import config as configuration
 from raypipe.artifacts import Run
-from raypipe.cluster import ray_session
 from tests.faults.test_sampling_faults import once
 from tests.scripted import (
     IN_FLIGHT,
+    Driver,
     assert_exact,
     make_catalog,
     new_script,
     refusals,
-    sample,
 )
 
 pytestmark = pytest.mark.engine
@@ -30,17 +27,15 @@ NUM_LISTINGS = 400
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Three nodes of two logical CPUs; a Ray session joins them as a job does."""
+    """Three nodes of two logical CPUs."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     started = Cluster()
     try:
         for _ in range(3):
             started.add_node(num_cpus=2, include_dashboard=False)
         started.wait_for_nodes(60)
-        monkeypatch.setenv("RAY_ADDRESS", started.address)
         yield started
     finally:
-        ray.shutdown()
         started.shutdown()
 
 
@@ -65,12 +60,12 @@ def test_a_lost_node_loses_no_listing(cluster: Cluster, run: Run, tmp_path: Path
         lost.append(next(node for node in nodes if node is not None))
         os.kill(raylet(lost[0]), signal.SIGKILL)
 
-    config = configuration.load(None)
-    with (
-        ray_session(config.cluster),
-        once(lambda: len(script.answered) > NUM_LISTINGS // 3, lose_a_node),
-    ):
-        sample(run, script, "sampling.num_actors=3", "sampling.min_actors=1")
+    joined = {"RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"}
+    driver = Driver(
+        run, script, "sampling.num_actors=3", "sampling.min_actors=1", environment=joined
+    )
+    with once(lambda: len(script.answered) > NUM_LISTINGS // 3, lose_a_node):
+        assert driver.wait() == 0, driver.output
     assert_exact(run, ids)
     assert refusals(run) == {}
     assert script.redone() <= 2 * IN_FLIGHT + NUM_LISTINGS // 50
