@@ -1,4 +1,4 @@
-"""A cluster that grows from no GPU worker to its maximum under a plan's demand, and shrinks again.
+"""A cluster that grows from no GPU worker to its maximum while listings are sampled, and shrinks.
 
 The head, its autoscaler (version 2, the one that `ray up` starts) and the scheduling are Ray's own.
 The provider is Ray's fake one: its instances are raylets of this machine that say they have a GPU.
@@ -22,11 +22,14 @@ from typing import Any
 import psutil
 import pytest
 
+from raypipe.artifacts import Run
+from tests.scripted import Driver, assert_exact, make_catalog, new_script
+
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 MAX_WORKERS = 2
-NUM_ROWS = 100
+NUM_LISTINGS = 800
 # Ray's FAKE_HEAD_NODE_ID; the fake workers are numbered from it.
 HEAD_ID = "f" * 51 + "00000"
 COMMANDS = (
@@ -185,7 +188,7 @@ class Watch:
         self.counts: list[int] = []
         self._cluster = cluster
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.test_autoscaling", "watch", cluster.address],
+            [sys.executable, "-m", "tests.integration.test_autoscaling", cluster.address],
             cwd=ROOT,
             env=environment(),
             stdout=subprocess.PIPE,
@@ -222,58 +225,40 @@ def watch(cluster: Cluster) -> Iterator[Watch]:
         started.stop()
 
 
-def test_gpu_workers_come_with_the_demand_and_go_after_it(cluster: Cluster, watch: Watch) -> None:
+def test_gpu_workers_come_with_a_samplings_demand_and_go_after_it(
+    cluster: Cluster, watch: Watch, run: Run, tmp_path: Path
+) -> None:
     watch.until(lambda counts: counts == [0], 60)
-    made = subprocess.run(
-        [sys.executable, "-m", "tests.integration.test_autoscaling", "demand", cluster.address],
-        cwd=ROOT,
-        env=environment(RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS="1"),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
+    ids = make_catalog(run, NUM_LISTINGS)
+    script = new_script(tmp_path, seconds=1.0)
+    driver = Driver(
+        run,
+        script,
+        "sampling.gpus_per_actor=1",
+        "sampling.min_actors=1",
+        f"sampling.num_actors={MAX_WORKERS}",
+        environment={
+            "RAY_ADDRESS": cluster.address,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "1",
+        },
     )
-    assert made.returncode == 0, f"{made.stderr[-3000:]}; {watch.counts}; {cluster.complaint()}"
-    assert json.loads(made.stdout.splitlines()[-1]) == list(range(NUM_ROWS))
+    try:
+        watch.until(lambda counts: MAX_WORKERS in counts, 120)
+        deadline = time.monotonic() + 60
+        while len(script.page("started")) < MAX_WORKERS:
+            assert time.monotonic() < deadline, driver.output
+            time.sleep(0.2)
+        Path(script.diary, "hurry").touch()
+        assert driver.wait() == 0, f"{driver.output}; {watch.counts}; {cluster.complaint()}"
+    finally:
+        driver.end()
+    assert_exact(run, ids)
     watch.until(lambda counts: counts[-1] == 0, 60)
     assert max(watch.counts) == MAX_WORKERS
 
 
-# What follows runs in drivers of their own.
-
-
-class Patient:
-    """An engine with a GPU of its own that hurries once the cluster is as large as it may be.
-
-    Ray Data asks for more by the rates that it measures, so that answers must come all the while.
-    """
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        time.sleep(1.0 if num_workers() < MAX_WORKERS else 0.05)
-        return batch
-
-
-def num_workers() -> int:
-    import ray
-
-    return sum(node["Alive"] for node in ray.nodes()) - 1
-
-
-def demand(address: str) -> list[int]:
-    """Run a plan whose engines need a GPU each; the ids that came out, sorted."""
-    import ray
-    import ray.data
-
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    plan = ray.data.range(NUM_ROWS, override_num_blocks=NUM_ROWS).map_batches(
-        Patient,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=MAX_WORKERS),
-        num_cpus=1,
-        num_gpus=1,
-    )
-    return sorted(row["id"] for row in plan.take_all())
+# What follows runs in a driver of its own.
 
 
 def report_workers(address: str) -> None:
@@ -283,7 +268,8 @@ def report_workers(address: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     last = None
     while True:
-        if (now := num_workers()) != last:
+        now = sum(node["Alive"] for node in ray.nodes()) - 1
+        if now != last:
             last = now
             sys.stdout.write(f"{now}\n")
             sys.stdout.flush()
@@ -291,8 +277,4 @@ def report_workers(address: str) -> None:
 
 
 if __name__ == "__main__":
-    task, address = sys.argv[1:]
-    if task == "watch":
-        report_workers(address)
-    else:
-        sys.stdout.write(f"{json.dumps(demand(address))}\n")
+    report_workers(sys.argv[1])
