@@ -25,12 +25,15 @@ QUIET_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "DS_LOG_LEVEL": "error",
 }
+# Readers wait once twice of what the engines work on is queued; by default only when half of the
+# object store is full, so that memory would grow with the catalog up to there.
+READ_AHEAD = {"RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD": "0"}
 
 
 @contextlib.contextmanager
 def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     """A Ray session: the cluster named by RAY_ADDRESS (set in every Ray job), else a local one."""
-    for name, value in QUIET_ENVIRONMENT.items():
+    for name, value in (QUIET_ENVIRONMENT | READ_AHEAD).items():
         os.environ.setdefault(name, value)
     import ray
 

@@ -1,4 +1,4 @@
-"""The main job as a Ray job, the way a cluster runs it."""
+"""The jobs as Ray jobs, the way a cluster runs them."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.artifacts import Run
+from raypipe.schemas import LABELS
 from tests.small_run import ROOT, SMALL
 
 pytestmark = pytest.mark.engine
@@ -75,23 +76,10 @@ def wait_for_jobs_api(address: str) -> None:
     raise AssertionError("the Ray head did not start its job server")
 
 
-def test_ray_job_submit_ends_succeeded_and_leaves_a_run(head: str, tmp_path: Path) -> None:
+def submit(head: str, *command: str) -> None:
+    """Submit a job as the README does, and wait for it to succeed."""
     submitted = subprocess.run(
-        [
-            RAY,
-            "job",
-            "submit",
-            f"--address={head}",
-            "--working-dir=.",
-            "--",
-            sys.executable,
-            "jobs/round.py",
-            "--config",
-            "jobs/configs/local.yaml",
-            *SMALL,
-            "rounds.num_rounds=0",
-            f"run.directory={tmp_path}",
-        ],
+        [RAY, "job", "submit", f"--address={head}", "--working-dir=.", "--", *command],
         cwd=ROOT,
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
@@ -101,6 +89,17 @@ def test_ray_job_submit_ends_succeeded_and_leaves_a_run(head: str, tmp_path: Pat
     )
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "succeeded" in submitted.stdout
+
+
+def test_submitted_jobs_make_a_run_and_label_its_listings(head: str, tmp_path: Path) -> None:
+    common = ("--config", "jobs/configs/local.yaml", *SMALL, f"run.directory={tmp_path}")
+    submit(head, sys.executable, "jobs/round.py", *common, "rounds.num_rounds=0")
     run = Run(str(tmp_path / "local"))
     assert run.artifact("sft/evaluation").required().rows > 0
     assert run.read("report/index.html") is not None
+
+    submit(head, sys.executable, "jobs/label.py", *common, "labeling.mode=greedy")
+    labels = run.artifact("labels/000001/labels", LABELS).required()
+    listings = run.artifact("catalog/listings").required()
+    assert labels.counts["listings"] == listings.rows
+    assert run.read("labels/000001/report/index.html") is not None
