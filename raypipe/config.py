@@ -196,6 +196,9 @@ class SamplingConfig(Section):
     all of them are what a killed run repeats."""
     max_engine_deaths: int = Field(8, ge=0, json_schema_extra=RESOURCE)
     """Engines that may die in one stage before it stops. A listing that kills two is refused."""
+    engine_in_actor: bool = Field(False, json_schema_extra=RESOURCE)
+    """Step the engine in the actor's own process instead of one beside it: for few cores without
+    a GPU."""
     engine: dict[str, Any] = Field(default_factory=dict, json_schema_extra=RESOURCE)
     """Passed to vLLM's engine arguments as they stand."""
     environment: dict[str, str] = Field(default_factory=dict, json_schema_extra=RESOURCE)
@@ -395,19 +398,20 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"'{override}': {section} has no keys of its own")
         here = inner
     try:
-        here[key] = _number_or_same(yaml.safe_load(text))
+        here[key] = _value(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"'{override}': {text!r} is not a YAML value") from error
 
 
-def _number_or_same(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text; a person means the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _value(text: str) -> Any:
+    """What YAML reads, but for 1e-4: YAML 1.1 takes it for text, a person means the number."""
+    value = yaml.safe_load(text)
+    if value != text.strip():  # not plain text: another type, or text in quotes
+        return value
+    try:
+        return float(text)
+    except ValueError:
+        return value
 
 
 def _explain(fault: Mapping[str, Any]) -> str:

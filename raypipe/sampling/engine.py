@@ -1,21 +1,21 @@
-"""The only place that imports vLLM."""
+"""One policy served by vLLM: requests in, chains out."""
 
-import asyncio
 import io
-import itertools
+import json
 import os
 import re
-import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from raypipe.config import ModelConfig, SamplingConfig
 from raypipe.errors import EngineDiedError, EngineStartError
 from raypipe.prompts import AnswerFormat, messages
 from raypipe.sampling import probe
 from raypipe.sampling.chains import Chain
+from raypipe.sampling.clients import Client, InProcessEngine, SeparateEngine
 from raypipe.sampling.weights import MergedCheckpoint, merged_checkpoint
 
 ENGINE_DEFAULTS: dict[str, Any] = {
@@ -29,7 +29,6 @@ _START_ADVICE = (
     "(lower sampling.engine.gpu_memory_utilization or max_model_len; on a CPU set "
     "sampling.environment.VLLM_CPU_KVCACHE_SPACE), a model that does not load, or a busy GPU"
 )
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -88,14 +87,11 @@ class Engine:
         max_images: int,
     ) -> None:
         os.environ.update(sampling.environment)
-        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
-        from vllm.v1.engine.async_llm import AsyncLLM
 
         self._sampling = sampling
         self._answer_format = model.answer_format
         self._lora: Any = None
-        self._numbers = itertools.count()
         merged: MergedCheckpoint | None = None
         arguments = ENGINE_DEFAULTS | {
             "model": base,
@@ -111,22 +107,17 @@ class Engine:
             self._lora = LoRARequest(policy_id, 1, str(adapter))
             arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(adapter)}
         arguments |= sampling.engine
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
-
-        async def started() -> Any:
-            return AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**arguments, enable_log_requests=False)
-            )
-
         try:
-            self._llm = self._wait(started())
+            self._client: Client = (
+                InProcessEngine(arguments)
+                if sampling.engine_in_actor
+                else SeparateEngine(arguments)
+            )
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineStartError(f"{_START_ADVICE}: {error}") from error
-        self._tokenizer = self._llm.get_tokenizer()
         # Each image stands for one token in the template and for many in the engine.
         visual = (image_size // 28) ** 2 * max_images
-        self.max_prompt_tokens = self._llm.model_config.max_model_len - sampling.max_tokens - visual
+        self.max_prompt_tokens = self._client.max_model_len - sampling.max_tokens - visual
         self.probe_figures = self._prove(merged)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Chain] | Failure]:
@@ -136,49 +127,18 @@ class Engine:
         Raises:
             EngineDiedError: the engine is gone, and all requests with it.
         """
-        made = [
-            self._generate(self._engine_prompt(request.prompt), self._parameters(request))
+        pictures = _Pictures()
+        answers = [
+            self._client.submit(
+                self._engine_prompt(request.prompt, pictures), self._parameters(request), self._lora
+            )
             for request in requests
         ]
-
-        async def answered() -> list[Any]:
-            return await asyncio.gather(*made, return_exceptions=True)
-
-        return [self._chains(output) for output in self._wait(answered())]
+        return [_chains(answer) for answer in answers]
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
         """Length of a prompt in tokens, each image counted as one."""
-        return len(self._tokenizer.encode(self._text(prompt)))
-
-    def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    async def _generate(self, prompt: Any, parameters: Any, lora: Any = ...) -> Any:
-        """The final output of one request."""
-        outputs = self._llm.generate(
-            prompt,
-            parameters,
-            request_id=str(next(self._numbers)),
-            lora_request=self._lora if lora is ... else lora,
-        )
-        return [output async for output in outputs][-1]
-
-    def _chains(self, output: Any) -> list[Chain] | Failure:
-        if isinstance(output, BaseException):
-            from vllm.v1.engine.exceptions import EngineDeadError
-
-            if isinstance(output, EngineDeadError):
-                raise EngineDiedError(str(output))
-            return Failure(f"{type(output).__name__}: {output}")
-        return [
-            Chain(
-                text=completion.text,
-                token_ids=tuple(completion.token_ids),
-                logprob=float(completion.cumulative_logprob),
-                finish_reason=str(completion.finish_reason),
-            )
-            for completion in sorted(output.outputs, key=lambda item: item.index)
-        ]
+        return len(self._client.tokenizer.encode(self._text(prompt)))
 
     def _parameters(self, request: Request) -> Any:
         from vllm import SamplingParams
@@ -209,19 +169,15 @@ class Engine:
     def _text(self, prompt: Prompt) -> str:
         conversation = messages(prompt.text, len(prompt.images), self._answer_format)
         return str(
-            self._tokenizer.apply_chat_template(
+            self._client.tokenizer.apply_chat_template(
                 conversation, add_generation_prompt=True, tokenize=False
             )
         )
 
-    def _engine_prompt(self, prompt: Prompt) -> dict[str, Any]:
-        from PIL import Image
-
+    def _engine_prompt(self, prompt: Prompt, pictures: "_Pictures") -> dict[str, Any]:
         return {
             "prompt": self._text(prompt),
-            "multi_modal_data": {
-                "image": [Image.open(io.BytesIO(content)) for content in prompt.images]
-            },
+            "multi_modal_data": {"image": pictures.of(prompt.images)},
             "multi_modal_uuids": {"image": list(prompt.image_hashes)},
         }
 
@@ -240,9 +196,43 @@ class Engine:
         from vllm import SamplingParams
 
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        output = self._wait(self._generate(probe.TEXT, parameters, lora))
+        output = self._client.submit(probe.TEXT, parameters, lora).result()
         scored = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
         return [float(entry[token_id].logprob) for token_id, entry in scored]
+
+
+class _Pictures:
+    """Decodes a listing's images once for all of its queries, which come one after the other."""
+
+    def __init__(self) -> None:
+        self._encoded: tuple[bytes, ...] = ()
+        self._decoded: list[Any] = []
+
+    def of(self, images: tuple[bytes, ...]) -> list[Any]:
+        from PIL import Image
+
+        if images != self._encoded:
+            opened = [Image.open(io.BytesIO(content)) for content in images]
+            self._encoded, self._decoded = images, [image.convert("RGB") for image in opened]
+        return self._decoded
+
+
+def _chains(answer: "Future[Any]") -> list[Chain] | Failure:
+    try:
+        output = answer.result()
+    except EngineDiedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - vLLM refuses a request with errors of any kind
+        return Failure(f"{type(error).__name__}: {error}")
+    return [
+        Chain(
+            text=completion.text,
+            token_ids=tuple(completion.token_ids),
+            logprob=float(completion.cumulative_logprob),
+            finish_reason=str(completion.finish_reason),
+        )
+        for completion in sorted(output.outputs, key=lambda item: item.index)
+    ]
 
 
 def answer_pattern(options: Sequence[str], answer_format: AnswerFormat) -> str:
@@ -255,6 +245,4 @@ def answer_pattern(options: Sequence[str], answer_format: AnswerFormat) -> str:
 
 
 def _rank(adapter: Path) -> int:
-    import json
-
     return int(json.loads((adapter / "adapter_config.json").read_text())["r"])

@@ -112,10 +112,11 @@ def test_jobs_know_the_command_line_alone() -> None:
         assert own == {"raypipe.command", "raypipe.command.main"}, label(path)
 
 
-def test_vllm_is_imported_by_the_engine_alone() -> None:
+def test_vllm_is_imported_by_the_engine_and_its_clients_alone() -> None:
     sources = [*MODULES, *sorted((ROOT / "jobs").glob("*.py"))]
     assert [label(path) for path in sources if takes(path, "vllm")] == [
-        "raypipe/sampling/engine.py"
+        "raypipe/sampling/clients.py",
+        "raypipe/sampling/engine.py",
     ]
 
 

@@ -42,7 +42,8 @@ def kill_engine_once_it_has_answered(run: Run, killed: list[int], over: threadin
 
 
 def test_a_killed_engine_process_costs_no_listing(tmp_path: Path) -> None:
-    config = configuration.load(None, [*SMALL, "sampling.listings_per_call=4"])
+    separate = ("sampling.engine_in_actor=false", "sampling.listings_per_call=4")
+    config = configuration.load(None, [*SMALL, *separate])
     run = Run(str(tmp_path))
     catalog.run(config, run)
     over, killed = threading.Event(), []

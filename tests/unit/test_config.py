@@ -31,6 +31,7 @@ RESOURCE_KEYS = frozenset(
         "sampling.gpus_per_actor",
         "sampling.listings_per_call",
         "sampling.engine",
+        "sampling.engine_in_actor",
         "sampling.environment",
         "rounds.num_rounds",
         "cluster.num_cpus",
@@ -109,6 +110,7 @@ def test_a_resource_key_does_not_change_the_outcome_and_any_other_does() -> None
         ("run.directory=s3://bucket/a=b", "run.directory", "s3://bucket/a=b"),
         ("sampling.engine.block_size=16", "sampling.engine.block_size", 16),
         ("sampling.engine={swap: 1e-1}", "sampling.engine.swap", "1e-1"),
+        ('sampling.environment.THREADS="1"', "sampling.environment.THREADS", "1"),
     ],
 )
 def test_an_override_is_read_as_yaml(override: str, key: str, value: Any) -> None:
