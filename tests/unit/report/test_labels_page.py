@@ -94,6 +94,14 @@ def test_a_labeling_that_publishes_or_answers_nothing_has_a_page_too(
     assert "Nothing is published" in page(run, commit_rows, nothing)
 
 
-@pytest.mark.parametrize(("holds", "words"), [(True, " holds: "), (False, " does not hold: ")])
-def test_the_verdict_is_plain(holds: bool, words: str) -> None:
-    assert words in verdict(quality(holds=holds))
+@pytest.mark.parametrize(
+    ("value", "holds", "words"),
+    [
+        (0.93, True, " holds: "),
+        (0.87, True, " was missed by no more than chance may explain: "),
+        (0.80, False, " does not hold: "),
+    ],
+)
+def test_the_verdict_is_plain(value: float, holds: bool, words: str) -> None:
+    precision = {"value": value, "ci95": [value - 0.05, value + 0.05]}
+    assert words in verdict(quality(holds=holds, precision=precision))
