@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(BIN)/python
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help round label test test-fast check bench-dpo bench-sampling bench-scale fix lock clean
+.PHONY: help round label test test-fast check bench-dpo bench-sampling bench-scale bench-adapters fix lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-dpo  the shared-prefix DPO step against TRL's: about ten quiet minutes"
 	@echo "make bench-sampling  chains/s against vLLM alone, ray.data.llm and no sharing"
 	@echo "make bench-scale     a million listings through everything but the engine"
+	@echo "make bench-adapters  an adapter merged into the weights against one beside them"
 	@echo "make fix        format and mend what ruff can mend"
 	@echo "make lock       compile the pins in requirements/ again"
 	@echo "make clean      remove the virtual environment"
@@ -62,6 +63,9 @@ bench-sampling: .venv/.cpu
 
 bench-scale: .venv/.dev
 	@$(BIN)/python benchmarks/scale.py $(ARGS)
+
+bench-adapters: .venv/.cpu
+	@$(BIN)/python benchmarks/adapters.py $(ARGS)
 
 fix: .venv/.dev
 	@$(BIN)/ruff check --fix .

@@ -5,7 +5,7 @@
     python benchmarks/sampling.py sampling.calls_in_flight=2    any key of the configuration
 
 The arms, on equal prompts, images, seeds, engine arguments and sampling parameters (each chain is
-``--max-tokens`` long, whatever it says):
+``--max_tokens`` long, whatever it says):
 
     raypipe       ``raypipe.sampling.stage.run`` on committed listings: Ray Data, actor, Parquet
     llm           ``LLM.generate`` of all prompts at once, n=7, prompts ready before the clock runs
@@ -63,6 +63,7 @@ COUNTING = (
     "sampling.engine.disable_log_stats=false",
     "sampling.engine.enable_logging_iteration_details=true",
 )
+SIZES = ("listings", "images", "max_tokens")
 Figures = dict[str, Any]
 
 
@@ -209,9 +210,9 @@ class Bench:
     def run(self, name: str, *overrides: str) -> Figures:
         """One arm once. Stops when it made other greedy chains, or fewer tokens, than asked."""
         options = self._options
-        sizes = [f"--{key}={getattr(options, key)}" for key in ("listings", "images")]
+        sizes = [f"--{key}={getattr(options, key)}" for key in SIZES]
         command = [sys.executable, __file__, f"--arm={name}", *sizes]
-        command += [f"--max-tokens={options.max_tokens}", *options.overrides, *overrides]
+        command += [*options.overrides, *overrides]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=PROCESS_LIMIT_S
         )
@@ -280,14 +281,19 @@ def load(options: argparse.Namespace) -> Config:
     return configuration.load(None, [*ENGINE, *sizes, *options.overrides])
 
 
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The options, ``SIZES``, of how much work there is, and overrides of the configuration."""
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--listings", type=int, default=48)
+    parser.add_argument("--images", type=int, default=5, help="of a listing, five at most")
+    parser.add_argument("--max_tokens", type=int, default=40, help="of a chain, and at least")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--listings", type=int, default=48)
-    parser.add_argument("--images", type=int, default=5, help="of a listing, five at most")
-    parser.add_argument("--max-tokens", type=int, default=40, help="of a chain, and at least")
+    add_sizes(parser)
     parser.add_argument("--repeats", type=int, default=3, help="of there and back again")
     parser.add_argument("--arm", choices=[*ARMS], help="measure one arm, once")
     options = parser.parse_args()

@@ -319,7 +319,11 @@ def start_clocked(path: Path, warm: list[Request], config: Config, policy: Polic
 
 def raypipe(work: Work) -> Outcome:
     """The stage itself: Ray Data, actor, engine, Parquet and commit."""
-    policy = Policy(PRETRAINED, work.config.model)
+    return policy_outcome(work, Policy(PRETRAINED, work.config.model))
+
+
+def policy_outcome(work: Work, policy: Policy) -> Outcome:
+    """What the stage makes of the work with a policy."""
     with tempfile.TemporaryDirectory() as directory:
         run, clock_file = Run(f"{directory}/run"), Path(directory) / "clock.json"
         commit_listings(run, work.listings)

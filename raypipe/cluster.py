@@ -69,6 +69,12 @@ def _tame_ray_data() -> None:
     # An engine's memory is the engine's business; Ray Data would advise to reserve it.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     for handler in logging.getLogger("ray.data").handlers:
-        handler.addFilter(lambda record: record.levelno >= logging.WARNING)
+        if isinstance(handler, logging.StreamHandler):  # the log file keeps everything
+            handler.addFilter(_worth_telling)
     # max_restarts and max_task_retries, which bound what Ray retries, have no named parameter yet.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Of an error that Ray Data raises too, whoever catches it tells once."""
+    return record.levelno >= logging.WARNING and record.name != "ray.data.exceptions"
