@@ -2,7 +2,7 @@
 
 ``SeparateEngine`` is vLLM's ``AsyncLLM``: the engine in processes of its own, prompts prepared
 while it computes, as a GPU wants it. ``InProcessEngine`` steps the engine in a thread of this
-process: on a few cores the processes would fight for them, and it starts in half the time.
+process: on a few cores the processes would fight for them, and it starts sooner.
 ``sampling.engine_in_actor`` chooses.
 """
 
