@@ -24,10 +24,13 @@ FUNNEL = "funnel.json"
 _QUERIES_PER_FILE = 50_000
 
 
-def run(config: Config, run: Run, *, scope: str, round_index: int) -> Commit:
+def run(
+    config: Config, run: Run, *, scope: str, round_index: int, chains_of: str | None = None
+) -> Commit:
     """Vote on the sampled chains of a scope, gate the queries and draw the pairs.
 
-    Reads ``<scope>/chains`` and ``catalog/listings``. Commits ``<scope>/pairs`` (kept pool queries
+    Reads ``<chains_of>/chains``, of the scope itself when that is None, and ``catalog/listings``.
+    Commits ``<scope>/pairs`` (kept pool queries
     with at least one pair) and then ``<scope>/consensus`` (every pool and anchor query), which
     holds the funnel of the pool as ``funnel.json``. What comes out depends on the chains alone,
     not on the order of rows or the number of files.
@@ -40,7 +43,7 @@ def run(config: Config, run: Run, *, scope: str, round_index: int) -> Commit:
             and anchor queries.
         ConfigDriftError: the artifacts were committed with other settings.
     """
-    chains = run.artifact(f"{scope}/chains", CHAINS)
+    chains = run.artifact(f"{chains_of or scope}/chains", CHAINS)
     listings = run.artifact(LISTINGS_ARTIFACT, LISTINGS)
     rules = Rules.of(config, round_index)
     fingerprint = {

@@ -116,6 +116,7 @@ class Driver:
                 lambda: training.run_round(
                     self.config,
                     self.run,
+                    name=name,
                     round_index=round_index,
                     start=start,
                     source=source,

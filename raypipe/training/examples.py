@@ -56,8 +56,15 @@ def seed_targets(run: Run, answer_format: AnswerFormat) -> Examples:
     return _with_images(run, rows)
 
 
-def preferred_targets(run: Run, scope: str, answer_format: AnswerFormat) -> Examples:
-    """Every preferred chain of a kept query as a target (paper §5), unanimous ones included."""
+def preferred_targets(
+    run: Run, scope: str, chains_of: str, answer_format: AnswerFormat
+) -> Examples:
+    """Every preferred chain of a kept query as a target (paper §5), unanimous ones included.
+
+    Args:
+        scope: of the consensus.
+        chains_of: scope of the chains that it was reached on.
+    """
     preferred: dict[tuple[str, str], list[int]] = {}
     for table in run.artifact(f"{scope}/consensus", CONSENSUS).read_files():
         pool = table.filter(pc.equal(table.column("split"), "pool"))
@@ -65,7 +72,7 @@ def preferred_targets(run: Run, scope: str, answer_format: AnswerFormat) -> Exam
             preferred[row["listing_id"], row["attribute"]] = row["preferred"]
     prompts = _prompts(run, "pool")
     rows = []
-    for table in run.artifact(f"{scope}/chains", CHAINS).read_files():
+    for table in run.artifact(f"{chains_of}/chains", CHAINS).read_files():
         for listing in table.to_pylist():
             for query in listing["queries"]:
                 key = (listing["listing_id"], query["attribute"])

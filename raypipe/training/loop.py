@@ -33,8 +33,9 @@ Method = Literal["sft", "dpo", "self_learning"]
 class Task:
     """One training: what on, from where, compared with what.
 
-    ``start`` and ``reference`` name policies of the run; ``source`` is the scope whose chains,
-    consensus and pairs are trained on, None for the seed.
+    ``start`` and ``reference`` name policies of the run; ``source`` is the scope whose consensus
+    and pairs are trained on, ``chains_of`` the one whose chains they were made from; None for the
+    seed.
     """
 
     method: Method
@@ -42,6 +43,7 @@ class Task:
     reference: str | None
     source: str | None
     seed: int
+    chains_of: str | None = None
 
     def optimizer(self, config: Config) -> OptimizerConfig:
         return config.sft if self.method == "sft" else config.training
@@ -52,7 +54,7 @@ class Task:
             return seed_targets(run, answer_format)
         if self.method == "dpo":
             return preference_pairs(run, self.source, answer_format)
-        return preferred_targets(run, self.source, answer_format)
+        return preferred_targets(run, self.source, self.chains_of or self.source, answer_format)
 
 
 @dataclass(frozen=True)

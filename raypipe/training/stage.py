@@ -10,7 +10,7 @@ from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import ClusterConfig, Config, flatten
 from raypipe.errors import NonFiniteLossError, RaypipeError
 from raypipe.manifest import Commit, versions
-from raypipe.policies import PRETRAINED, SFT, model_identity, model_path, policy, round_name
+from raypipe.policies import PRETRAINED, SFT, model_identity, model_path, policy
 from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.seeds import derive
@@ -34,34 +34,46 @@ def check(config: Config) -> None:
     check_family(AutoConfig.from_pretrained(model_path(config.model), revision=revision))
 
 
-def run_sft(config: Config, run: Run) -> Commit:
-    """Commit ``sft/adapter``: a fresh adapter on the annotated seed (paper §3.1)."""
+def run_sft(config: Config, run: Run, *, name: str = SFT) -> Commit:
+    """Commit ``<name>/adapter``: a fresh adapter on the annotated seed (paper §3.1)."""
     task = Task("sft", PRETRAINED, None, None, _seed(config, 0))
     upstream = {"upstream.seed": run.artifact("catalog/seed").required().digest}
-    return _run(config, run, SFT, task, upstream)
+    return _run(config, run, name, task, upstream)
 
 
 def run_round(
-    config: Config, run: Run, *, round_index: int, start: str, source: str, reference: str
+    config: Config,
+    run: Run,
+    *,
+    name: str,
+    round_index: int,
+    start: str,
+    source: str,
+    reference: str,
+    chains_of: str | None = None,
 ) -> Commit:
-    """Commit ``round-<i>/adapter``.
+    """Commit ``<name>/adapter``.
 
     Args:
+        name: of the policy that is made.
         start: policy whose adapter the round goes on from, with a fresh optimizer.
-        source: scope of the chains, consensus and pairs to learn from.
+        source: scope of the consensus and pairs to learn from.
         reference: the frozen policy that DPO compares with.
+        chains_of: scope of the chains that those were made from; None is the source itself.
 
     Raises:
         NonFiniteLossError: the training diverged; nothing is committed.
     """
     method = config.training.method
     frozen = reference if method == "dpo" else None
-    task = Task(method, start, frozen, source, _seed(config, round_index))
+    chains = chains_of or source
+    task = Task(method, start, frozen, source, _seed(config, round_index), chains)
     upstream = {
-        f"upstream.{name}": run.artifact(f"{source}/{name}").required().digest
-        for name in ("chains", "consensus", "pairs")
+        "upstream.chains": run.artifact(f"{chains}/chains").required().digest,
+        "upstream.consensus": run.artifact(f"{source}/consensus").required().digest,
+        "upstream.pairs": run.artifact(f"{source}/pairs").required().digest,
     }
-    return _run(config, run, round_name(round_index), task, upstream)
+    return _run(config, run, name, task, upstream)
 
 
 def _seed(config: Config, round_index: int) -> int:

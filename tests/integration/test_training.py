@@ -86,6 +86,7 @@ def trained(run: Run, *overrides: str) -> Commit:
     return training.run_round(
         settings(*overrides),
         run,
+        name="round-1",
         round_index=1,
         start="pretrained",
         source="pretrained",

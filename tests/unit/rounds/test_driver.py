@@ -106,8 +106,10 @@ class ScriptedStages:
     def run_sft(self, config: Config, run: Run) -> Commit:
         return self._commit(run, "sft/adapter", {}, {ADAPTER_WEIGHTS: "sft"})
 
-    def run_round(self, config: Config, run: Run, *, round_index: int, **how: str) -> Commit:
-        name = f"round-{round_index}"
+    def run_round(
+        self, config: Config, run: Run, *, name: str, round_index: int, **how: str
+    ) -> Commit:
+        assert name == f"round-{round_index}"
         self.trained[name] = how
         if name == self.diverges:
             raise NonFiniteLossError("loss is nan at step 3, in p0/colour")

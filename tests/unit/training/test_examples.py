@@ -171,7 +171,7 @@ def test_the_answer_alone_changes_prompt_and_target_together(
 def test_the_preferred_chains_of_kept_pool_queries_are_targets(
     run: Run, rows: dict[str, list[Row]], commit_rows: CommitRows
 ) -> None:
-    examples = preferred_targets(filled(run, rows, commit_rows), SCOPE, "reasoning")
+    examples = preferred_targets(filled(run, rows, commit_rows), SCOPE, SCOPE, "reasoning")
     assert asked(examples) == [
         ("p0", "colour of p0?"),
         ("p0", "colour of p0?"),
@@ -185,7 +185,7 @@ def test_the_preferred_chains_of_kept_pool_queries_are_targets(
 def test_a_chain_that_spells_a_control_token_is_defused(
     run: Run, rows: dict[str, list[Row]], commit_rows: CommitRows
 ) -> None:
-    texts = said(preferred_targets(filled(run, rows, commit_rows), SCOPE, "reasoning"))
+    texts = said(preferred_targets(filled(run, rows, commit_rows), SCOPE, SCOPE, "reasoning"))
     defused = HOSTILE.replace("<|", f"<{WORD_JOINER}|")
     assert texts.count(defused) == 2
     assert not any("<|" in text for text in texts)
@@ -217,7 +217,7 @@ def test_images_are_those_of_the_named_listings_and_no_others(
 def every_kind(run: Run) -> Sequence[Examples]:
     return (
         seed_targets(run, "reasoning"),
-        preferred_targets(run, SCOPE, "reasoning"),
+        preferred_targets(run, SCOPE, SCOPE, "reasoning"),
         preference_pairs(run, SCOPE, "reasoning"),
     )
 

@@ -1,0 +1,155 @@
+"""``results.json``: what a sweep came to, the same figures for the page, the document and tests.
+
+Accuracies, shares and differences are 0-1; a difference of 0.01 is one percentage point. Every
+interval is at 95 %, from a bootstrap over listings; over several seeds the figure of a query is its
+mean over the seeds, so that an interval says what another eval split could have given, and the
+figures of each seed stand beside it.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+PATH = "results.json"
+VERSION = 1
+Interval = tuple[float, float]
+Group = Literal["baseline", "table4", "table5", "table6", "rounds", "control", "option"]
+Verdict = Literal["holds", "fails", "inside_noise"]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SeedFigures(Part):
+    """One arm with one seed."""
+
+    seed: int
+    accuracy: float
+    ci95: Interval
+    invalid: float
+    """Share of greedy chains without an answer."""
+    anchor_accuracy: float | None = None
+    pairs: int | None = None
+    """Training examples: preference pairs, or targets of SFT and self-learning."""
+    queries: int | None = None
+    """Queries that those came from."""
+    listings: int | None = None
+    """Unlabeled listings that it could learn from."""
+    steps: int | None = None
+    """Optimizer steps."""
+
+
+class Funnel(Part):
+    """Where the pool's queries went on their way to an arm's pairs, first seed."""
+
+    queries: int
+    kept: int
+    unanimous: int
+    paired: int
+    pairs: int
+
+
+class ArmResult(Part):
+    """One arm over its seeds."""
+
+    name: str
+    """Identifier: "pretrained", "sft", "dpo-sft", "dpo-sft-c0.3" …"""
+    title: str
+    groups: tuple[Group, ...]
+    """The tables that it is a row of."""
+    method: Literal["none", "sft", "dpo", "self_learning", "vote"]
+    model: str
+    start: str | None = None
+    """Name of the arm whose policy it starts from."""
+    threshold: float | None = None
+    min_votes: int | None = None
+    pool_share: float | None = None
+    accuracy: float
+    ci95: Interval
+    seeds: tuple[SeedFigures, ...]
+    funnel: Funnel | None = None
+    seconds: dict[str, float] = {}
+    """What it cost beyond the arms that it builds on, first seed: "sampling", "training",
+    "evaluation"."""
+    by_attribute: dict[str, float] = {}
+    """Accuracy per "vertical/attribute", mean over seeds."""
+
+
+class SeedDifference(Part):
+    seed: int
+    difference: float
+    ci95: Interval
+
+
+class Comparison(Part):
+    """One arm against another on the same queries."""
+
+    name: str
+    """Identifier, such as "dpo-sft − sft"."""
+    statement: str
+    """What the paper or common sense expects, as a sentence."""
+    before: str
+    after: str
+    expected: Literal["above", "below", "any"]
+    """Whether ``after`` is expected above or below ``before``; "any" makes no claim."""
+    difference: float
+    ci95: Interval
+    seeds: tuple[SeedDifference, ...]
+    verdict: Verdict
+    """"holds": the interval lies on the expected side; "fails": on the other; "inside_noise":
+    it includes zero. Where nothing is expected, "holds" says that the interval excludes zero."""
+
+
+class ConfidenceLevel(Part):
+    """Consensus of so many votes on the anchor split, first seed."""
+
+    votes: int
+    queries: int
+    accuracy: float
+
+
+class VoteFigures(Part):
+    """What the vote of a start policy knows on the anchor split, first seed."""
+
+    policy: str
+    num_chains: int
+    queries: int
+    one_chain_accuracy: float
+    vote_accuracy: float
+    greedy_accuracy: float
+    kept: float
+    consensus_accuracy_kept: float | None
+    greedy_accuracy_kept: float | None
+    headroom: float | None
+    headroom_ci95: Interval | None
+    by_confidence: tuple[ConfidenceLevel, ...]
+
+
+class Results(Part):
+    version: int = VERSION
+    run: str
+    command: str
+    """What makes these figures again."""
+    model: str
+    seeds: tuple[int, ...]
+    num_chains: int
+    eval_queries: int
+    eval_listings: int
+    pool_listings: int
+    seed_listings: int
+    arms: tuple[ArmResult, ...]
+    comparisons: tuple[Comparison, ...]
+    votes: tuple[VoteFigures, ...]
+    seconds: float
+    """Of all stages together, as each was made."""
+    refused: dict[str, str] = {}
+    """Arms that have no figures, with the reason: diverged, no pairs, collapsed."""
+    versions: dict[str, str] = {}
+
+    def arm(self, name: str) -> ArmResult | None:
+        return next((arm for arm in self.arms if arm.name == name), None)
+
+    def group(self, group: Group) -> tuple[ArmResult, ...]:
+        """The rows of a table, in the order of the sweep."""
+        return tuple(arm for arm in self.arms if group in arm.groups)
