@@ -4,6 +4,7 @@
 """
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -85,11 +86,26 @@ def _label(config: Config, *, plan: bool) -> None:
     label_catalog(config, LabelingConsole(), plan_only=plan)
 
 
-_FLAGS = {"label": {"plan": "say what it would take, and stop"}}
+def _sweep(config: Config, *, plan: bool) -> None:
+    from raypipe.sweep.console import SweepConsole
+
+    if plan:
+        from raypipe.sweep.estimate import expect
+
+        SweepConsole().plan(config, expect(config))
+        return
+    from raypipe.sweep.driver import run_sweep
+
+    run_sweep(config, SweepConsole(), command=shlex.join(["python", *sys.argv]))
+
+
+_PLAN = {"plan": "say what it would take, and stop"}
+_FLAGS = {"label": _PLAN, "sweep": _PLAN}
 _JOBS: dict[str, Callable[..., None]] = {
     "label": _label,
     "round": _round,
     "prepare": _prepare,
     "report": _report,
     "export": _export,
+    "sweep": _sweep,
 }

@@ -257,11 +257,52 @@ class LabelingConfig(Section):
     is drawn, so training chains are never constrained."""
 
 
+SweepGroup = Literal["table4", "table5", "table6", "rounds", "control", "option"]
+SWEEP_GROUPS: tuple[SweepGroup, ...] = get_args(SweepGroup)
+
+
+class SweepConfig(Section):
+    seeds: tuple[int, ...] = Field((0,), min_length=1, json_schema_extra=RESOURCE)
+    """Every arm is run with the first; the groups in sweep.replicated with all of them."""
+    groups: tuple[SweepGroup, ...] = Field(SWEEP_GROUPS, json_schema_extra=RESOURCE)
+    """The tables that are made: the paper's Tables 4, 5 and 6, several rounds, controls, and
+    options beyond the paper."""
+    replicated: tuple[SweepGroup, ...] = Field(("table4", "table6"), json_schema_extra=RESOURCE)
+    """The groups that are repeated with every seed."""
+    thresholds: tuple[float, ...] = Field((0.3, 0.5, 0.7, 0.8), json_schema_extra=RESOURCE)
+    """Confidences that a query must exceed (paper, Table 5)."""
+    pool_shares: tuple[float, ...] = Field(
+        (0.2, 0.4, 0.6, 0.8, 1.0), min_length=1, json_schema_extra=RESOURCE
+    )
+    """Parts (0-1) of the pool that DPO and self-learning see (paper, Table 6: five steps)."""
+    num_rounds: int = Field(2, ge=1, json_schema_extra=RESOURCE)
+    """Rounds of DPO and of self-learning from SFT."""
+    label_smoothing: float = Field(0.1, gt=0, lt=0.5, json_schema_extra=RESOURCE)
+    """Of the arm that tries training.label_smoothing."""
+    backbones: tuple[str, ...] = Field((), json_schema_extra=RESOURCE)
+    """Further base models, as model.path, of which the pretrained and the SFT policy are measured
+    (paper, Table 4)."""
+    arms_at_once: int = Field(1, ge=1, json_schema_extra=RESOURCE)
+    """Independent arms that run side by side, where the cluster has room."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "SweepConfig":
+        if not all(0 < share <= 1 for share in self.pool_shares):
+            raise ValueError("sweep.pool_shares are parts of the pool, above 0 and at most 1")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("sweep.seeds names a seed twice")
+        return self
+
+
 class RatesConfig(Section):
     engine_hour: float = Field(0.0, ge=0, json_schema_extra=RESOURCE)
     """Price of an engine for an hour, with its share of the cluster."""
     currency: str = Field("USD", json_schema_extra=RESOURCE)
-    """Of engine_hour, for what is printed."""
+    """Of the prices, for what is printed."""
+    trainer_hour: float = Field(0.0, ge=0, json_schema_extra=RESOURCE)
+    """Price of all training workers together for an hour."""
+    examples_per_second: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
+    """Pairs or targets that all training workers together learn from in a second, for a plan."""
     chains_per_second: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
     """Chains that an engine makes in a second, for a plan; None takes what was last measured."""
 
@@ -309,6 +350,7 @@ class Config(Section):
     rounds: RoundsConfig = RoundsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     labeling: LabelingConfig = LabelingConfig()
+    sweep: SweepConfig = SweepConfig()
     rates: RatesConfig = RatesConfig()
     cluster: ClusterConfig = ClusterConfig()
 

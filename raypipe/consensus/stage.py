@@ -18,6 +18,7 @@ from raypipe.errors import ArtifactError
 from raypipe.manifest import Commit, versions
 from raypipe.prompts import without_control_tokens
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
+from raypipe.slices import Slice
 
 LISTINGS_ARTIFACT = "catalog/listings"
 FUNNEL = "funnel.json"
@@ -63,7 +64,7 @@ def run(
     if done is not None and paired is not None:
         return done
 
-    asked = _asked(listings)
+    asked = _asked(listings, _sampled_slice(chains), rules.seed)
     judged = _judge(chains, asked, _attributes(listings), rules)
     refused = set(chains.read(["id"], kind="quarantine").column("id").to_pylist())
     consensus_attempt = consensus.attempt(fingerprint)
@@ -175,8 +176,14 @@ def _batches(judged: Iterator[_JudgedQuery]) -> Iterator[list[_JudgedQuery]]:
         yield batch
 
 
-def _asked(listings: Artifact) -> dict[str, _Questions]:
-    """The questions of every pool and anchor listing, by listing_id; images are not read."""
+def _sampled_slice(chains: Artifact) -> Slice:
+    """The part of the pool that was sampled."""
+    return Slice(*chains.required().fingerprint.get("pool", ()))
+
+
+def _asked(listings: Artifact, pool: Slice, seed: int) -> dict[str, _Questions]:
+    """The questions of every sampled pool listing and of the anchor, by listing_id; images are
+    not read."""
     shared: dict[_Questions, _Questions] = {}
     asked: dict[str, _Questions] = {}
     for table in listings.read_files(["listing_id", "vertical", "split", "queries"]):
@@ -190,6 +197,8 @@ def _asked(listings: Artifact) -> dict[str, _Questions]:
         lengths = queries.value_lengths().to_pylist()
         for listing_id, vertical, split, length in zip(*columns, lengths, strict=True):
             questions = _Questions(vertical, split, tuple(islice(prompts, length)))
+            if split == "pool" and not pool.holds(listing_id, seed):
+                continue
             if questions.prompts:
                 asked[listing_id] = shared.setdefault(questions, questions)
     return asked

@@ -1,6 +1,7 @@
 """Greedy chains against verified values (paper §4). The only reader of the truth."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 
 from raypipe import answers, seeds
 from raypipe.artifacts import Artifact, Run
-from raypipe.attributes import AttributeSchema
+from raypipe.attributes import Attribute, AttributeSchema
 from raypipe.config import Config
 from raypipe.errors import ArtifactError
 from raypipe.evaluation.accuracy import QueryId, by_group, estimate, macro, paired_difference
@@ -16,14 +17,27 @@ from raypipe.evaluation.calibration import VotedQuery, vote_metrics
 from raypipe.manifest import Commit, versions
 from raypipe.prompts import AnswerFormat
 from raypipe.schemas import CHAINS, CONSENSUS, EVALUATION, LISTINGS, TRUTH
+from raypipe.vote import count_votes
 
 METRICS = "metrics.json"
 VERIFIED_SPLITS = ("eval", "anchor")
 
 Row = dict[str, Any]
+Said = tuple[str | None, str, str]
+"""An answer or none, why there is none ("ok" when there is), and the text that says it."""
+Say = Callable[[Row, Attribute, str], Said]
+"""What a policy says to a query, given the row of its chains, and where to find it."""
 
 
-def run(config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit:
+def run(
+    config: Config,
+    run: Run,
+    *,
+    scope: str,
+    with_consensus: bool,
+    consensus_of: str | None = None,
+    vote_of: str | None = None,
+) -> Commit:
     """Judge the greedy chains of a scope on the eval and the anchor split.
 
     Reads ``<scope>/chains``, ``catalog/truth``, the attribute schema in ``catalog/listings`` and,
@@ -37,6 +51,11 @@ def run(config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit
          "anchor": the same,
          "vote": null without consensus, or what calibration.vote_metrics returns}
 
+    Args:
+        with_consensus: whether the anchor was voted on.
+        consensus_of: scope of that consensus; None is the scope itself.
+        vote_of: judge the vote over the sampled chains of this scope, instead of greedy chains.
+
     Accuracies and shares are 0-1, and null in a split without verified queries. Queries of a
     verified listing that have no verified value are not judged.
 
@@ -45,10 +64,11 @@ def run(config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit
             consensus, or a value outside the attribute schema.
         ConfigDriftError: the artifact was committed with other settings.
     """
-    chains = run.artifact(f"{scope}/chains", CHAINS)
+    chains = run.artifact(f"{vote_of or scope}/chains", CHAINS)
     truth = run.artifact("catalog/truth", TRUTH)
     listings = run.artifact("catalog/listings", LISTINGS)
-    consensus = run.artifact(f"{scope}/consensus", CONSENSUS) if with_consensus else None
+    voted = consensus_of or scope
+    consensus = run.artifact(f"{voted}/consensus", CONSENSUS) if with_consensus else None
     fingerprint = {
         "evaluation.num_resamples": config.evaluation.num_resamples,
         "model.answer_format": config.model.answer_format,
@@ -60,6 +80,8 @@ def run(config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit
         "upstream.consensus": consensus.required().digest if consensus is not None else None,
         **versions("raypipe", "numpy"),
     }
+    if vote_of is not None:
+        fingerprint["vote"] = config.sampling.num_chains
     evaluation = run.artifact(f"{scope}/evaluation", EVALUATION)
     done = evaluation.matching(fingerprint)
     if done is not None:
@@ -72,9 +94,13 @@ def run(config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit
         if row["answers"]
     }
     attempt = evaluation.attempt(fingerprint)
+    answer_format, num_chains = config.model.answer_format, config.sampling.num_chains
+    say: Say = partial(_greedy, answer_format=answer_format)
+    if vote_of is not None:
+        say = partial(_voted, answer_format=answer_format, num_chains=num_chains)
     rows: list[Row] = []
     for table in chains.read_files(["listing_id", "vertical", "split", "queries"]):
-        judged = list(_judge(_verified(table), verified, schema, config.model.answer_format))
+        judged = list(_judge(_verified(table), verified, schema, say))
         if judged:
             attempt.write(EVALUATION.from_rows(judged))
         rows += [{name: row[name] for name in row if name != "text"} for row in judged]
@@ -90,6 +116,20 @@ def run(config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit
     return attempt.commit(expected=set(verified) - refused, counts=counts)
 
 
+def answered(run: Run, scope: str) -> dict[QueryId, bool]:
+    """Whether each eval query was answered right, by (listing_id, attribute).
+
+    Raises:
+        ArtifactError: the scope's evaluation is not committed.
+    """
+    columns = ["listing_id", "attribute", "split", "correct"]
+    return {
+        (row["listing_id"], row["attribute"]): row["correct"]
+        for row in run.artifact(f"{scope}/evaluation", EVALUATION).read(columns).to_pylist()
+        if row["split"] == "eval"
+    }
+
+
 def compare(config: Config, run: Run, *, before: str, after: str) -> dict[str, Any] | None:
     """How much more accurate one policy is than another, on the eval queries that both answered.
 
@@ -103,7 +143,7 @@ def compare(config: Config, run: Run, *, before: str, after: str) -> dict[str, A
     Raises:
         ArtifactError: an evaluation is not committed.
     """
-    first, second = (_right_or_wrong(run, scope) for scope in (before, after))
+    first, second = (answered(run, scope) for scope in (before, after))
     queries = first.keys() & second.keys()
     if not queries:
         return None
@@ -122,15 +162,6 @@ def compare(config: Config, run: Run, *, before: str, after: str) -> dict[str, A
     }
 
 
-def _right_or_wrong(run: Run, scope: str) -> dict[QueryId, bool]:
-    columns = ["listing_id", "attribute", "split", "correct"]
-    return {
-        (row["listing_id"], row["attribute"]): row["correct"]
-        for row in run.artifact(f"{scope}/evaluation", EVALUATION).read(columns).to_pylist()
-        if row["split"] == "eval"
-    }
-
-
 def _verified(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_in(table.column("split"), pa.array(VERIFIED_SPLITS)))
 
@@ -139,31 +170,52 @@ def _judge(
     table: pa.Table,
     verified: Mapping[str, Mapping[str, str]],
     schema: AttributeSchema,
-    answer_format: AnswerFormat,
+    say: Say,
 ) -> Iterator[Row]:
     for listing in table.to_pylist():
-        greedy = {query["attribute"]: query["greedy"] for query in listing["queries"]}
+        queries = {query["attribute"]: query for query in listing["queries"]}
         for name, value in verified.get(listing["listing_id"], {}).items():
             place = f"{listing['listing_id']}/{name}"
-            chain = greedy.get(name)
-            if chain is None:
-                raise ArtifactError(f"the verified query {place} has no greedy chain")
             attribute = schema.get(listing["vertical"], name)
             truth = attribute.resolve(value)
             if truth is None:
                 raise ArtifactError(f"the verified value '{value}' of {place} is not allowed")
-            answer = answers.parse(chain["text"], chain["finish_reason"], attribute, answer_format)
+            answer, reason, text = say(queries.get(name, {}), attribute, place)
             yield {
                 "listing_id": listing["listing_id"],
                 "vertical": listing["vertical"],
                 "split": listing["split"],
                 "attribute": name,
                 "truth": truth,
-                "answer": answer.value,
-                "reason": answer.reason,
-                "correct": answer.value == truth,
-                "text": chain["text"],
+                "answer": answer,
+                "reason": reason,
+                "correct": answer == truth,
+                "text": text,
             }
+
+
+def _greedy(query: Row, attribute: Attribute, place: str, *, answer_format: AnswerFormat) -> Said:
+    chain = query.get("greedy")
+    if chain is None:
+        raise ArtifactError(f"the verified query {place} has no greedy chain")
+    answer = answers.parse(chain["text"], chain["finish_reason"], attribute, answer_format)
+    return answer.value, answer.reason, chain["text"]
+
+
+def _voted(
+    query: Row, attribute: Attribute, place: str, *, answer_format: AnswerFormat, num_chains: int
+) -> Said:
+    chains = query.get("chains")
+    if not chains:
+        raise ArtifactError(f"the verified query {place} has no sampled chains")
+    said = [
+        answers.parse(chain["text"], chain["finish_reason"], attribute, answer_format).value
+        for chain in chains
+    ]
+    vote = count_votes(said, num_chains)
+    if vote.consensus is None:
+        return None, "tie" if vote.votes else "no_valid_chain", chains[0]["text"]
+    return vote.consensus, "ok", chains[said.index(vote.consensus)]["text"]
 
 
 def _split_metrics(rows: Sequence[Row], split: str, config: Config) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from raypipe.sampling.actor import ChainSource, Draw, Present, SamplingActor
 from raypipe.sampling.chains import chains_table
 from raypipe.sampling.suspects import Suspects
 from raypipe.schemas import CHAINS, LISTINGS
+from raypipe.slices import WHOLE, Slice
 
 GREEDY_SPLITS = frozenset({"eval", "anchor"})
 SAMPLED_SPLITS = frozenset({"pool", "anchor"})
@@ -67,6 +68,8 @@ def run(
     scope: str,
     round_index: int | None,
     greedy: bool = True,
+    vote_on_eval: bool = False,
+    pool: Slice = WHOLE,
     start: EngineStarter = start_engine,
 ) -> Commit:
     """Commit ``<scope>/chains``: greedy chains of eval and anchor, sampled ones of pool and anchor.
@@ -76,6 +79,8 @@ def run(
         scope: where the chains are committed; the policy's own name, but for a redraw.
         round_index: the round whose seeds the chains take; None makes the greedy pass alone.
         greedy: whether eval and anchor get their greedy chain (a redraw does not need it).
+        vote_on_eval: whether eval is sampled too, to measure what a vote knows.
+        pool: the part of the pool that is sampled.
         start: starts an engine inside an actor; tests of faults pass a scripted one.
 
     Raises:
@@ -88,7 +93,7 @@ def run(
     draw = Draw(
         num_chains=num_chains,
         greedy=GREEDY_SPLITS if greedy else frozenset(),
-        sampled=SAMPLED_SPLITS if num_chains else frozenset(),
+        sampled=_sampled(vote_on_eval) if num_chains else frozenset(),
         seed_parts=(config.run.seed, "round", -1 if round_index is None else round_index),
     )
     fingerprint = law(config, policy, draw) | {
@@ -96,6 +101,10 @@ def run(
         "splits": sorted(draw.greedy | draw.sampled),
         "upstream.listings": listings.required().digest,
     }
+    if vote_on_eval:
+        fingerprint["sampled"] = sorted(draw.sampled)
+    if not pool.whole:
+        fingerprint["pool"] = [pool.low, pool.high]
     present = partial(chains_table, policy_id=policy.policy_id)
 
     def make(attempt: Attempt) -> Commit:
@@ -106,6 +115,7 @@ def run(
             make_engine=partial(start, config, policy),
             draw=draw,
             present=present,
+            leave_out=_outside(listings, pool, config.run.seed),
         )
         return stream.run(
             attempt,
@@ -116,6 +126,18 @@ def run(
         )
 
     return committed(run.artifact(f"{scope}/chains", CHAINS), fingerprint, make)
+
+
+def _sampled(vote_on_eval: bool) -> frozenset[str]:
+    return SAMPLED_SPLITS | {"eval"} if vote_on_eval else SAMPLED_SPLITS
+
+
+def _outside(listings: Artifact, pool: Slice, seed: int) -> pa.Array:
+    """The listings of the pool that are not in the slice."""
+    if pool.whole:
+        return stream.NO_IDS
+    ids = _ids(listings, pa.array(["pool"]))
+    return ids.filter(pc.invert(pool.mask(ids, seed)))
 
 
 def law(config: Config, policy: Policy, draw: Draw) -> dict[str, Any]:

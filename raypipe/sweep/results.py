@@ -63,6 +63,8 @@ class ArmResult(Part):
     start: str | None = None
     """Name of the arm whose policy it starts from."""
     threshold: float | None = None
+    thresholds: tuple[float, ...] = ()
+    """All thresholds that ask for so many votes, which makes them one arm."""
     min_votes: int | None = None
     pool_share: float | None = None
     accuracy: float

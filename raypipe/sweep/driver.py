@@ -1,0 +1,266 @@
+"""The driver of a sweep: makes every arm, each after those that it needs, and what they share once.
+
+    seed-<n>/pretrained: sample, evaluate            one engine session per policy, for its greedy
+    seed-<n>/sft: train, sample, evaluate            chains and those that its arms learn from
+    seed-<n>/sft-votes-<k>: vote                     one vote per policy and number of votes
+    seed-<n>/<arm>: select, train, sample, evaluate  the arm's own part of the vote
+
+What is done is known from commits alone, as in the driver of rounds: the same command begins,
+resumes and extends a sweep, and arms that are finished are never made again.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import raypipe.catalog.stage as catalog
+import raypipe.consensus.stage as consensus
+import raypipe.evaluation.stage as evaluation
+import raypipe.report.stage as report
+import raypipe.sampling.stage as sampling
+import raypipe.training.stage as training
+from raypipe import config as configuration
+from raypipe.artifacts import Run
+from raypipe.cluster import ray_session
+from raypipe.config import Config
+from raypipe.consensus.gates import min_votes
+from raypipe.consensus.selection import Selection, select
+from raypipe.errors import NonFiniteLossError
+from raypipe.manifest import Commit
+from raypipe.policies import PRETRAINED, Policy, policy
+from raypipe.runs import open_run
+from raypipe.sweep import outcome
+from raypipe.sweep.arms import Arm, plan, sampled, votes_of
+from raypipe.sweep.console import SweepConsole
+from raypipe.sweep.outcome import Refusal
+from raypipe.sweep.results import PATH, Results
+
+
+def run_sweep(config: Config, console: SweepConsole, *, command: str) -> Results:
+    """Make every arm of the configured sweep, and write ``results.json`` and the page.
+
+    Args:
+        command: what was typed, for the page.
+
+    Raises:
+        RaypipeError: whatever stopped a stage; the same call goes on from there. An arm whose
+            training diverges, or that finds no pair, stops nothing: the results say why it has no
+            figures.
+    """
+    started = time.time()
+    run = open_run(config)
+    arms = {seed: plan(config, seed) for seed in config.sweep.seeds}
+    console.begin(config, run.location, arms)
+    training.check(config)
+    with ray_session(config.cluster):
+        prepare(config, run, console)
+        refused = [refusal for seed in arms for refusal in _Seed(config, run, seed, console).go()]
+    results = outcome.gather(config, run, arms, refused, command=command)
+    run.replace(PATH, results.model_dump_json(indent=1).encode())
+    page = report.run_sweep(run, results)
+    console.end(results, page, time.time() - started)
+    return results
+
+
+def prepare(config: Config, run: Run, console: SweepConsole) -> None:
+    """The catalog, which all arms share."""
+    console.stage("catalog/listings")
+    console.committed("catalog/listings", catalog.run(config, run))
+
+
+class _Seed:
+    """All arms of one seed."""
+
+    def __init__(self, config: Config, run: Run, seed: int, console: SweepConsole) -> None:
+        self._config, self._run, self._seed, self._console = config, run, seed, console
+        self._arms = plan(config, seed)
+        self._sampled = sampled(self._arms)
+
+    def go(self) -> list[Refusal]:
+        """Every arm in its turn; those that could not be made, with the reason."""
+        waiting, running = list(self._arms), dict[Any, Arm]()
+        reasons: dict[str, str | None] = {}  # by settled arm; None where it has figures
+        room = self._config.sweep.arms_at_once
+        while waiting or running:
+            for arm in _ready(waiting, reasons, room - len(running)):
+                waiting.remove(arm)
+                lacking = next((name for name in arm.needs if reasons[name]), None)
+                if lacking is not None:
+                    reasons[arm.name] = f"{lacking} has no policy: {reasons[lacking]}"
+                elif room == 1:
+                    reasons[arm.name] = self.make(arm)
+                else:
+                    running[_elsewhere(self._config, self._run, self._seed, arm)] = arm
+            if running:
+                arm, reason = _first_done(running)
+                reasons[arm.name] = reason
+        for arm in self._arms:
+            self._console.settled(arm, self._seed, reasons[arm.name])
+        return [Refusal(self._seed, name, why) for name, why in reasons.items() if why]
+
+    def make(self, arm: Arm) -> str | None:
+        """Everything an arm commits; the reason when it comes to no policy."""
+        config, scope = arm_config(self._config, arm, self._seed), scope_of(self._seed, arm.name)
+        run = self._run
+        if arm.kind == "sft":
+            self._stage(f"{scope}/adapter", lambda: training.run_sft(config, run, name=scope))
+        if arm.kind == "learned":
+            try:
+                if not self._learn(arm, config, scope):
+                    return "its chains give nothing to learn from"
+            except NonFiniteLossError as error:
+                return str(error)
+        if arm.kind == "vote":
+            start = self._scope(arm.start)
+            self._evaluate(scope, config, with_consensus=False, vote_of=start)
+        else:
+            self._measure(arm, config, scope)
+        return None
+
+    def _measure(self, arm: Arm, config: Config, scope: str) -> None:
+        """Sample the policy once, for its evaluation and for every arm that learns from it."""
+        next_round = self._sampled.get(arm.name)
+        ceiling = any(other.kind == "vote" and other.start == arm.name for other in self._arms)
+        policy = policy_of(self._run, config, arm, scope)
+        self._stage(
+            f"{scope}/chains",
+            lambda: sampling.run(
+                config,
+                self._run,
+                policy=policy,
+                scope=scope,
+                round_index=next_round,
+                vote_on_eval=ceiling,
+            ),
+        )
+        voted = None
+        if next_round is not None:
+            least = min_votes(config.consensus.threshold, config.sampling.num_chains)
+            voted = self._vote(arm.name, next_round, least, config)
+        self._evaluate(scope, config, with_consensus=voted is not None, consensus_of=voted)
+
+    def _learn(self, arm: Arm, config: Config, scope: str) -> bool:
+        """Vote, take the arm's part and train; False when there is nothing to train on."""
+        run = self._run
+        source = self._vote(arm.chains_of, arm.round_index, votes_of(arm, config), config)
+        part = self._selection(arm, config)
+        taken = self._stage(
+            f"{scope}/consensus",
+            lambda: select(config, run, scope=scope, source=source, selection=part),
+        )
+        if not taken.counts["pairs" if arm.method == "dpo" else "kept"]:
+            return False
+        self._stage(
+            f"{scope}/adapter",
+            lambda: training.run_round(
+                config,
+                run,
+                name=scope,
+                round_index=arm.round_index,
+                start=self._policy(arm.start),
+                source=scope,
+                reference=self._reference(arm, config),
+                chains_of=self._scope(arm.chains_of),
+            ),
+        )
+        return True
+
+    def _vote(self, name: str | None, round_index: int, votes: int, config: Config) -> str:
+        """The scope of the vote on an arm's chains that keeps queries with so many votes."""
+        chains = self._scope(name)
+        scope = f"{chains}-votes-{votes}"
+        between = (votes - 0.5) / config.sampling.num_chains
+        voting = overridden(config, {"consensus": {"threshold": between}})
+        self._stage(
+            f"{scope}/consensus",
+            lambda: consensus.run(
+                voting, self._run, scope=scope, round_index=round_index, chains_of=chains
+            ),
+        )
+        return scope
+
+    def _evaluate(self, scope: str, config: Config, **how: Any) -> None:
+        self._stage(
+            f"{scope}/evaluation", lambda: evaluation.run(config, self._run, scope=scope, **how)
+        )
+
+    def _selection(self, arm: Arm, config: Config) -> Selection:
+        """The arm's selection, with the number of pairs where that is what other votes give."""
+        if not arm.fewest:
+            return arm.selection
+        num_chains = config.sampling.num_chains
+        votes = {min_votes(threshold, num_chains) for threshold in config.sweep.thresholds}
+        scopes = [
+            self._vote(arm.chains_of, arm.round_index, number, config) for number in sorted(votes)
+        ]
+        voted = [self._run.artifact(f"{scope}/consensus").required() for scope in scopes]
+        return replace(arm.selection, max_pairs=min(commit.counts["pairs"] for commit in voted))
+
+    def _reference(self, arm: Arm, config: Config) -> str:
+        """The policy before round 1, or the one that the arm's round starts from."""
+        by_name = {other.name: other for other in self._arms}
+        start = arm.start or PRETRAINED
+        if config.training.reference == "start":
+            while by_name[start].kind == "learned":
+                start = by_name[start].start or PRETRAINED
+        return self._policy(start)
+
+    def _policy(self, name: str | None) -> str:
+        return PRETRAINED if name in (None, PRETRAINED) else self._scope(name)
+
+    def _scope(self, name: str | None) -> str:
+        return scope_of(self._seed, name or PRETRAINED)
+
+    def _stage(self, name: str, work: Callable[[], Commit]) -> Commit:
+        self._console.stage(name)
+        commit = work()
+        self._console.committed(name, commit)
+        return commit
+
+
+def _ready(waiting: Sequence[Arm], settled: Collection[str], room: int) -> list[Arm]:
+    """As many arms as there is room for, whose needs are settled."""
+    return [arm for arm in waiting if all(name in settled for name in arm.needs)][: max(room, 0)]
+
+
+def _elsewhere(config: Config, run: Run, seed: int, arm: Arm) -> Any:
+    """Make an arm in a process of its own, so that several take turns on the cluster."""
+    import ray
+
+    def make() -> str | None:
+        return _Seed(config, run, seed, SweepConsole()).make(arm)
+
+    return ray.remote(num_cpus=0)(make).remote()
+
+
+def _first_done(running: dict[Any, Arm]) -> tuple[Arm, str | None]:
+    import ray
+
+    [done], _ = ray.wait(list(running))
+    return running.pop(done), ray.get(done)
+
+
+def scope_of(seed: int, name: str) -> str:
+    """Where an arm's artifacts lie in the run."""
+    return f"seed-{seed}/{name}"
+
+
+def overridden(config: Config, settings: Any) -> Config:
+    """The configuration with some keys of some sections changed, validated anew."""
+    values = config.model_dump()
+    for section, changed in settings.items():
+        values[section] |= changed
+    return configuration.resolve(values)
+
+
+def arm_config(config: Config, arm: Arm, seed: int) -> Config:
+    """The configuration of an arm: its own settings, and its seed."""
+    return overridden(config, {**arm.settings, "run": {"seed": seed}})
+
+
+def policy_of(run: Run, config: Config, arm: Arm, scope: str) -> Policy:
+    """The policy that an arm measures."""
+    if arm.kind == "base":
+        return Policy(scope, config.model)
+    return policy(run, config.model, scope)

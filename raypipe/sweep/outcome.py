@@ -1,0 +1,302 @@
+"""What a sweep came to: every arm's figures and every comparison, from commits alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from raypipe import seeds
+from raypipe.artifacts import Run
+from raypipe.config import Config
+from raypipe.evaluation.accuracy import Estimate, QueryId, estimate, paired_difference
+from raypipe.evaluation.stage import answered
+from raypipe.policies import PRETRAINED, SFT
+from raypipe.sweep.arms import Arm, votes_of
+from raypipe.sweep.claims import Claim, claims, trends, verdict
+from raypipe.sweep.results import (
+    ArmResult,
+    Comparison,
+    Funnel,
+    Results,
+    SeedDifference,
+    SeedFigures,
+    VoteFigures,
+)
+
+Answers = dict[QueryId, bool]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An arm that has no policy, and why."""
+
+    seed: int
+    arm: str
+    reason: str
+
+
+class Figures:
+    """Reads what the arms committed, once."""
+
+    def __init__(self, config: Config, run: Run, arms: Mapping[int, Sequence[Arm]]) -> None:
+        self.config, self.run = config, run
+        self.arms = arms
+        self._answers: dict[tuple[int, str], Answers] = {}
+
+    def answers(self, seed: int, arm: str) -> Answers:
+        """Whether each eval query was answered right by an arm with a seed."""
+        key = seed, arm
+        if key not in self._answers:
+            self._answers[key] = answered(self.run, f"seed-{seed}/{arm}")
+        return self._answers[key]
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """The seeds with which an arm was evaluated."""
+        return [
+            seed
+            for seed, arms in self.arms.items()
+            if any(other.name == arm for other in arms) and self._evaluated(seed, arm)
+        ]
+
+    def _evaluated(self, seed: int, arm: str) -> bool:
+        return self.run.artifact(f"seed-{seed}/{arm}/evaluation").commit() is not None
+
+    def metrics(self, seed: int, arm: str) -> dict[str, Any]:
+        found = self.run.artifact(f"seed-{seed}/{arm}/evaluation").read_json("metrics.json")
+        return dict(found)
+
+    def estimate(self, weighted: Mapping[QueryId, float], *name: str) -> Estimate:
+        """The mean over queries, with an interval over listings."""
+        queries = sorted(weighted)
+        seed = seeds.derive("bootstrap", self.config.run.seed, *name)
+        return estimate(
+            [weighted[query] for query in queries],
+            [listing for listing, _ in queries],
+            self.config.evaluation.num_resamples,
+            seed,
+        )
+
+    def mean_answers(self, arm: str, over: Sequence[int]) -> dict[QueryId, float]:
+        """How often each query was answered right, over seeds that all answered it."""
+        per_seed = [self.answers(seed, arm) for seed in over]
+        shared = set.intersection(*(set(answers) for answers in per_seed))
+        return {query: float(np.mean([answers[query] for answers in per_seed])) for query in shared}
+
+    @cached_property
+    def listings(self) -> dict[str, int]:
+        """Listings per split."""
+        table = self.run.artifact("catalog/listings").read(["split"])
+        counted = table.column("split").value_counts().to_pylist()
+        return {row["values"]: row["counts"] for row in counted}
+
+
+def gather(
+    config: Config,
+    run: Run,
+    arms: Mapping[int, Sequence[Arm]],
+    refused: Sequence[Refusal],
+    *,
+    command: str,
+) -> Results:
+    """Everything that the page and the document say, from what is committed.
+
+    Raises:
+        ArtifactError: a committed artifact is corrupt.
+    """
+    figures = Figures(config, run, arms)
+    first = next(iter(arms.values()))
+    known = [arm for arm in first if figures.seeds_of(arm.name)]
+    found = [_arm(figures, arm) for arm in known]
+    names = {arm.name for arm in known}
+    compared = [
+        _compared(figures, claim) for claim in claims(known) if {claim.before, claim.after} <= names
+    ]
+    compared += [_trend(figures, claim, steps) for claim, steps in trends(known) if len(steps) > 2]
+    seconds, versions = _made(run, arms)
+    return Results(
+        run=config.run.name,
+        command=command,
+        model=config.model.path,
+        seeds=tuple(arms),
+        num_chains=config.sampling.num_chains,
+        eval_queries=len(figures.answers(next(iter(arms)), PRETRAINED)),
+        eval_listings=figures.listings.get("eval", 0),
+        pool_listings=figures.listings.get("pool", 0),
+        seed_listings=figures.listings.get("seed", 0),
+        arms=tuple(found),
+        comparisons=tuple(compared),
+        votes=tuple(
+            _vote(figures, name)
+            for name in (PRETRAINED, SFT)
+            if name in names and figures.metrics(next(iter(arms)), name).get("vote")
+        ),
+        seconds=seconds,
+        refused={f"{refusal.arm}, seed {refusal.seed}": refusal.reason for refusal in refused},
+        versions=versions,
+    )
+
+
+def _arm(figures: Figures, arm: Arm) -> ArmResult:
+    config, over = figures.config, figures.seeds_of(arm.name)
+    accuracy = figures.estimate(figures.mean_answers(arm.name, over), "arm", arm.name)
+    learned = arm.kind == "learned"
+    return ArmResult(
+        name=arm.name,
+        title=arm.title,
+        groups=arm.groups,
+        method=arm.method,
+        model=str(arm.settings.get("model", {}).get("path", config.model.path)),
+        start=arm.start,
+        threshold=arm.thresholds[0] if arm.thresholds else None,
+        thresholds=arm.thresholds,
+        min_votes=votes_of(arm, config) if learned else None,
+        pool_share=arm.selection.pool.high - arm.selection.pool.low if learned else None,
+        accuracy=accuracy.value,
+        ci95=(accuracy.low, accuracy.high),
+        seeds=tuple(_seed(figures, arm, seed) for seed in over),
+        funnel=_funnel(figures, arm, over[0]) if learned else None,
+        seconds=_seconds(figures, arm, over[0]),
+        by_attribute=_by_attribute(figures, arm, over),
+    )
+
+
+def _seed(figures: Figures, arm: Arm, seed: int) -> SeedFigures:
+    metrics = figures.metrics(seed, arm.name)
+    measured, scope = metrics["eval"], f"seed-{seed}/{arm.name}"
+    selected = figures.run.artifact(f"{scope}/consensus").commit()
+    adapter = figures.run.artifact(f"{scope}/adapter").commit()
+    counts = selected.counts if selected is not None else {}
+    return SeedFigures(
+        seed=seed,
+        accuracy=measured["accuracy"],
+        ci95=measured["ci95"],
+        invalid=measured["invalid"],
+        anchor_accuracy=metrics["anchor"]["accuracy"],
+        pairs=adapter.counts.get("num_examples") if adapter is not None else None,
+        queries=counts.get("paired" if arm.method == "dpo" else "kept"),
+        listings=counts.get("listings"),
+        steps=adapter.counts.get("num_steps") if adapter is not None else None,
+    )
+
+
+def _funnel(figures: Figures, arm: Arm, seed: int) -> Funnel:
+    counts = figures.run.artifact(f"seed-{seed}/{arm.name}/consensus").required().counts
+    return Funnel(**{name: counts[name] for name in Funnel.model_fields})
+
+
+def _seconds(figures: Figures, arm: Arm, seed: int) -> dict[str, float]:
+    parts = {"sampling": "chains", "training": "adapter", "evaluation": "evaluation"}
+    found = {}
+    for part, name in parts.items():
+        commit = figures.run.artifact(f"seed-{seed}/{arm.name}/{name}").commit()
+        if commit is not None:
+            found[part] = commit.seconds
+    return found
+
+
+def _by_attribute(figures: Figures, arm: Arm, over: Sequence[int]) -> dict[str, float]:
+    per_seed = [figures.metrics(seed, arm.name)["eval"]["by_attribute"] for seed in over]
+    return {
+        name: float(np.mean([found[name]["accuracy"] for found in per_seed]))
+        for name in per_seed[0]
+    }
+
+
+def _compared(figures: Figures, claim: Claim) -> Comparison:
+    before, after = claim.before, claim.after
+    over = [seed for seed in figures.seeds_of(before) if seed in figures.seeds_of(after)]
+    each = []
+    for seed in over:
+        first, second = _shared(figures.answers(seed, before), figures.answers(seed, after))
+        gain = paired_difference(
+            first,
+            second,
+            figures.config.evaluation.num_resamples,
+            seeds.derive("bootstrap", figures.config.run.seed, claim.name, seed),
+        )
+        each.append(SeedDifference(seed=seed, difference=gain.value, ci95=(gain.low, gain.high)))
+    weights = {before: -1.0, after: 1.0}
+    return _comparison(claim, figures.estimate(_weighted(figures, weights, over), claim.name), each)
+
+
+def _trend(figures: Figures, claim: Claim, steps: Mapping[str, float]) -> Comparison:
+    """The slope of accuracy over the doublings of the pool: a weighted sum of the arms."""
+    weights = _slope(steps)
+    over = [seed for seed in figures.arms if all(seed in figures.seeds_of(name) for name in steps)]
+    each = []
+    for seed in over:
+        slope = figures.estimate(_weighted(figures, weights, [seed]), claim.name, str(seed))
+        each.append(SeedDifference(seed=seed, difference=slope.value, ci95=(slope.low, slope.high)))
+    return _comparison(claim, figures.estimate(_weighted(figures, weights, over), claim.name), each)
+
+
+def _slope(steps: Mapping[str, float]) -> dict[str, float]:
+    """Weights whose sum over accuracies is the least-squares slope per doubling of the pool."""
+    doublings = np.log2(np.array(list(steps.values())))
+    centered = doublings - doublings.mean()
+    return dict(zip(steps, (centered / (centered**2).sum()).tolist(), strict=True))
+
+
+def _weighted(
+    figures: Figures, weights: Mapping[str, float], over: Sequence[int]
+) -> dict[QueryId, float]:
+    """Per query the weighted sum of several arms' mean answers."""
+    answers = {arm: figures.mean_answers(arm, over) for arm in weights}
+    shared = set.intersection(*(set(found) for found in answers.values()))
+    return {
+        query: sum(weight * answers[arm][query] for arm, weight in weights.items())
+        for query in shared
+    }
+
+
+def _shared(first: Answers, second: Answers) -> tuple[Answers, Answers]:
+    queries = first.keys() & second.keys()
+    return ({q: first[q] for q in queries}, {q: second[q] for q in queries})
+
+
+def _comparison(claim: Claim, gain: Estimate, each: Sequence[SeedDifference]) -> Comparison:
+    return Comparison(
+        name=claim.name,
+        statement=claim.statement,
+        before=claim.before,
+        after=claim.after,
+        expected=claim.expected,
+        difference=gain.value,
+        ci95=(gain.low, gain.high),
+        seeds=tuple(each),
+        verdict=verdict(claim.expected, (gain.low, gain.high)),
+    )
+
+
+def _vote(figures: Figures, name: str) -> VoteFigures:
+    seed = next(iter(figures.arms))
+    metrics = figures.metrics(seed, name)
+    known = {
+        field: metrics["vote"][field]
+        for field in VoteFigures.model_fields
+        if field in metrics["vote"]
+    }
+    return VoteFigures(
+        policy=name,
+        num_chains=figures.config.sampling.num_chains,
+        greedy_accuracy=metrics["anchor"]["accuracy"],
+        **known,
+    )
+
+
+def _made(run: Run, arms: Mapping[int, Sequence[Arm]]) -> tuple[float, dict[str, str]]:
+    """Seconds of all stages, and the versions that made them."""
+    seconds, versions = 0.0, dict[str, str]()
+    scopes = [f"seed-{seed}/{arm.name}" for seed, planned in arms.items() for arm in planned]
+    names = [f"{scope}/{part}" for scope in scopes for part in ("chains", "adapter", "evaluation")]
+    for name in ("catalog/listings", *names):
+        commit = run.artifact(name).commit()
+        if commit is None:
+            continue
+        seconds += commit.seconds
+        for key, value in commit.fingerprint.items():
+            if key.startswith("versions."):
+                versions[key.removeprefix("versions.")] = str(value)
+    return round(seconds, 1), dict(sorted(versions.items()))
