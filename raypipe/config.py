@@ -232,6 +232,12 @@ class RoundsConfig(Section):
     """The policy that round 1 starts from."""
     max_anchor_drop: float = Field(0.02, ge=0, le=1)
     """A round is rolled back when its anchor accuracy is below the best by more than this (0-1)."""
+    alarm: bool = True
+    """Stop the run when a round's policy collapses: surer, no more often right, less varied."""
+    alarm_confidence_rise: float = Field(0.05, ge=0, le=1)
+    """Surer: mean C and the share of unanimous queries (0-1) have both risen by more than this."""
+    alarm_entropy_fall: float = Field(0.1, ge=0)
+    """Less varied: the entropy of answers, 1 as the truth's, has fallen by more than this."""
 
 
 class EvaluationConfig(Section):

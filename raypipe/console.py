@@ -3,6 +3,7 @@
 import logging
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 
 from raypipe import progress
 from raypipe.manifest import Commit
@@ -47,4 +48,4 @@ class StageConsole:
         self._rich.print(f"[green]✓[/green] {name:<24} {when:>12}  [dim]{what}[/dim]")
 
     def note(self, text: str) -> None:
-        self._rich.print(f"[yellow]![/yellow] {text}")
+        self._rich.print(f"[yellow]![/yellow] {escape(text)}")

@@ -8,6 +8,7 @@
     ├── ArtifactError            exit 3   a committed artifact is missing, corrupt or incomplete
     ├── AdapterInactiveError     exit 3   the engine does not serve the adapter it was given
     ├── NonFiniteLossError       exit 3   training produced NaN or Inf
+    ├── CollapseError        exit 3   a round's policy got surer without getting better
     ├── EngineStartError         exit 4   the engine or the cluster could not start; worth retrying
     ├── EngineDiedError          exit 4   engines died one after the other
     └── StorageError             exit 4   a file cannot be written: disk full, storage out of reach
@@ -52,6 +53,10 @@ class AdapterInactiveError(RaypipeError):
 
 class NonFiniteLossError(RaypipeError):
     pass
+
+
+class CollapseError(RaypipeError):
+    """A round's policy collapsed; the message holds the evidence."""
 
 
 class EngineStartError(RaypipeError):

@@ -23,6 +23,10 @@ class VotedQuery:
     num_chains: int
     kept: bool
 
+    @property
+    def confidence(self) -> float:
+        return self.consensus_votes / self.num_chains
+
 
 def by_confidence(queries: Sequence[VotedQuery]) -> list[dict[str, Any]]:
     """Accuracy of the consensus per number of its votes, ascending; 0 votes is no consensus.

@@ -14,6 +14,7 @@ from raypipe.config import Config
 from raypipe.errors import ArtifactError
 from raypipe.evaluation.accuracy import QueryId, by_group, estimate, macro, paired_difference
 from raypipe.evaluation.calibration import VotedQuery, vote_metrics
+from raypipe.evaluation.signs import Examined, vital_signs
 from raypipe.manifest import Commit, versions
 from raypipe.prompts import AnswerFormat
 from raypipe.schemas import CHAINS, CONSENSUS, EVALUATION, LISTINGS, TRUTH
@@ -49,7 +50,8 @@ def run(
                   "by_vertical": {vertical: {"accuracy", "queries"}},
                   "by_attribute": {"vertical/attribute": {"accuracy", "queries"}}},
          "anchor": the same,
-         "vote": null without consensus, or what calibration.vote_metrics returns}
+         "vote": null without consensus, or what calibration.vote_metrics returns,
+         "signs": null without verified anchor queries, or what signs.Signs.to_json returns}
 
     Args:
         with_consensus: whether the anchor was voted on.
@@ -110,14 +112,17 @@ def run(
         split: _split_metrics([row for row in rows if row["split"] == split], split, config)
         for split in VERIFIED_SPLITS
     }
-    metrics["vote"] = _vote_metrics(rows, consensus, config) if consensus is not None else None
+    anchor = [row for row in rows if row["split"] == "anchor"]
+    voted = None if consensus is None else _voted(anchor, consensus)
+    metrics["vote"] = None if voted is None else _vote_metrics(voted, config)
+    metrics["signs"] = _signs(anchor, voted)
     attempt.write_json(METRICS, metrics)
     counts = {"queries": len(rows), "refused_listings": len(refused & set(verified))}
     return attempt.commit(expected=set(verified) - refused, counts=counts)
 
 
-def answered(run: Run, scope: str) -> dict[QueryId, bool]:
-    """Whether each eval query was answered right, by (listing_id, attribute).
+def answered(run: Run, scope: str, split: str = "eval") -> dict[QueryId, bool]:
+    """Whether each query of a split was answered right, by (listing_id, attribute).
 
     Raises:
         ArtifactError: the scope's evaluation is not committed.
@@ -126,15 +131,18 @@ def answered(run: Run, scope: str) -> dict[QueryId, bool]:
     return {
         (row["listing_id"], row["attribute"]): row["correct"]
         for row in run.artifact(f"{scope}/evaluation", EVALUATION).read(columns).to_pylist()
-        if row["split"] == "eval"
+        if row["split"] == split
     }
 
 
-def compare(config: Config, run: Run, *, before: str, after: str) -> dict[str, Any] | None:
-    """How much more accurate one policy is than another, on the eval queries that both answered.
+def compare(
+    config: Config, run: Run, *, before: str, after: str, split: str = "eval"
+) -> dict[str, Any] | None:
+    """How much more accurate one policy is than another, on the queries that both answered.
 
     Args:
         before, after: scopes with a committed evaluation.
+        split: whose queries: "eval" or "anchor".
 
     Returns:
         ``{"from": before, "to": after, "difference": 0-1, "ci95": [low, high], "queries": n}``,
@@ -143,7 +151,7 @@ def compare(config: Config, run: Run, *, before: str, after: str) -> dict[str, A
     Raises:
         ArtifactError: an evaluation is not committed.
     """
-    first, second = (answered(run, scope) for scope in (before, after))
+    first, second = (answered(run, scope, split) for scope in (before, after))
     queries = first.keys() & second.keys()
     if not queries:
         return None
@@ -247,19 +255,16 @@ def _split_metrics(rows: Sequence[Row], split: str, config: Config) -> dict[str,
     return metrics
 
 
-def _vote_metrics(
-    rows: Sequence[Row], consensus: Artifact, config: Config
-) -> dict[str, Any] | None:
-    voted: dict[QueryId, Row] = {}
+def _voted(anchor: Sequence[Row], consensus: Artifact) -> list[VotedQuery]:
+    """The vote on each judged anchor query, in their order."""
+    votes_on: dict[QueryId, Row] = {}
     columns = ["listing_id", "attribute", "split", "answer", "votes", "num_chains", "gate"]
     for table in consensus.read_files(columns):
-        anchor = table.filter(pc.equal(table.column("split"), "anchor"))
-        voted |= {(row["listing_id"], row["attribute"]): row for row in anchor.to_pylist()}
+        found = table.filter(pc.equal(table.column("split"), "anchor"))
+        votes_on |= {(row["listing_id"], row["attribute"]): row for row in found.to_pylist()}
     queries = []
-    for row in rows:
-        if row["split"] != "anchor":
-            continue
-        vote = voted.get((row["listing_id"], row["attribute"]))
+    for row in anchor:
+        vote = votes_on.get((row["listing_id"], row["attribute"]))
         if vote is None:
             raise ArtifactError(
                 f"{consensus.name}: no vote on {row['listing_id']}/{row['attribute']}"
@@ -276,5 +281,27 @@ def _vote_metrics(
                 kept=vote["gate"] == "kept",
             )
         )
+    return queries
+
+
+def _vote_metrics(voted: Sequence[VotedQuery], config: Config) -> dict[str, Any] | None:
     seed = seeds.derive("bootstrap", config.run.seed, "headroom")
-    return vote_metrics(queries, config.evaluation.num_resamples, seed)
+    return vote_metrics(voted, config.evaluation.num_resamples, seed)
+
+
+def _signs(anchor: Sequence[Row], voted: Sequence[VotedQuery] | None) -> dict[str, Any] | None:
+    confidences = [None] * len(anchor) if voted is None else [vote.confidence for vote in voted]
+    signs = vital_signs(
+        [
+            Examined(
+                listing_id=row["listing_id"],
+                vertical=row["vertical"],
+                attribute=row["attribute"],
+                truth=row["truth"],
+                answer=row["answer"],
+                confidence=confidence,
+            )
+            for row, confidence in zip(anchor, confidences, strict=True)
+        ]
+    )
+    return None if signs is None else signs.to_json()

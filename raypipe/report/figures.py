@@ -42,14 +42,13 @@ def _figures(stage: Stage) -> list[float]:
 def _draw_path(
     drawing: Drawing, stages: Sequence[Stage], places: Mapping[str, float], y: Scale
 ) -> None:
-    """Join what followed what: a round that was rolled back is a dashed dead end."""
+    """Join what followed what: a round that was refused is a dashed dead end."""
     last: Point | None = None
     for stage in stages:
         here = (places[stage.name], y(stage.accuracy or 0.0))
-        rejected = stage.decision == "rolled_back"
         if last is not None:
-            drawing.line(last, here, "path dashed" if rejected else "path")
-        if not rejected:
+            drawing.line(last, here, "path dashed" if stage.is_refused else "path")
+        if not stage.is_refused:
             last = here
 
 
@@ -60,7 +59,7 @@ def _draw_stage(drawing: Drawing, stage: Stage, x: float, y: Scale, is_best: boo
         low, high = stage.ci95
         words = f"{stage.title}: {accuracy:.3f}, 95 % [{low:.3f}, {high:.3f}]"
         drawing.rect((x - 5, y(high)), (10, y(low) - y(high)), f"interval {kind}", words)
-    hollow = " hollow" if stage.decision == "rolled_back" else ""
+    hollow = " hollow" if stage.is_refused else ""
     drawing.dot((x, y(accuracy)), 5, f"point {kind}{hollow}", f"{stage.title}: {accuracy:.3f}")
     drawing.text((x + 12, y(accuracy) + 5), f"{accuracy:.3f}", f"value {kind}")
     if stage.anchor_accuracy is not None:

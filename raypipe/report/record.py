@@ -45,6 +45,10 @@ class Stage(Part):
     decision: str | None = None
 
     @property
+    def is_refused(self) -> bool:
+        return self.decision in ("rolled_back", "collapsed")
+
+    @property
     def title(self) -> str:
         return scope_title(self.name)
 
@@ -74,6 +78,12 @@ class RoundPairs(Part):
         return self.source or self.start
 
 
+class Alarm(Part):
+    """Why the collapse alarm stopped the run."""
+
+    reason: str
+
+
 class Summary(Part):
     run: str = ""
     model: str = ""
@@ -85,6 +95,7 @@ class Summary(Part):
     seconds: dict[str, float] = {}
     within: dict[str, dict[str, float]] = {}
     comparison: Comparison | None = None
+    alarm: Alarm | None = None
 
     def stage(self, name: str | None) -> Stage | None:
         return next((stage for stage in self.stages if stage.name == name), None)
@@ -146,6 +157,25 @@ class Vote(Part):
     by_confidence: tuple[ConfidenceLevel, ...] = ()
 
 
+class Lean(Part):
+    """A value that is answered more often than it is true."""
+
+    attribute: str
+    value: str
+    share: Figure = None
+    truth_share: Figure = None
+
+
+class Signs(Part):
+    """How sure a policy is and how varied its answers are, on the anchor split."""
+
+    confidence: Figure = None
+    unanimity: Figure = None
+    entropy: Figure = None
+    entropy_error: Figure = None
+    dominance: Lean | None = None
+
+
 def _empty_split(value: object) -> object:
     """A split without verified queries is null in the metrics."""
     return SplitMetrics() if value is None else value
@@ -158,6 +188,7 @@ class Metrics(Part):
     eval: Split = SplitMetrics()
     anchor: Split = SplitMetrics()
     vote: Vote | None = None
+    signs: Signs | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from raypipe.config import Config
 from raypipe.console import StageConsole
-from raypipe.rounds.gate import Judged
+from raypipe.rounds.gate import REFUSED, Judged
 
 
 class Console(StageConsole):
@@ -22,13 +22,14 @@ class Console(StageConsole):
 
     def judged(self, judged: Judged, best: Judged) -> None:
         accuracy = f"anchor accuracy {judged.anchor_accuracy:.3f}"
-        if judged.decision == "rolled_back":
+        decision = judged.decision.replace("_", " ")
+        if judged.decision in REFUSED:
             self.note(
-                f"{judged.policy}: {accuracy}, rolled back to {best.policy} "
+                f"{judged.policy}: {accuracy}, {decision}; best is {best.policy} "
                 f"({best.anchor_accuracy:.3f})"
             )
         else:
-            self._rich.print(f"[green]✓[/green] {judged.policy}: {accuracy}, {judged.decision}")
+            self._rich.print(f"[green]✓[/green] {judged.policy}: {accuracy}, {decision}")
 
     def end(self, summary: dict[str, Any], page: str, seconds: float) -> None:
         """The accuracy table, where the time went, and where the report is."""

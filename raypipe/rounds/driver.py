@@ -5,12 +5,12 @@ stage. Every stage is called every time: one that is committed with the same fin
 its manifest at once, so that the same command begins, resumes and repeats a run.
 
     prepare → [pretrained: sample, evaluate] → sft → [sft: sample, vote, evaluate]
-            → per round: train → [round: sample, vote, evaluate] → gate
+            → per round: train → [round: sample, vote, evaluate] → gate → alarm
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +23,12 @@ import raypipe.training.stage as training
 from raypipe.artifacts import Run
 from raypipe.cluster import ray_session
 from raypipe.config import Config
-from raypipe.errors import InputError, NonFiniteLossError
+from raypipe.errors import CollapseError, InputError, NonFiniteLossError
+from raypipe.evaluation.signs import Signs
 from raypipe.manifest import Commit
 from raypipe.policies import PRETRAINED, SFT, policy, round_name
 from raypipe.rounds import summary
+from raypipe.rounds.alarm import Evidence, Gain, Measured, collapse
 from raypipe.rounds.console import Console
 from raypipe.rounds.gate import Judged, best, decide, next_start
 from raypipe.rounds.summary import RoundRecord
@@ -41,6 +43,7 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
             goes on from there.
         NonFiniteLossError: a round's training diverged; summary and report are written, with the
             adapter before it as the one to use.
+        CollapseError: a round's policy collapsed; the same, and the same call ends the same way.
     """
     started = time.time()
     run = open_run(config)
@@ -51,8 +54,8 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
         written = driver.go()
     page = report.run(config, run)
     console.end(written, page, time.time() - started)
-    if driver.diverged is not None:
-        raise driver.diverged
+    if driver.stopped is not None:
+        raise driver.stopped
     return written
 
 
@@ -79,7 +82,9 @@ class Driver:
         self.policies: list[str] = []
         self.judged: list[Judged] = []
         self.rounds: list[RoundRecord] = []
-        self.diverged: NonFiniteLossError | None = None
+        self.alarm: Evidence | None = None
+        self.stopped: NonFiniteLossError | CollapseError | None = None
+        """Why the rounds ended early; to be raised once summary and report are written."""
 
     def go(self) -> dict[str, Any]:
         """Every stage in its order; returns the summary."""
@@ -124,15 +129,50 @@ class Driver:
                 ),
             )
         except NonFiniteLossError as error:
-            self.diverged = error
+            self.stopped = error
             self.rounds[-1] = replace(self.rounds[-1], outcome="diverged", reason=str(error))
             self.console.note(f"round {round_index}: {error}")
             return False
         self._measure(name, round_index + 1 if round_index < rounds.num_rounds else None)
+        self._judge(name, dict.fromkeys((start, reference)))
+        return self.alarm is None
+
+    def _judge(self, name: str, earlier: Iterable[str]) -> None:
+        """Gate and alarm on a round's policy.
+
+        The alarm compares it with each of the earlier ones: the policy that the round started
+        from, and the one before round 1, since a collapse may creep.
+        """
         accuracy = self._anchor_accuracy(name)
-        self.judged.append(decide(self.judged, name, accuracy, rounds.max_anchor_drop))
-        self.console.judged(self.judged[-1], best(self.judged))
-        return True
+        judged = decide(self.judged, name, accuracy, self.config.rounds.max_anchor_drop)
+        if self.config.rounds.alarm:
+            found = (self._collapse(before, name) for before in earlier)
+            self.alarm = next((evidence for evidence in found if evidence is not None), None)
+        if self.alarm is not None:
+            judged = replace(judged, decision="collapsed")
+        self.judged.append(judged)
+        winner = best(self.judged)
+        self.console.judged(judged, winner)
+        if self.alarm is not None:
+            self.console.note(self.alarm.reason)
+            self.stopped = CollapseError(
+                f"{self.alarm.reason}. The run stops with {winner.policy} as the policy to use; "
+                "rounds.alarm=false goes on"
+            )
+
+    def _collapse(self, before: str, after: str) -> Evidence | None:
+        gain = evaluation.compare(self.config, self.run, before=before, after=after, split="anchor")
+        earlier, later = self._measured(before), self._measured(after)
+        if gain is None or earlier is None or later is None:
+            return None
+        return collapse(earlier, later, Gain.of(gain), self.config.rounds)
+
+    def _measured(self, name: str) -> Measured | None:
+        """What the alarm looks at; None where the evaluation has no signs."""
+        signs = self._metrics(name).get("signs")
+        if signs is None:
+            return None
+        return Measured(name, self._anchor_accuracy(name), Signs.from_json(signs))
 
     def _prepare(self) -> None:
         self._stage("catalog/listings", lambda: catalog.run(self.config, self.run))
@@ -199,9 +239,12 @@ class Driver:
             return int(queries["kept"]), int(queries["kept"])
         return int(funnel["pairs"]), int(queries["paired"])
 
+    def _metrics(self, name: str) -> dict[str, Any]:
+        metrics: dict[str, Any] = self.run.artifact(f"{name}/evaluation").read_json("metrics.json")
+        return metrics
+
     def _anchor_accuracy(self, name: str) -> float:
-        metrics = self.run.artifact(f"{name}/evaluation").read_json("metrics.json")
-        accuracy = metrics["anchor"]["accuracy"]
+        accuracy = self._metrics(name)["anchor"]["accuracy"]
         if accuracy is None:
             raise InputError("the anchor split has no queries: set catalog.anchor_share above 0")
         return float(accuracy)
@@ -219,6 +262,7 @@ class Driver:
             rounds=self.rounds,
             commits=self.commits,
             comparison=comparison,
+            alarm=self.alarm,
         )
 
     def _stage(self, name: str, work: Callable[[], Commit]) -> Commit:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Decision = Literal["start", "accepted", "rolled_back"]
+Decision = Literal["start", "accepted", "rolled_back", "collapsed"]
+"""``collapsed`` is the alarm's word: rolled back, and no round follows."""
+REFUSED: tuple[Decision, ...] = ("rolled_back", "collapsed")
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,12 @@ class Judged:
 
 
 def best(judged: Sequence[Judged]) -> Judged:
-    """The policy of highest anchor accuracy that was not rolled back; of equals the latest.
+    """The policy of highest anchor accuracy that was not refused; of equals the latest.
 
     Raises:
         ValueError: nothing was judged.
     """
-    kept = [policy for policy in judged if policy.decision != "rolled_back"]
+    kept = [policy for policy in judged if policy.decision not in REFUSED]
     if not kept:
         raise ValueError("no policy has been judged yet")
     highest = max(policy.anchor_accuracy for policy in kept)
@@ -46,4 +48,4 @@ def decide(judged: Sequence[Judged], policy: str, anchor_accuracy: float, drop: 
 def next_start(judged: Sequence[Judged]) -> str:
     """The policy that the next round starts from: the last one, or the best after a rollback."""
     last = judged[-1]
-    return best(judged).policy if last.decision == "rolled_back" else last.policy
+    return best(judged).policy if last.decision in REFUSED else last.policy

@@ -3,8 +3,10 @@
     {"version": 1, "run": name, "model": path, "method": "dpo" | "self_learning",
      "stages": [{"name": "pretrained" | "sft" | "round-1" …, "accuracy": 0-1, "ci95": [lo, hi],
                  "queries": n, "invalid": share, "anchor_accuracy": 0-1,
-                 "decision": null | "accepted" | "rolled_back", "policy_id": hex}],
+                 "decision": null | "accepted" | "rolled_back" | "collapsed",
+                 "policy_id": hex}],
      "best": name of the policy to use,
+     "alarm": null | what alarm.Evidence holds, with "reason": text,
      "comparison": null | {"from": name, "to": name, "difference": x, "ci95": [lo, hi]},
      "funnel": {scope: totals}, "pairs": [{"round": n, "start": name, "source": scope,
                  "pairs": n, "queries": n, "outcome": "trained" | "no_pairs" | "diverged",
@@ -23,6 +25,7 @@ from typing import Any
 from raypipe.artifacts import Run
 from raypipe.config import Config
 from raypipe.manifest import Commit
+from raypipe.rounds.alarm import Evidence
 from raypipe.rounds.gate import Judged, best
 
 PATH = "summary.json"
@@ -51,6 +54,7 @@ def write(
     rounds: Sequence[RoundRecord],
     commits: Mapping[str, Commit],
     comparison: Mapping[str, Any] | None,
+    alarm: Evidence | None,
 ) -> dict[str, Any]:
     """Write and return the summary of a run."""
     decisions = {judgement.policy: judgement.decision for judgement in judged}
@@ -62,6 +66,7 @@ def write(
         "method": config.training.method,
         "stages": stages,
         "best": best(judged).policy if judged else policies[-1],
+        "alarm": None if alarm is None else alarm.to_json(),
         "comparison": comparison,
         "funnel": _funnels(run, commits),
         "pairs": [asdict(record) for record in rounds],

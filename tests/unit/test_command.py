@@ -14,6 +14,7 @@ from raypipe.config import Config
 from raypipe.errors import (
     AdapterInactiveError,
     ArtifactError,
+    CollapseError,
     ConfigDriftError,
     EngineStartError,
     InputError,
@@ -96,6 +97,7 @@ def test_a_wrong_configuration_exits_2(
         (ArtifactError, 3),
         (AdapterInactiveError, 3),
         (NonFiniteLossError, 3),
+        (CollapseError, 3),
         (EngineStartError, 4),
     ],
 )

@@ -10,6 +10,8 @@ from raypipe.artifacts import Run
 from raypipe.attributes import Attribute, AttributeSchema
 from raypipe.config import Config, resolve
 from raypipe.errors import ArtifactError, ConfigDriftError
+from raypipe.evaluation.signs import Lean, Signs
+from raypipe.rounds.alarm import Evidence, Gain, Measured, collapse
 from raypipe.schemas import CHAINS, CONSENSUS, EVALUATION, LISTINGS, QUARANTINE, TRUTH
 
 Rows = list[dict[str, Any]]
@@ -44,14 +46,17 @@ VOTES = {
 CONFIG = resolve({"evaluation": {"num_resamples": 200}})
 
 
+def said(answer: str) -> dict[str, Any]:
+    text = f"<reasoning>so</reasoning><answer>{answer}</answer>"
+    return {"text": text, "token_ids": [1], "logprob": -1.0, "finish_reason": "stop"}
+
+
 def chain_rows() -> Rows:
     rows = []
     for (listing_id, vertical, split), answers in SAID.items():
         queries = []
         for attribute, answer in answers.items():
-            text = f"<reasoning>so</reasoning><answer>{answer}</answer>"
-            chain = {"text": text, "token_ids": [1], "logprob": -1.0, "finish_reason": "stop"}
-            greedy = None if split == "pool" else chain
+            greedy = None if split == "pool" else said(answer)
             queries.append({"attribute": attribute, "greedy": greedy, "chains": []})
         rows.append(
             {
@@ -91,7 +96,14 @@ def consensus_rows() -> Rows:
     return rows
 
 
-def commit_all(run: Run, scope: str = "sft", chains: Rows | None = None, refused: str = "") -> Run:
+def commit_all(
+    run: Run,
+    scope: str = "sft",
+    chains: Rows | None = None,
+    refused: str = "",
+    votes: Rows | None = None,
+    truth: dict[str, dict[str, str]] = TRUE,
+) -> Run:
     chains = chain_rows() if chains is None else chains
     attempt = run.artifact(f"{scope}/chains", CHAINS).attempt({})
     for row in chains:
@@ -102,11 +114,11 @@ def commit_all(run: Run, scope: str = "sft", chains: Rows | None = None, refused
         attempt.write(QUARANTINE.from_rows([row]), kind="quarantine")
     attempt.commit()
     attempt = run.artifact(f"{scope}/consensus", CONSENSUS).attempt({})
-    attempt.write(CONSENSUS.from_rows(consensus_rows()))
+    attempt.write(CONSENSUS.from_rows(consensus_rows() if votes is None else votes))
     attempt.commit()
     if run.artifact("catalog/truth").commit() is None:
         attempt = run.artifact("catalog/truth", TRUTH).attempt({})
-        for listing_id, answers in TRUE.items():
+        for listing_id, answers in truth.items():
             values = [{"attribute": name, "value": value} for name, value in answers.items()]
             attempt.write(TRUTH.from_rows([{"listing_id": listing_id, "answers": values}]))
         attempt.commit()
@@ -172,6 +184,80 @@ def test_the_vote_is_measured_on_verified_anchor_queries(run):
     assert (vote["consensus_accuracy_kept"], vote["greedy_accuracy_kept"]) == (1, 0)
     assert vote["headroom"] == 1
     assert [entry["votes"] for entry in vote["by_confidence"]] == [0, 5]
+
+
+def test_vital_signs_are_of_verified_anchor_queries_alone(run, tmp_path):
+    evaluate(run)
+    signs = metrics_of(run)["signs"]
+    assert signs == {
+        "queries": 2,
+        "entropy": None,  # one query of each attribute: nothing varies
+        "entropy_error": None,
+        "confidence": pytest.approx((5 + 0) / 14),
+        "unanimity": 0,
+        "leans": [
+            {
+                "attribute": "Dress/colour",
+                "value": "Blue",
+                "share": 1,
+                "truth_share": 0,
+                "queries": 1,
+            }
+        ],
+        "dominance": None,
+    }
+    elsewhere = chain_rows()
+    for row in elsewhere:
+        if row["split"] == "eval":
+            row["queries"] = [query | {"greedy": said("None")} for query in row["queries"]]
+    other = commit_all(Run(str(tmp_path / "other")), chains=elsewhere)
+    evaluate(other)
+    assert metrics_of(other)["signs"] == signs
+
+
+def commit_policy(run: Run, scope: str, answers: list[str], votes: int) -> None:
+    """A policy of dresses in red and blue by turns: its greedy colours and the votes for each."""
+    blank = {"split": "anchor", "vertical": "Dress"}
+    chains, ballots = [], []
+    for number, answer in enumerate(answers):
+        here = blank | {"listing_id": f"a{number}"}
+        query = {"attribute": "colour", "greedy": said(answer), "chains": []}
+        chains.append(here | {"policy_id": scope, "queries": [query]})
+        ballot = {"answer": answer, "votes": [{"value": answer, "count": votes}]}
+        ballots.append(consensus_rows()[0] | here | ballot | {"confidence": votes / 7})
+    truth = {
+        f"a{number}": {"colour": ("Red", "Blue")[number % 2]} for number in range(len(answers))
+    }
+    commit_all(run, scope, chains, votes=ballots, truth=truth)
+    evaluate(run, scope=scope)
+
+
+def test_a_policy_that_improves_passes_the_alarm_and_one_that_collapses_does_not(tmp_path):
+    run = Run(str(tmp_path / "run"))
+    half_right = ["Red", "Blue", "Blue", "Red"] * 10
+    commit_policy(run, "sft", half_right, votes=4)
+    commit_policy(run, "round-1", ["Red", "Blue"] * 18 + ["Blue", "Red"] * 2, votes=7)
+    commit_policy(run, "round-2", ["Blue"] * 39 + ["Red"], votes=7)
+    metrics = {
+        scope: run.artifact(f"{scope}/evaluation").read_json("metrics.json")
+        for scope in ("sft", "round-1", "round-2")
+    }
+    measured = {
+        scope: Measured(scope, found["anchor"]["accuracy"], Signs.from_json(found["signs"]))
+        for scope, found in metrics.items()
+    }
+
+    def since_sft(scope: str) -> Evidence | None:
+        gain = evaluation.compare(CONFIG, run, before="sft", after=scope, split="anchor")
+        assert gain is not None
+        return collapse(measured["sft"], measured[scope], Gain.of(gain), CONFIG.rounds)
+
+    assert [found.anchor_accuracy for found in measured.values()] == [0.5, 0.9, 0.475]
+    assert since_sft("round-1") is None
+    evidence = since_sft("round-2")
+    assert evidence is not None
+    assert evidence.unanimity == (0, 1)
+    assert evidence.takeover == Lean("Dress/colour", "Blue", 39 / 40, 0.5, 40)
 
 
 def test_without_consensus_there_is_no_vote(run):

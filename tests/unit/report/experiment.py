@@ -29,6 +29,13 @@ COLORS = {
     "Pink": "#e08aa6",
     "Brown": "#7a5636",
 }
+LEAN = {
+    "attribute": "kurta/neckline",
+    "value": "V-Neck",
+    "share": 1.0,
+    "truth_share": 0.125,
+    "queries": 8,
+}
 Row = dict[str, Any]
 
 
@@ -165,7 +172,17 @@ class Experiment:
             for entry in self.attributes[listing["row"]["vertical"]]
         ]
         metrics = {split: measure([r for r in rows if r["split"] == split]) for split in SPLITS}
-        metrics["vote"] = self._vote_metrics(scope) if self._feeds_a_round(scope) else None
+        voted = self._feeds_a_round(scope)
+        metrics["vote"] = self._vote_metrics(scope) if voted else None
+        metrics["signs"] = {
+            "queries": metrics["anchor"]["queries"],
+            "confidence": SKILL[scope] - 0.02 if voted else None,
+            "unanimity": SKILL[scope] - 0.3 if voted else None,
+            "entropy": 0.98 - SKILL[scope] / 3,
+            "entropy_error": 0.019,
+            "leans": [LEAN],
+            "dominance": LEAN,
+        }
         self._commit(
             f"{scope}/evaluation", EVALUATION, rows, {"metrics.json": json.dumps(metrics).encode()}
         )

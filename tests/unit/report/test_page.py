@@ -186,6 +186,21 @@ def test_a_round_that_diverged_says_why_and_a_training_tells_its_time_apart(tmp_
     assert "reference 3.0 s, steps 1 min 01 s" in page
 
 
+def test_a_collapse_shows_its_evidence_under_the_outcome_and_the_vital_signs(tmp_path):
+    run = write_run(tmp_path, 24, ("pretrained", "sft", "round-3"))
+    summary = json.loads(run.read("summary.json"))
+    summary["stages"][-1]["decision"] = "collapsed"
+    summary["alarm"] = {"reason": f"round-3 collapsed: '{HOSTILE}' is 95% of the answers"}
+    run.replace("summary.json", json.dumps(summary | {"best": "sft", "comparison": None}).encode())
+    page = render(run)
+    assert '<p class="alarm">The alarm stopped the run. round-3 collapsed: ' in page
+    assert "<script>alert" not in page
+    assert '<span class="badge collapsed">collapsed</span>' in page
+    assert "<details open><summary>Vital signs on the anchor split</summary>" in page
+    assert page.count("of the answers, ") == 3
+    assert '<p class="alarm">' not in render(write_run(tmp_path / "well", 16, ("sft",)))
+
+
 def test_rounds_that_are_all_rolled_back_are_compared_with_their_start(tmp_path):
     run = write_run(tmp_path, 24, ("pretrained", "sft", "round-3"))
     summary = json.loads(run.read("summary.json"))

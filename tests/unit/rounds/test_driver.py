@@ -1,8 +1,9 @@
 """The driver's order of work, on scripted stages that commit tiny artifacts for real."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 from raypipe import progress
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import Config, ModelConfig, resolve
-from raypipe.errors import ConfigDriftError, InputError, NonFiniteLossError
+from raypipe.errors import (
+    CollapseError,
+    ConfigDriftError,
+    InputError,
+    NonFiniteLossError,
+    RaypipeError,
+)
+from raypipe.evaluation.signs import Lean, Signs
 from raypipe.manifest import Commit
 from raypipe.policies import ADAPTER_WEIGHTS, Policy
 from raypipe.rounds import driver, summary
@@ -29,6 +37,9 @@ BEGINNING = [
 ]
 ROUND_1 = ["round-1/adapter", "round-1/chains", "round-1/consensus", "round-1/evaluation"]
 ROUND_2 = ["round-2/adapter", "round-2/chains", "round-2/evaluation"]
+WELL = Signs(queries=400, entropy=0.9, entropy_error=0.02, confidence=0.6, unanimity=0.2)
+WORSE = replace(WELL, entropy=0.83, confidence=0.64, unanimity=0.24)
+COLLAPSED = Signs(400, 0.7, 0.02, (Lean("toy/colour", "[/b]", 0.9, 0.1, 40),), 0.8, 0.6)
 
 
 class Killed(BaseException):
@@ -39,10 +50,12 @@ class Killed(BaseException):
 class ScriptedStages:
     """Stand in for the stage modules: commit a file each, and remember what was made.
 
-    ``anchor`` is the anchor accuracy of a policy, ``pairs`` the number of pairs of a scope.
+    ``anchor`` is the anchor accuracy of a policy, ``signs`` what is vital of it, ``pairs`` the
+    number of pairs of a scope.
     """
 
     anchor: dict[str, float] = field(default_factory=dict)
+    signs: dict[str, Signs] = field(default_factory=dict)
     pairs: dict[str, int] = field(default_factory=dict)
     kill_before: str | None = None
     diverges: str | None = None
@@ -97,11 +110,20 @@ class ScriptedStages:
     def evaluate(self, config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit:
         assert with_consensus == (run.artifact(f"{scope}/consensus").commit() is not None)
         eval_metrics = {"accuracy": 0.5, "ci95": [0.4, 0.6], "queries": 100, "invalid": 0.1}
-        metrics = {"eval": eval_metrics, "anchor": {"accuracy": self.anchor.get(scope, 0.5)}}
+        metrics = {
+            "eval": eval_metrics,
+            "anchor": {"accuracy": self.anchor.get(scope, 0.5)},
+            "signs": self.signs.get(scope, WELL).to_json(),
+        }
         return self._commit(run, f"{scope}/evaluation", {}, {"metrics.json": metrics})
 
-    def compare(self, config: Config, run: Run, *, before: str, after: str) -> dict[str, Any]:
-        return {"from": before, "to": after, "difference": 0.0, "ci95": [0.0, 0.0], "queries": 1}
+    def compare(
+        self, config: Config, run: Run, *, before: str, after: str, split: str = "eval"
+    ) -> dict[str, Any]:
+        gain = 0.0
+        if split == "anchor":
+            gain = self.anchor.get(after, 0.5) - self.anchor.get(before, 0.5)
+        return {"from": before, "to": after, "difference": gain, "ci95": [gain, gain], "queries": 1}
 
     def run_sft(self, config: Config, run: Run) -> Commit:
         return self._commit(run, "sft/adapter", {}, {ADAPTER_WEIGHTS: "sft"})
@@ -143,6 +165,35 @@ def drive(run: Run, tiny_model: ModelConfig) -> RunDriver:
     def go(**sections: dict[str, Any]) -> dict[str, Any]:
         config = resolve({"model": tiny_model.model_dump(), **sections})
         return Driver(config, run, Console()).go()
+
+    return go
+
+
+@pytest.fixture
+def run_all(
+    run: Run, tiny_model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], tuple[RaypipeError, list[bytes]]]:
+    """``run_rounds`` to its error, which comes with the summaries that were reported before it."""
+
+    @contextmanager
+    def no_session(*_: Any) -> Iterator[None]:
+        yield
+
+    def go() -> tuple[RaypipeError, list[bytes]]:
+        reported: list[bytes] = []
+
+        def report(config: Config, run: Run) -> str:
+            reported.append(run.read(summary.PATH) or b"")
+            return "page"
+
+        monkeypatch.setattr(driver, "open_run", lambda config: run)
+        monkeypatch.setattr(driver, "ray_session", no_session)
+        monkeypatch.setattr(driver, "report", SimpleNamespace(run=report))
+        monkeypatch.setattr(driver.training, "check", lambda config: None, raising=False)
+        config = resolve({"model": tiny_model.model_dump(), "rounds": {"num_rounds": 3}})
+        with pytest.raises(RaypipeError) as raised:
+            driver.run_rounds(config, Console())
+        return raised.value, reported
 
     return go
 
@@ -273,6 +324,83 @@ def test_a_round_that_diverges_ends_the_run_with_the_adapter_before_it_and_says_
     assert written["best"] == "round-1"
     assert [record["outcome"] for record in written["pairs"]] == ["trained", "diverged"]
     assert written["pairs"][1]["reason"] == "loss is nan at step 3, in p0/colour"
+
+
+def test_a_round_that_collapses_ends_the_run_with_the_policy_before_it(
+    stages: ScriptedStages, drive: RunDriver
+) -> None:
+    stages.anchor = {"sft": 0.5, "round-1": 0.6, "round-2": 0.59}
+    stages.signs = {"round-2": COLLAPSED}
+    written = drive(rounds={"num_rounds": 3})
+    assert names(written) == ["pretrained", "sft", "round-1", "round-2"]
+    assert [stage["decision"] for stage in written["stages"]] == [
+        None,
+        None,
+        "accepted",
+        "collapsed",
+    ]
+    assert written["best"] == written["comparison"]["to"] == "round-1"
+    assert written["alarm"]["since"] == "round-1"
+    assert "anchor accuracy 0.600 → 0.590" in written["alarm"]["reason"]
+
+
+def test_a_collapse_that_creeps_is_told_from_the_policy_before_round_1(
+    stages: ScriptedStages, drive: RunDriver
+) -> None:
+    stages.signs = {"round-1": WORSE, "round-2": replace(COLLAPSED, entropy=0.76, confidence=0.68)}
+    alarm = drive(rounds={"num_rounds": 3})["alarm"]
+    assert (alarm["since"], alarm["policy"]) == ("sft", "round-2")
+
+
+def test_a_round_that_is_surer_and_better_goes_on(stages: ScriptedStages, drive: RunDriver) -> None:
+    stages.anchor = {"round-1": 0.55, "round-2": 0.6}
+    stages.signs = {"round-1": COLLAPSED, "round-2": COLLAPSED}
+    written = drive(rounds={"num_rounds": 2})
+    assert (written["best"], written["alarm"]) == ("round-2", None)
+
+
+def test_without_the_alarm_the_gate_alone_judges(stages: ScriptedStages, drive: RunDriver) -> None:
+    stages.signs = {"round-1": COLLAPSED}
+    assert "round-2/adapter" not in made_with(stages, drive, alarm=True)
+    assert "round-2/adapter" in made_with(stages, drive, alarm=False)
+
+
+def made_with(stages: ScriptedStages, drive: RunDriver, *, alarm: bool) -> list[str]:
+    drive(rounds={"num_rounds": 2, "alarm": alarm})
+    return stages.made
+
+
+def test_an_evaluation_without_signs_raises_no_alarm(
+    stages: ScriptedStages, drive: RunDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.signs = {"round-1": COLLAPSED}
+    metrics = Driver._metrics
+    monkeypatch.setattr(Driver, "_metrics", lambda *of: metrics(*of) | {"signs": None})
+    assert drive(rounds={"num_rounds": 1})["alarm"] is None
+
+
+@pytest.mark.parametrize("kind", [CollapseError, NonFiniteLossError])
+def test_what_stopped_the_rounds_is_raised_after_the_report_and_again_by_the_same_command(
+    stages: ScriptedStages,
+    run_all: Callable[[], tuple[RaypipeError, list[bytes]]],
+    kind: type[RaypipeError],
+) -> None:
+    if kind is CollapseError:
+        stages.signs = {"round-1": COLLAPSED}
+    else:
+        stages.diverges = "round-1"
+    first, reported = run_all()
+    assert type(first) is kind
+    assert first.exit_code == 3
+    (written,) = map(json.loads, reported)
+    assert written["best"] == "sft"
+    if kind is CollapseError:
+        assert str(first).startswith(written["alarm"]["reason"])
+        assert "with sft as the policy to use" in str(first)
+    made = list(stages.made)
+    second, again = run_all()
+    assert stages.made == made
+    assert (str(second), again) == (str(first), reported)
 
 
 def test_self_learning_trains_on_kept_queries_also_when_there_is_no_pair(

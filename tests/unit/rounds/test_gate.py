@@ -77,6 +77,11 @@ def test_what_was_rolled_back_is_never_the_best_however_high() -> None:
     assert best(judged) == START
 
 
+def test_what_collapsed_is_never_the_best_nor_a_start() -> None:
+    judged = [START, Judged("round-1", 0.70, "accepted"), Judged("round-2", 0.71, "collapsed")]
+    assert best(judged).policy == next_start(judged) == "round-1"
+
+
 def test_an_accuracy_that_is_no_number_is_rolled_back() -> None:
     judged = judge(float("nan"))
     assert decisions(judged)[-1] == "rolled_back"

@@ -1,0 +1,158 @@
+"""Vital signs: what each figure is of constructed answers, and what changes none of them."""
+
+from math import log
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypipe.evaluation.signs import Examined, Lean, Signs, vital_signs
+
+VALUES = ("Red", "Blue", "Green", "None")
+queries = st.lists(
+    st.builds(
+        Examined,
+        listing_id=st.sampled_from([f"l{number}" for number in range(9)]),
+        vertical=st.sampled_from(("Dress", "Shoe")),
+        attribute=st.sampled_from(("colour", "heel")),
+        truth=st.sampled_from(VALUES),
+        answer=st.sampled_from((*VALUES, None)),
+        confidence=st.sampled_from([votes / 7 for votes in range(8)]),
+    ),
+    max_size=60,
+)
+
+
+def asked(answers: list[str | None], truths: list[str], place: str = "Dress/colour"):
+    """A query of each of so many listings."""
+    return [
+        Examined(f"l{number}", *place.split("/"), truth, answer)
+        for number, (answer, truth) in enumerate(zip(answers, truths, strict=True))
+    ]
+
+
+def signs_of(*examined: Examined) -> Signs:
+    signs = vital_signs(examined)
+    assert signs is not None
+    return signs
+
+
+def test_answers_as_varied_as_the_truth_have_entropy_one_though_all_are_wrong() -> None:
+    signs = signs_of(*asked(["Red", "Red", "Blue", "Blue"], ["Blue", "Blue", "Red", "Red"]))
+    assert signs.entropy == 1
+    assert signs.leans == ()
+
+
+def test_one_answer_everywhere_has_entropy_zero() -> None:
+    signs = signs_of(*asked(["Red"] * 4, ["Red", "Blue", "Green", "None"]))
+    assert (signs.entropy, signs.entropy_error) == (0, 0)
+
+
+def test_an_attribute_is_never_mixed_with_another() -> None:
+    dress = asked(["Red"] * 4, ["Red", "Blue", "Red", "Blue"])
+    shoe = asked(["Blue", "Red"], ["Blue", "Red"], "Shoe/colour")
+    signs = signs_of(*dress, *shoe)
+    assert signs.entropy == pytest.approx(2 * log(2) / (6 * log(2)))
+
+
+def test_a_query_without_an_answer_is_left_out_of_answers_and_truth_alike() -> None:
+    answered = asked(["Red", "Blue"], ["Blue", "Red"])
+    refused = [Examined("l9", "Dress", "colour", "Green", None)]
+    signs = signs_of(*answered, *refused)
+    assert (signs.queries, signs.entropy) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "examined",
+    [
+        asked([None, None], ["Red", "Blue"]),
+        asked(["Red", "Blue"], ["Red", "Red"]),
+        asked(["Red"], ["Red"]),
+    ],
+)
+def test_where_nothing_varies_there_is_no_entropy(examined: list[Examined]) -> None:
+    signs = signs_of(*examined)
+    assert (signs.entropy, signs.entropy_error) == (None, None)
+
+
+def test_few_queries_leave_a_wide_error_and_many_a_narrow_one() -> None:
+    truths = ["Red", "Blue", "Green", "None"]
+    said: list[str | None] = ["Red", "Red", "Blue", "None"]
+    few = signs_of(*asked(said, truths)).entropy_error
+    many = signs_of(*asked(said * 25, truths * 25)).entropy_error
+    assert few is not None
+    assert many is not None
+    assert many < few / 4
+
+
+def test_leans_are_sorted_and_the_dominant_one_is_clear_of_chance() -> None:
+    rare = asked(["High"], ["Flat"], "Shoe/heel")
+    many = asked(["Red"] * 9 + ["Blue"], ["Red", *["Blue"] * 9])
+    signs = signs_of(*rare, *many)
+    assert signs.leans == (
+        Lean("Shoe/heel", "High", 1, 0, 1),
+        Lean("Dress/colour", "Red", 0.9, 0.1, 10),
+    )
+    assert signs.dominance == signs.leans[1]
+
+
+def test_an_attribute_of_several_verticals_is_looked_at_as_one_too() -> None:
+    """Two queries each tell little, and ten verticals of them a lot."""
+    examined = [
+        query
+        for number in range(10)
+        for query in asked(["Red", "Red"], ["Red", "Blue"], f"V{number}/colour")
+    ]
+    signs = signs_of(*examined)
+    assert signs.dominance == Lean("colour", "Red", 1, 0.5, 20)
+    assert len(signs.leans) == 11
+
+
+@pytest.mark.parametrize(
+    ("share", "other", "queries", "exceeds"),
+    [
+        (1, 0.25, 8, True),
+        (1, 0.5, 8, False),
+        (0.5, 0.125, 8, False),
+        (1, 0, 1, False),
+        (0.6, 0.4, 300, True),
+    ],
+)
+def test_a_share_exceeds_another_where_chance_does_not_explain_it(
+    share: float, other: float, queries: int, exceeds: bool
+) -> None:
+    assert Lean("Shoe/heel", "Flat", share, 0, queries).exceeds(other) == exceeds
+
+
+def test_confidence_is_the_mean_and_unanimous_is_all_chains_of_one_answer() -> None:
+    examined = [
+        Examined(f"l{number}", "Shoe", "heel", "Flat", "Flat", confidence)
+        for number, confidence in enumerate((1, 1, 6 / 7, 0))
+    ]
+    signs = signs_of(*examined)
+    assert signs.confidence == pytest.approx(20 / 28)
+    assert signs.unanimity == 0.5
+
+
+def test_without_a_vote_there_is_no_confidence_and_without_queries_nothing() -> None:
+    signs = signs_of(*asked(["Red"], ["Red"]))
+    assert (signs.confidence, signs.unanimity) == (None, None)
+    assert vital_signs([]) is None
+
+
+@given(queries, st.randoms())
+def test_the_order_of_queries_changes_nothing(examined, random) -> None:
+    turned = list(examined)
+    random.shuffle(turned)
+    assert vital_signs(turned) == vital_signs(examined)
+
+
+@given(queries)
+def test_signs_are_in_their_bounds_and_survive_json(examined) -> None:
+    signs = vital_signs(examined)
+    if signs is None:
+        return
+    assert Signs.from_json(signs.to_json()) == signs
+    assert signs.entropy is None or signs.entropy >= 0
+    assert all(0 <= lean.truth_share < lean.share <= 1 for lean in signs.leans)
+    assert 0 <= (signs.unanimity or 0) <= (signs.confidence or 0) + 1e-9 <= 1 + 2e-9
