@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from raypipe.artifacts import Run
 from raypipe.config import ModelConfig
 from raypipe.manifest import Commit
 from raypipe.schemas import Table
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 Row = dict[str, Any]
 MakeListing = Callable[..., Row]

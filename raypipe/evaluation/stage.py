@@ -99,7 +99,7 @@ def run(
     answer_format, num_chains = config.model.answer_format, config.sampling.num_chains
     say: Say = partial(_greedy, answer_format=answer_format)
     if vote_of is not None:
-        say = partial(_voted, answer_format=answer_format, num_chains=num_chains)
+        say = partial(_elected, answer_format=answer_format, num_chains=num_chains)
     rows: list[Row] = []
     for table in chains.read_files(["listing_id", "vertical", "split", "queries"]):
         judged = list(_judge(_verified(table), verified, schema, say))
@@ -113,9 +113,9 @@ def run(
         for split in VERIFIED_SPLITS
     }
     anchor = [row for row in rows if row["split"] == "anchor"]
-    voted = None if consensus is None else _voted(anchor, consensus)
-    metrics["vote"] = None if voted is None else _vote_metrics(voted, config)
-    metrics["signs"] = _signs(anchor, voted)
+    votes = None if consensus is None else _voted(anchor, consensus)
+    metrics["vote"] = None if votes is None else _vote_metrics(votes, config)
+    metrics["signs"] = _signs(anchor, votes)
     attempt.write_json(METRICS, metrics)
     counts = {"queries": len(rows), "refused_listings": len(refused & set(verified))}
     return attempt.commit(expected=set(verified) - refused, counts=counts)
@@ -210,7 +210,7 @@ def _greedy(query: Row, attribute: Attribute, place: str, *, answer_format: Answ
     return answer.value, answer.reason, chain["text"]
 
 
-def _voted(
+def _elected(
     query: Row, attribute: Attribute, place: str, *, answer_format: AnswerFormat, num_chains: int
 ) -> Said:
     chains = query.get("chains")

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from markupsafe import Markup
 
 from raypipe.report.drawing import Drawing, Scale, ticks
-from raypipe.report.record import Confidence, ConfidenceLevel, Stage
+from raypipe.report.record import Confidence, Stage
 from raypipe.report.words import score, whole_percent
 
 Point = tuple[float, float]
@@ -99,7 +100,18 @@ def confidence_figure(confidence: Confidence, threshold: float) -> Markup:
     return drawing.markup()
 
 
-def reliability_figure(levels: Sequence[ConfidenceLevel], num_chains: int) -> Markup:
+class VoteLevel(Protocol):
+    """Queries whose consensus has so many votes, and the share of them that is right."""
+
+    @property
+    def votes(self) -> int: ...
+    @property
+    def queries(self) -> int: ...
+    @property
+    def accuracy(self) -> float | None: ...
+
+
+def reliability_figure(levels: Sequence[VoteLevel], num_chains: int) -> Markup:
     """Accuracy of the anchor's consensus at each number of votes, with Wilson intervals."""
     shown = [
         level for level in levels if level.accuracy is not None and level.queries and level.votes

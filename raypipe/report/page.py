@@ -76,6 +76,8 @@ def set_page(template: str, **values: Any) -> bytes:
         score=words.score,
         percent=words.percent,
         points=words.points,
+        interval=words.interval,
+        points_interval=words.points_interval,
         count=words.count,
         duration=words.duration,
     )

@@ -5,20 +5,21 @@ from raypipe.config import Config
 from raypipe.report.gallery import build_gallery
 from raypipe.report.page import render_page
 from raypipe.report.record import read_record
-from raypipe.report.sweep import render_sweep
-from raypipe.sweep.results import Results
+from raypipe.report.sweep import FlipGallery, render_sweep
+from raypipe.results import Results
 
 PAGE = "report/index.html"
 
 
 def run_sweep(run: Run, results: Results) -> str:
     """Write the page of a sweep and return its path; derived, as the run's own."""
-    names = {arm.name for arm in results.arms}
-    gallery = None
-    if {"sft", "dpo-sft"} <= names:
-        scopes = (f"seed-{results.seeds[0]}/{name}" for name in ("sft", "dpo-sft"))
-        gallery = build_gallery(run, *scopes)
-    run.replace(PAGE, render_sweep(results, gallery))
+    before, after = results.arm("sft"), results.arm("dpo-sft")
+    flips = None
+    if before is not None and after is not None:
+        first = f"seed-{results.seeds[0]}"
+        gallery = build_gallery(run, f"{first}/{before.name}", f"{first}/{after.name}")
+        flips = FlipGallery(before.title, after.title, gallery)
+    run.replace(PAGE, render_sweep(results, flips))
     return run.path(PAGE)
 
 

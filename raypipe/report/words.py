@@ -26,6 +26,16 @@ def points(difference: float | None) -> str:
     return f"{figure:+.1f}".replace("-", "−") if figure else "0.0"
 
 
+def interval(ci95: tuple[float, float] | None) -> str:
+    """An interval of accuracies: [0.684, 0.724]."""
+    return ABSENT if ci95 is None else f"[{score(ci95[0])}, {score(ci95[1])}]"
+
+
+def points_interval(ci95: tuple[float, float] | None) -> str:
+    """An interval of differences in percentage points: [−0.4, +2.1]."""
+    return ABSENT if ci95 is None else f"[{points(ci95[0])}, {points(ci95[1])}]"
+
+
 def count(number: int | None) -> str:
     """A whole number with thousands set apart."""
     return ABSENT if number is None else f"{number:,}"

@@ -14,8 +14,8 @@ from raypipe.config import Config
 from raypipe.consensus.gates import min_votes
 from raypipe.consensus.selection import Selection
 from raypipe.policies import PRETRAINED, SFT
+from raypipe.results import Group
 from raypipe.slices import Slice
-from raypipe.sweep.results import Group
 
 Kind = Literal["base", "sft", "learned", "vote"]
 Method = Literal["none", "sft", "dpo", "self_learning", "vote"]

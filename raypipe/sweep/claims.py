@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raypipe.policies import PRETRAINED, SFT
+from raypipe.results import Interval, Verdict
 from raypipe.sweep.arms import VOTE, Arm
-from raypipe.sweep.results import Interval, Verdict
 
 Expected = Literal["above", "below", "any"]
 

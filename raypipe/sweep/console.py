@@ -6,9 +6,9 @@ from rich.table import Table
 
 from raypipe.config import Config
 from raypipe.console import StageConsole
+from raypipe.results import Comparison, Results
 from raypipe.sweep.arms import Arm
 from raypipe.sweep.estimate import Expectation
-from raypipe.sweep.results import Comparison, Results
 
 _VERDICTS = {"holds": "holds", "fails": "fails", "inside_noise": "inside the noise"}
 

@@ -29,12 +29,12 @@ from raypipe.consensus.selection import Selection, select
 from raypipe.errors import NonFiniteLossError
 from raypipe.manifest import Commit
 from raypipe.policies import PRETRAINED, Policy, policy
+from raypipe.results import PATH, Results
 from raypipe.runs import open_run
 from raypipe.sweep import outcome
 from raypipe.sweep.arms import Arm, plan, sampled, votes_of
 from raypipe.sweep.console import SweepConsole
 from raypipe.sweep.outcome import Refusal
-from raypipe.sweep.results import PATH, Results
 
 
 def run_sweep(config: Config, console: SweepConsole, *, command: str) -> Results:

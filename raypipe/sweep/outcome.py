@@ -13,9 +13,7 @@ from raypipe.config import Config
 from raypipe.evaluation.accuracy import Estimate, QueryId, estimate, paired_difference
 from raypipe.evaluation.stage import answered
 from raypipe.policies import PRETRAINED, SFT
-from raypipe.sweep.arms import Arm, votes_of
-from raypipe.sweep.claims import Claim, claims, trends, verdict
-from raypipe.sweep.results import (
+from raypipe.results import (
     ArmResult,
     Comparison,
     Funnel,
@@ -24,6 +22,8 @@ from raypipe.sweep.results import (
     SeedFigures,
     VoteFigures,
 )
+from raypipe.sweep.arms import Arm, votes_of
+from raypipe.sweep.claims import Claim, claims, trends, verdict
 
 Answers = dict[QueryId, bool]
 

@@ -4,18 +4,17 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from experiment import Experiment, write_run
+from reader import ACTIVE, ADDRESSES, HOSTILE, Reader
 
 from raypipe.artifacts import Run
 from raypipe.config import Config, resolve
 from raypipe.errors import ArtifactError
 from raypipe.report import stage
 
-HOSTILE = "\"><img src=x onerror=alert(1)><script>alert('x')</script></style>{{ 7*7 }}"
 SECTIONS = (
     "accuracy",
     "consensus",
@@ -27,24 +26,6 @@ SECTIONS = (
     "quarantine",
     "provenance",
 )
-ADDRESSES = {"src", "href", "action", "data", "srcset", "poster", "xlink:href", "formaction"}
-ACTIVE = {"script", "iframe", "object", "embed", "form", "base", "audio", "video", "use"}
-
-
-class Reader(HTMLParser):
-    """Every element of a page with its attributes."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 def render(run: Run, config: Config | None = None) -> str:

@@ -148,6 +148,8 @@ class Results(Part):
     refused: dict[str, str] = {}
     """Arms that have no figures, with the reason: diverged, no pairs, collapsed."""
     versions: dict[str, str] = {}
+    queries_by_attribute: dict[str, int] = {}
+    """Eval queries per "vertical/attribute"."""
 
     def arm(self, name: str) -> ArmResult | None:
         return next((arm for arm in self.arms if arm.name == name), None)

@@ -1,0 +1,564 @@
+"""The tables of a sweep: rows that its page and its document both show, beside the paper's.
+
+The paper's figures stand here and nowhere else. They are of another model on other data: what can
+be compared is the direction and the order of things, not a number.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from raypipe.report import words
+from raypipe.results import ArmResult, Comparison, Funnel, Interval, Results
+
+PAPER = "Efficient Learning for Product Attributes with Compact Multimodal Models (Kulkarni, 2025)"
+PAPER_SETTING = "Qwen2.5-VL-3B, 7,145 queries of 3,175 marketplace listings, 7 chains"
+PAPER_POOL = 5000
+PAPER_TABLE5 = {0.3: 0.83, 0.5: 0.857, 0.7: 0.831, 0.8: 0.825}
+PAPER_TABLE6 = {
+    0.2: {"self_learning": 0.785, "dpo": 0.816},
+    0.4: {"self_learning": 0.755, "dpo": 0.836},
+    0.6: {"self_learning": 0.73, "dpo": 0.84},
+    0.8: {"self_learning": 0.731, "dpo": 0.852},
+    1.0: {"self_learning": 0.66, "dpo": 0.857},
+}
+"""By share of the paper's pool."""
+PAPER_SFT = 0.751
+
+VERDICTS = {"holds": "holds", "fails": "fails", "inside_noise": "inside the noise"}
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An arm less another one, on the same queries."""
+
+    other: str
+    """Title of the other arm."""
+    difference: float
+    ci95: Interval
+    seeds: tuple[float, ...]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was expected of two arms, and what came of it."""
+
+    statement: str
+    expected: str
+    difference: float
+    ci95: Interval
+    seeds: tuple[float, ...]
+    verdict: str
+    word: str
+
+
+@dataclass(frozen=True)
+class Table4Row:
+    """A technique from a start policy, here and in the paper."""
+
+    technique: str
+    arm: ArmResult | None
+    contrast: Contrast | None
+    paper: float | None
+    paper_difference: float | None
+
+
+@dataclass(frozen=True)
+class Table5Row:
+    """A threshold of the gate; ``shares`` is the earlier threshold that has the same arm."""
+
+    threshold: float
+    min_votes: int
+    arm: ArmResult | None
+    shares: float | None
+    equal: ArmResult | None
+    paper: float | None
+
+
+@dataclass(frozen=True)
+class Table6Row:
+    """A share of the pool."""
+
+    share: float
+    listings: int
+    dpo: ArmResult | None
+    self_learning: ArmResult | None
+    paper_listings: int | None
+    paper_dpo: float | None
+    paper_self_learning: float | None
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """A round, control or option with its difference to the arm that it varies."""
+
+    arm: ArmResult
+    contrast: Contrast | None
+
+
+@dataclass(frozen=True)
+class FunnelRow:
+    arm: ArmResult
+    funnel: Funnel
+
+
+@dataclass(frozen=True)
+class CostRow:
+    arm: ArmResult
+    sampling: float
+    training: float
+    evaluation: float
+    rest: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """Accuracy of an attribute, or the mean over a vertical's attributes, before and after."""
+
+    name: str
+    queries: int | None
+    before: float
+    after: float
+
+    @property
+    def difference(self) -> float:
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Changes:
+    before: ArmResult
+    after: ArmResult
+    verticals: tuple[Change, ...]
+    attributes: tuple[Change, ...]
+
+
+def main_arm(results: Results) -> ArmResult | None:
+    """DPO from the SFT policy, or the first arm of DPO where that was not asked for."""
+    trained = [arm for arm in results.arms if arm.method == "dpo"]
+    table4 = [arm for arm in trained if "table4" in arm.groups]
+    from_sft = [arm for arm in table4 if _method_of_start(results, arm) == "sft"]
+    return next(iter([*from_sft, *table4, *trained]), None)
+
+
+def start_of(results: Results, arm: ArmResult | None) -> ArmResult | None:
+    """The arm whose policy an arm starts from."""
+    return results.arm(arm.start) if arm is not None and arm.start is not None else None
+
+
+def sibling(results: Results, method: str) -> ArmResult | None:
+    """The arm of another method that starts where the main arm starts, one of Table 4 if any."""
+    main = main_arm(results)
+    if main is None:
+        return None
+    others = [
+        arm
+        for arm in results.arms
+        if arm.method == method and (arm.start == main.start or arm.name == f"vote-{main.start}")
+    ]
+    return next((arm for arm in others if "table4" in arm.groups), next(iter(others), None))
+
+
+def contrast(results: Results, after: str, before: str) -> Contrast | None:
+    """One arm less another, if the sweep compared them in either order."""
+    for comparison in results.comparisons:
+        if (comparison.after, comparison.before) == (after, before):
+            return _contrast(results, comparison, flipped=False)
+    for comparison in results.comparisons:
+        if (comparison.after, comparison.before) == (before, after):
+            return _contrast(results, comparison, flipped=True)
+    return None
+
+
+def natural_contrast(results: Results, arm: ArmResult) -> Contrast | None:
+    """An arm less the one that the sweep first compared it with."""
+    for comparison in results.comparisons:
+        if comparison.after == arm.name:
+            return _contrast(results, comparison, flipped=False)
+    for comparison in results.comparisons:
+        if comparison.before == arm.name:
+            return _contrast(results, comparison, flipped=True)
+    return None
+
+
+def _contrast(results: Results, comparison: Comparison, *, flipped: bool) -> Contrast:
+    sign = -1 if flipped else 1
+    low, high = comparison.ci95
+    other = comparison.after if flipped else comparison.before
+    return Contrast(
+        title(results, other),
+        sign * comparison.difference,
+        (-high, -low) if flipped else (low, high),
+        tuple(sign * seed.difference for seed in comparison.seeds),
+        "inside the noise" if low <= 0 <= high else "differs",
+    )
+
+
+def title(results: Results, name: str) -> str:
+    """An arm's title; its name where it has no figures."""
+    arm = results.arm(name)
+    return arm.title if arm is not None else name
+
+
+def claims(results: Results) -> list[Claim]:
+    """The comparisons with an expectation."""
+    return [_claim(each) for each in results.comparisons if each.expected != "any"]
+
+
+def open_questions(results: Results) -> list[Claim]:
+    """The comparisons of which nothing was expected."""
+    return [_claim(each) for each in results.comparisons if each.expected == "any"]
+
+
+def _claim(comparison: Comparison) -> Claim:
+    word = VERDICTS[comparison.verdict]
+    if comparison.expected == "any" and comparison.verdict != "inside_noise":
+        word = "differs"
+    return Claim(
+        comparison.statement,
+        comparison.expected,
+        comparison.difference,
+        comparison.ci95,
+        tuple(seed.difference for seed in comparison.seeds),
+        comparison.verdict,
+        word,
+    )
+
+
+def outcome(results: Results) -> str:
+    """What came out, in a few plain sentences."""
+    said = [_headline(results), _rivals(results), _tally(results)]
+    return " ".join(sentence for sentence in said if sentence)
+
+
+def _headline(results: Results) -> str:
+    arm = main_arm(results)
+    if arm is None:
+        return "No arm of DPO has figures."
+    queries = f"{words.count(results.eval_queries)} held-out queries"
+    start = start_of(results, arm)
+    gain = contrast(results, arm.name, start.name) if start is not None else None
+    if start is None or gain is None:
+        return f"{arm.title} has an accuracy of {words.score(arm.accuracy)} on {queries}."
+    return (
+        f"{arm.title} has an accuracy of {words.score(arm.accuracy)} on {queries}, {start.title} "
+        f"has {words.score(start.accuracy)}: {_in_points(gain)}."
+    )
+
+
+def _rivals(results: Results) -> str:
+    main, rival = main_arm(results), sibling(results, "self_learning")
+    vote = sibling(results, "vote")
+    said = []
+    if rival is not None:
+        gain = contrast(results, rival.name, rival.start or "")
+        by = f" ({_in_points(gain)})" if gain is not None else ""
+        said.append(f"self-learning from the same start reaches {words.score(rival.accuracy)}{by}")
+    if vote is not None and main is not None:
+        said.append(f"the vote of {results.num_chains} chains {words.score(vote.accuracy)}")
+    sentence = ", ".join(said)
+    return f"{sentence[0].upper()}{sentence[1:]}." if said else ""
+
+
+def _in_points(gain: Contrast) -> str:
+    noise = ", which may be noise" if gain.verdict == "inside the noise" else ""
+    interval = words.points_interval(gain.ci95)
+    return f"{words.points(gain.difference)} points, 95 % {interval}{noise}"
+
+
+def _tally(results: Results) -> str:
+    stated = claims(results)
+    if not stated:
+        return ""
+    counts = {name: sum(claim.verdict == name for claim in stated) for name in VERDICTS}
+    noun = "expectation" if len(stated) == 1 else "expectations"
+    return (
+        f"Of {len(stated)} {noun}, {counts['holds']} "
+        f"{_verb(counts['holds'], 'holds', 'hold')}, {counts['fails']} "
+        f"{_verb(counts['fails'], 'fails', 'fail')} and {counts['inside_noise']} "
+        f"{_verb(counts['inside_noise'], 'is', 'are')} inside the noise."
+    )
+
+
+def _verb(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many
+
+
+Belongs = Callable[[ArmResult, str | None], bool]
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A figure of the paper's Table 4, or of §3.1.1, and which of our arms it is beside."""
+
+    technique: str
+    belongs: Belongs
+    """Takes an arm of the sweep's own model and the method of its start."""
+    accuracy: float
+    over: float | None = None
+    """The paper's accuracy of what it starts from."""
+    against: str | None = None
+    """Method of the arm to compare with, where that is not the start."""
+
+
+def _answers_only(arm: ArmResult) -> bool:
+    return "answer" in arm.name
+
+
+_TABLE4 = (
+    _Published(
+        "Pretrained",
+        lambda arm, start: arm.method == "none" and not _answers_only(arm),
+        0.717,
+    ),
+    _Published(
+        "SFT",
+        lambda arm, start: arm.method == "sft" and not _answers_only(arm),
+        0.751,
+        over=0.717,
+    ),
+    _Published(
+        "SFT on answers without reasoning",
+        lambda arm, start: arm.method == "sft" and _answers_only(arm),
+        0.607,
+        over=0.751,
+        against="sft",
+    ),
+    _Published(
+        "Self-learning from pretrained",
+        lambda arm, start: arm.method == "self_learning" and start == "none",
+        0.642,
+        over=0.717,
+    ),
+    _Published(
+        "Self-learning from SFT",
+        lambda arm, start: arm.method == "self_learning" and start == "sft",
+        0.665,
+        over=0.751,
+    ),
+    _Published(
+        "DPO from pretrained",
+        lambda arm, start: arm.method == "dpo" and start == "none",
+        0.826,
+        over=0.717,
+    ),
+    _Published(
+        "DPO from SFT",
+        lambda arm, start: arm.method == "dpo" and start == "sft",
+        0.857,
+        over=0.751,
+    ),
+)
+# The paper's second, older model: Qwen2-VL-2B.
+_SMALLER = (
+    _Published("Pretrained, second model", lambda arm, start: arm.method == "none", 0.317),
+    _Published("SFT, second model", lambda arm, start: arm.method == "sft", 0.44, over=0.317),
+)
+
+
+def table4(results: Results) -> list[Table4Row]:
+    """Every figure of the paper's Table 4 with our arm beside it, then our other arms of it."""
+    if not results.group("table4"):
+        return []
+    rows, placed = [], set[str]()
+    arms = _unique([*results.group("table4"), *results.group("baseline")])
+    own = results.arms[0].model
+    for published in (*_TABLE4, *_SMALLER):
+        model_is_own = published in _TABLE4
+        candidates = (
+            arm
+            for arm in arms
+            if (arm.model == own) == model_is_own
+            and arm.name not in placed
+            and published.belongs(arm, _method_of_start(results, arm))
+        )
+        arm = next(candidates, None)
+        placed |= {arm.name} if arm is not None else set()
+        rows.append(_row_of_table4(results, published, arm))
+    return rows + [
+        Table4Row(arm.title, arm, _over_start(results, arm), None, None)
+        for arm in results.group("table4")
+        if arm.name not in placed
+    ]
+
+
+def _row_of_table4(results: Results, published: _Published, arm: ArmResult | None) -> Table4Row:
+    shown = None
+    if arm is not None:
+        other = published.against
+        shown = contrast(results, arm.name, other) if other else _over_start(results, arm)
+    gain = None if published.over is None else published.accuracy - published.over
+    return Table4Row(published.technique, arm, shown, published.accuracy, gain)
+
+
+def _over_start(results: Results, arm: ArmResult) -> Contrast | None:
+    return contrast(results, arm.name, arm.start) if arm.start is not None else None
+
+
+def _method_of_start(results: Results, arm: ArmResult) -> str | None:
+    start = start_of(results, arm)
+    return start.method if start is not None else None
+
+
+def _unique(arms: Iterable[ArmResult]) -> list[ArmResult]:
+    return list({arm.name: arm for arm in arms}.values())
+
+
+def table5(results: Results) -> list[Table5Row]:
+    """The paper's thresholds and ours, rising; thresholds with the same k of n are one arm."""
+    arms = results.group("table5")
+    if not arms:
+        return []
+    known = {arm.threshold for arm in arms if arm.threshold is not None}
+    rows: list[Table5Row] = []
+    for threshold in sorted(known | set(PAPER_TABLE5)):
+        fewest = _min_votes(threshold, results.num_chains)
+        arm = next((arm for arm in arms if arm.threshold == threshold), None) or next(
+            (arm for arm in arms if arm.min_votes == fewest), None
+        )
+        earlier = (row.threshold for row in rows if arm is not None and row.arm == arm)
+        equal = results.arm(f"dpo-sft-c{threshold:g}-equal")
+        rows.append(
+            Table5Row(
+                threshold,
+                arm.min_votes or fewest if arm is not None else fewest,
+                arm,
+                next(earlier, None),
+                equal,
+                PAPER_TABLE5.get(threshold),
+            )
+        )
+    return rows
+
+
+def _min_votes(threshold: float, num_chains: int) -> int:
+    """The fewest votes that exceed a threshold, as the gate counts them."""
+    return math.floor(Fraction(repr(threshold)) * num_chains) + 1
+
+
+def table6(results: Results) -> list[Table6Row]:
+    """The paper's shares of the pool and ours, rising."""
+    arms = [arm for arm in results.group("table6") if arm.pool_share is not None]
+    if not arms:
+        return []
+    by_place = {(arm.method, round(arm.pool_share or 0, 6)): arm for arm in reversed(arms)}
+    rows = []
+    for share in sorted({share for _, share in by_place} | set(PAPER_TABLE6)):
+        dpo, sl = by_place.get(("dpo", share)), by_place.get(("self_learning", share))
+        paper = PAPER_TABLE6.get(share, {})
+        rows.append(
+            Table6Row(
+                share,
+                _listings(dpo or sl) or round(share * results.pool_listings),
+                dpo,
+                sl,
+                round(share * PAPER_POOL) if paper else None,
+                paper.get("dpo"),
+                paper.get("self_learning"),
+            )
+        )
+    return rows
+
+
+def _listings(arm: ArmResult | None) -> int | None:
+    return arm.seeds[0].listings if arm is not None and arm.seeds else None
+
+
+def pairs(arm: ArmResult | None) -> int | None:
+    """Training examples of an arm's first seed."""
+    return arm.seeds[0].pairs if arm is not None and arm.seeds else None
+
+
+def variants(results: Results) -> dict[str, list[VariantRow]]:
+    """Rounds, controls and options; a control that Table 5 shows is not shown twice."""
+    shown = {row.equal.name for row in table5(results) if row.equal is not None}
+    groups = {
+        "Rounds": results.group("rounds"),
+        "Controls": tuple(arm for arm in results.group("control") if arm.name not in shown),
+        "Options": results.group("option"),
+    }
+    return {
+        name: [VariantRow(arm, natural_contrast(results, arm)) for arm in arms]
+        for name, arms in groups.items()
+        if arms
+    }
+
+
+def funnels(results: Results) -> list[FunnelRow]:
+    return [FunnelRow(arm, arm.funnel) for arm in results.arms if arm.funnel is not None]
+
+
+def costs(results: Results) -> list[CostRow]:
+    """What each arm took beyond those that it builds on."""
+    return [_cost(arm) for arm in results.arms if sum(arm.seconds.values()) > 0]
+
+
+def _cost(arm: ArmResult) -> CostRow:
+    sampling, training, evaluation = (
+        arm.seconds.get(part, 0.0) for part in ("sampling", "training", "evaluation")
+    )
+    total = sum(arm.seconds.values())
+    rest = total - sampling - training - evaluation
+    return CostRow(arm, sampling, training, evaluation, rest, total)
+
+
+def changes(results: Results) -> Changes | None:
+    """Gains and losses of the main arm over its start, the greatest gain first."""
+    after = main_arm(results)
+    before = start_of(results, after)
+    if after is None or before is None:
+        return None
+    names = sorted(set(before.by_attribute) & set(after.by_attribute))
+    attributes = [
+        Change(
+            name,
+            results.queries_by_attribute.get(name),
+            before.by_attribute[name],
+            after.by_attribute[name],
+        )
+        for name in names
+    ]
+    by_vertical: dict[str, list[Change]] = {}
+    for change in attributes:
+        by_vertical.setdefault(change.name.partition("/")[0], []).append(change)
+    verticals = [_mean_change(name, inner) for name, inner in by_vertical.items()]
+    if not attributes:
+        return None
+    return Changes(before, after, _by_gain(verticals), _by_gain(attributes))
+
+
+def _mean_change(vertical: str, inner: Sequence[Change]) -> Change:
+    counts = [change.queries for change in inner]
+    known = [count for count in counts if count is not None]
+    return Change(
+        vertical,
+        sum(known) if len(known) == len(counts) else None,
+        sum(change.before for change in inner) / len(inner),
+        sum(change.after for change in inner) / len(inner),
+    )
+
+
+def _by_gain(rows: Sequence[Change]) -> tuple[Change, ...]:
+    return tuple(sorted(rows, key=lambda change: (-change.difference, change.name)))
+
+
+def note_on_intervals(results: Results) -> str:
+    """How the intervals are to be read."""
+    seeds = len(results.seeds)
+    over = (
+        "There is one seed: what another training run would have given is not in the interval. "
+        if seeds == 1
+        else f"A figure is the mean over {seeds} seeds (of sampling, pairing and training); an "
+        "interval says what another draw of listings could have given, and the figures of each "
+        "seed say how much the seed matters. "
+    )
+    compared = len(results.comparisons)
+    return (
+        f"Intervals are at 95 %, by bootstrap over {words.count(results.eval_listings)} eval "
+        f"listings; differences are paired, query by query. {over}"
+        f"They are not corrected for the {compared} comparisons: one interval in twenty is "
+        "expected to exclude zero by chance alone."
+    )
