@@ -85,8 +85,16 @@ def _label(config: Config, *, plan: bool) -> None:
     label_catalog(config, LabelingConsole(), plan_only=plan)
 
 
+def _evaluate(config: Config) -> None:
+    from raypipe.judging.console import JudgingConsole
+    from raypipe.judging.driver import evaluate
+
+    evaluate(config, JudgingConsole())
+
+
 _FLAGS = {"label": {"plan": "say what it would take, and stop"}}
 _JOBS: dict[str, Callable[..., None]] = {
+    "evaluate": _evaluate,
     "label": _label,
     "round": _round,
     "prepare": _prepare,

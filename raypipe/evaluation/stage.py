@@ -23,12 +23,14 @@ VERIFIED_SPLITS = ("eval", "anchor")
 Row = dict[str, Any]
 
 
-def run(config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit:
+def run(
+    config: Config, run: Run, *, scope: str, with_consensus: bool, catalog: str = "catalog"
+) -> Commit:
     """Judge the greedy chains of a scope on the eval and the anchor split.
 
-    Reads ``<scope>/chains``, ``catalog/truth``, the attribute schema in ``catalog/listings`` and,
-    with consensus, the anchor rows of ``<scope>/consensus``. Commits ``<scope>/evaluation``, a row
-    per verified query, with ``metrics.json``::
+    Reads ``<scope>/chains``, ``<catalog>/truth``, the attribute schema in ``<catalog>/listings``
+    and, with consensus, the anchor rows of ``<scope>/consensus``. Commits ``<scope>/evaluation``,
+    a row per verified query, with ``metrics.json``::
 
         {"eval": {"accuracy", "ci95": [low, high], "queries", "listings", "invalid",
                   "macro_vertical", "macro_attribute",
@@ -46,8 +48,8 @@ def run(config: Config, run: Run, *, scope: str, with_consensus: bool) -> Commit
         ConfigDriftError: the artifact was committed with other settings.
     """
     chains = run.artifact(f"{scope}/chains", CHAINS)
-    truth = run.artifact("catalog/truth", TRUTH)
-    listings = run.artifact("catalog/listings", LISTINGS)
+    truth = run.artifact(f"{catalog}/truth", TRUTH)
+    listings = run.artifact(f"{catalog}/listings", LISTINGS)
     consensus = run.artifact(f"{scope}/consensus", CONSENSUS) if with_consensus else None
     fingerprint = {
         "evaluation.num_resamples": config.evaluation.num_resamples,
