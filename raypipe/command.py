@@ -86,6 +86,13 @@ def _label(config: Config, *, plan: bool) -> None:
     label_catalog(config, LabelingConsole(), plan_only=plan)
 
 
+def _evaluate(config: Config) -> None:
+    from raypipe.judging.console import JudgingConsole
+    from raypipe.judging.driver import evaluate
+
+    evaluate(config, JudgingConsole())
+
+
 def _sweep(config: Config, *, plan: bool) -> None:
     from raypipe.sweep.console import SweepConsole
 
@@ -102,6 +109,7 @@ def _sweep(config: Config, *, plan: bool) -> None:
 _PLAN = {"plan": "say what it would take, and stop"}
 _FLAGS = {"label": _PLAN, "sweep": _PLAN}
 _JOBS: dict[str, Callable[..., None]] = {
+    "evaluate": _evaluate,
     "label": _label,
     "round": _round,
     "prepare": _prepare,

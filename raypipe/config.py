@@ -11,9 +11,18 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from raypipe.errors import ConfigError
 from raypipe.prompts import AnswerFormat
@@ -248,7 +257,7 @@ class EvaluationConfig(Section):
 class LabelingConfig(Section):
     policy: str = "best"
     """Whose labels: 'best' (what the run's rounds ended with), a policy of the run (pretrained,
-    sft, round-1 …), or the directory of a PEFT adapter."""
+    sft, round-1 …), or the directory of a PEFT adapter or of a whole checkpoint."""
     mode: Literal["vote", "greedy"] = "vote"
     """Vote on sampling.num_chains chains per query, or one greedy chain."""
     precision: float = Field(0.95, gt=0, le=1)
@@ -298,6 +307,52 @@ class SweepConfig(Section):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("sweep.seeds names a seed twice")
         return self
+
+class JudgingConfig(Section):
+    policy: str | None = None
+    """Whose answers are judged: 'best', a policy of the run, the directory of a PEFT adapter or of
+    a whole checkpoint. None is 'best', unless an endpoint is judged."""
+    listings: str | None = None
+    """Parquet of labeled listings in the form of catalog.listings, of which those with a truth are
+    asked; None asks the run's own eval and anchor listings."""
+    truth: str | None = None
+    """Parquet of their values in the form of catalog.truth; None with judging.listings alone."""
+    endpoint: str | None = None
+    """Base URL of an OpenAI-compatible server that answers instead of an engine started here, such
+    as https://api.openai.com/v1; None starts the engine."""
+    endpoint_model: str | None = None
+    """Model that the endpoint is asked for; None without an endpoint."""
+    api_key_variable: str | None = Field(
+        "OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", json_schema_extra=RESOURCE
+    )
+    """Environment variable that holds the endpoint's key, which is written nowhere; None sends
+    no key."""
+    concurrency: int = Field(16, ge=1, json_schema_extra=RESOURCE)
+    """Requests under way at the endpoint at once."""
+    max_attempts: int = Field(5, ge=1, json_schema_extra=RESOURCE)
+    """Tries of a request whose server is busy, broken or out of reach (429, 5xx, time-outs)."""
+
+    @model_validator(mode="after")
+    def _one_answerer(self) -> "JudgingConfig":
+        if (self.endpoint is None) != (self.endpoint_model is None):
+            raise ValueError("endpoint and endpoint_model need each other")
+        if self.endpoint is not None and self.policy is not None:
+            raise ValueError("set one of judging.policy and judging.endpoint")
+        if (self.listings is None) != (self.truth is None):
+            raise ValueError("listings and truth need each other")
+        return self
+
+    @field_validator("endpoint")
+    @classmethod
+    def _plain_url(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an endpoint reads https://host/v1")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("keys and passwords belong in an environment variable, not in a URL")
+        return endpoint.rstrip("/")
 
 
 class RatesConfig(Section):
@@ -357,6 +412,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     labeling: LabelingConfig = LabelingConfig()
     sweep: SweepConfig = SweepConfig()
+    judging: JudgingConfig = JudgingConfig()
     rates: RatesConfig = RatesConfig()
     cluster: ClusterConfig = ClusterConfig()
 

@@ -5,13 +5,15 @@ depends on the bytes of both parts, names the same weights everywhere.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from raypipe.artifacts import Artifact, Run
 from raypipe.config import ModelConfig
-from raypipe.errors import ConfigError
+from raypipe.errors import ConfigError, InputError
 
+BEST = "best"
 PRETRAINED = "pretrained"
 SFT = "sft"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -65,7 +67,7 @@ def model_identity(model: ModelConfig) -> dict[str, str | None]:
 @dataclass(frozen=True)
 class Policy:
     """One policy; ``adapter`` is an artifact of the run, a PEFT directory from elsewhere, or None
-    for the base model itself."""
+    for a whole model: the base itself, or a checkpoint from elsewhere."""
 
     name: str
     model: ModelConfig
@@ -92,12 +94,41 @@ class Policy:
 
 
 def policy(run: Run, model: ModelConfig, name: str) -> Policy:
-    """The policy of that name in a run, or of a PEFT adapter's directory.
+    """A policy by its name in a run, or by the directory of a PEFT adapter or a whole checkpoint.
 
     A policy of the run must be committed unless it is the base model.
+
+    Args:
+        run: whose policies are meant.
+        model: the base model.
+        name: "best" is what the run's rounds ended with.
+
+    Raises:
+        InputError: "best" of a run that has no summary yet.
+        ConfigError: a path that holds neither an adapter nor a checkpoint.
     """
+    if name == BEST:
+        name = _best(run)
     if name == PRETRAINED:
         return Policy(name, model)
-    if (Path(name) / ADAPTER_WEIGHTS).is_file():
-        return Policy(Path(name).name, model, Path(name).resolve())
+    directory = Path(name).resolve()
+    if (directory / ADAPTER_WEIGHTS).is_file():
+        return Policy(directory.name, model, directory)
+    if (directory / "config.json").is_file():
+        whole = model.model_copy(update={"path": str(directory), "revision": None})
+        return Policy(directory.name, whole)
+    if "/" in name:
+        raise ConfigError(
+            f"the policy '{name}' is no directory with {ADAPTER_WEIGHTS} or config.json"
+        )
     return Policy(name, model, run.artifact(f"{name}/adapter"))
+
+
+def _best(run: Run) -> str:
+    content = run.read("summary.json")
+    if content is None:
+        raise InputError(
+            f"{run.location} has no summary.json yet, so the policy 'best' says nothing: finish a "
+            "round first, or name a policy (pretrained, sft, an adapter's directory)"
+        )
+    return str(json.loads(content)["best"])

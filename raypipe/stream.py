@@ -138,7 +138,7 @@ def run(
         try:
             for received in _receive(dataset, summed, progress, demand):
                 files += received
-                _check_share(attempt, files, len(wanted), max_refused)
+                check_share(attempt, files, len(wanted), max_refused)
         finally:
             plan.finish()
     return attempt.commit(
@@ -265,8 +265,12 @@ def _bytes(ids: pa.Array) -> np.ndarray:
     return np.array(ids.cast(pa.binary()).to_pylist(), dtype=np.bytes_)
 
 
-def _check_share(attempt: Attempt, files: Sequence[Receipt], total: int, limit: float) -> None:
-    """Stop when more is refused than may be: the rest would go the same way."""
+def check_share(attempt: Attempt, files: Sequence[Receipt], total: int, limit: float) -> None:
+    """Stop when more is refused than may be: the rest would go the same way.
+
+    Raises:
+        QuarantineLimitError: more than ``limit`` (0-1) of ``total`` listings; says why they were.
+    """
     refusals = [receipt for receipt in files if receipt.file.kind == "quarantine"]
     refused = sum(len(receipt.ids) for receipt in refusals)
     if refused <= limit * total:

@@ -9,8 +9,9 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from raypipe.catalog.inputs import Inputs
+from raypipe.attributes import AttributeSchema
 from raypipe.catalog.listings import RefusedListing, image_names, prepare_listing
+from raypipe.catalog.sources import Source
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import Member, Role
 from raypipe.config import CatalogConfig
@@ -31,7 +32,11 @@ class Census:
 
 
 def take_census(
-    inputs: Inputs, roles: Mapping[str, Role], config: CatalogConfig, spill: Spill
+    source: Source,
+    schema: AttributeSchema,
+    roles: Mapping[str, Role],
+    config: CatalogConfig,
+    spill: Spill,
 ) -> Census:
     """Prepare every listing that has a role; its row goes to the spill, its identity is returned.
 
@@ -44,12 +49,11 @@ def take_census(
     from raypipe.catalog.fetch import open_reader
 
     census = Census()
-    source = inputs.listings
     with (
         open_reader(config, source.filesystem, source.directory) as reader,
         ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads,
     ):
-        prepare = partial(prepare_listing, schema=inputs.schema, config=config, read=reader.read)
+        prepare = partial(prepare_listing, schema=schema, config=config, read=reader.read)
         for batch in _batched(source.rows(roles), LISTINGS_PER_BATCH):
             reader.prefetch(image_names(batch, config.max_images))
             rows = []

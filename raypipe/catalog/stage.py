@@ -4,6 +4,8 @@ Every image is decoded once. Prepared listings wait in a spill file until all id
 then the splits are settled, leaks refused, and the three artifacts committed, listings last.
 """
 
+import hashlib
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.artifacts import Artifact, Attempt, Run
+from raypipe.attributes import AttributeSchema
 from raypipe.catalog.answers import ValueField, answers_of, commit_answers
 from raypipe.catalog.census import Census, check_share, take_census
 from raypipe.catalog.inputs import Inputs, open_inputs, roles_of
@@ -21,7 +24,9 @@ from raypipe.catalog.listings import RefusedListing, quarantine_rows
 from raypipe.catalog.sources import Source
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import assign
+from raypipe.catalog.whole import image_settings
 from raypipe.config import CatalogConfig, Config, EmbeddedCatalogConfig, flatten
+from raypipe.errors import InputError
 from raypipe.manifest import Commit, versions
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.schemas import LISTINGS, QUARANTINE, SEED, TRUTH, Split
@@ -30,6 +35,7 @@ LISTINGS_ARTIFACT = "catalog/listings"
 SEED_ARTIFACT = "catalog/seed"
 TRUTH_ARTIFACT = "catalog/truth"
 SCHEMA_FILE = "attribute_schema.json"
+EVAL: Split = "eval"
 # What the user's files hold is in the fingerprint; where they are is not.
 _PLACES = ("listings", "attribute_schema", "seed", "truth")
 
@@ -51,6 +57,55 @@ def run(config: Config, run: Run) -> Commit:
     inputs = open_inputs(config.catalog)
     fingerprint = _fingerprint(config) | inputs.fingerprint()
     return _committed(run, fingerprint) or _prepare(config, run, fingerprint, inputs)
+
+
+def run_labeled(
+    config: Config, run: Run, *, schema: AttributeSchema, listings: Source, truth: Source
+) -> str:
+    """Prepare foreign listings that have a truth, all of them as eval listings.
+
+    Commits ``listings`` and ``truth`` in a scope that is named after what the files hold, so that
+    every policy that is asked about them is asked the same.
+
+    Returns:
+        The scope.
+
+    Raises:
+        InputError: a fault of the files, such as a truth without a listing.
+        QuarantineLimitError: more listings were refused than ``catalog.max_quarantined``.
+    """
+    fingerprint = {
+        **flatten(image_settings(config.catalog), "catalog."),
+        **listings.digest("inputs.listings"),
+        **truth.digest("inputs.truth"),
+        "inputs.attribute_schema": schema.to_json(),
+        "template": TEMPLATE_VERSION,
+        **versions("raypipe", "pillow"),
+    }
+    canonical = json.dumps(fingerprint, sort_keys=True).encode()
+    scope = f"evaluations/catalog-{hashlib.sha256(canonical).hexdigest()[:12]}"
+    artifact = run.artifact(f"{scope}/listings", LISTINGS)
+    if artifact.matching(fingerprint) is not None:  # committed after the truth
+        return scope
+    roles = dict.fromkeys(truth.listing_ids, EVAL)
+    if not roles:
+        raise InputError(f"{truth.files[0]} holds no verified listings")
+    absent = sorted(roles.keys() - listings.listing_ids)
+    if absent:
+        raise InputError(
+            f"{truth.files[0]}: {len(absent)} ids are not among the listings (first: '{absent[0]}')"
+        )
+    attempt = artifact.attempt(fingerprint)
+    with tempfile.TemporaryDirectory(prefix="raypipe-labeled-") as directory:
+        with Spill(Path(directory) / "listings.arrow") as spill:
+            census = take_census(listings, schema, roles, config.catalog, spill)
+        answers = answers_of(truth, census.verticals, schema, "value")
+        commit_answers(
+            run.artifact(f"{scope}/truth", TRUTH), fingerprint, answers, census.verticals
+        )
+        tables = spill.tables(dict.fromkeys(census.verticals, EVAL), config.catalog.rows_per_file)
+        attempt.commit(expected=roles, counts=_write_listings(attempt, tables, census, schema))
+    return scope
 
 
 def _run_embedded(config: Config, sizes: EmbeddedCatalogConfig, run: Run) -> Commit:
@@ -97,7 +152,7 @@ def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: I
     roles = roles_of(inputs, config.catalog.max_listings, config.run.seed)
     with tempfile.TemporaryDirectory(prefix="raypipe-prepare-") as directory:
         with Spill(Path(directory) / "listings.arrow") as spill:
-            census = take_census(inputs, roles, config.catalog, spill)
+            census = take_census(inputs.listings, inputs.schema, roles, config.catalog, spill)
         splits = _settle(census, config)
         check_share(census.refused, len(roles), config.catalog.max_quarantined)
         answered: list[tuple[Artifact, Source, ValueField]] = [
@@ -109,12 +164,8 @@ def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: I
             verticals = {listing_id: census.verticals[listing_id] for listing_id in ids}
             answers = answers_of(source, verticals, inputs.schema, value_field)
             commit_answers(artifact, fingerprint, answers, ids)
-        counts = _write_listings(attempt, spill.tables(splits, config.catalog.rows_per_file))
-        attempt.write_json(SCHEMA_FILE, inputs.schema.to_json())
-        if census.refused:
-            attempt.write(QUARANTINE.from_rows(quarantine_rows(census.refused)), "quarantine")
-        counts["images_skipped"] = dict(census.skipped)
-        counts["refused"] = dict(Counter(listing.reason for listing in census.refused))
+        tables = spill.tables(splits, config.catalog.rows_per_file)
+        counts = _write_listings(attempt, tables, census, inputs.schema)
         counts["beyond_cap"] = len(inputs.listings.listing_ids) - len(roles)
         return attempt.commit(expected=roles, counts=counts)
 
@@ -129,8 +180,10 @@ def _settle(census: Census, config: Config) -> dict[str, Split]:
     return dict(assignment.splits)
 
 
-def _write_listings(attempt: Attempt, tables: Iterable[pa.Table]) -> dict[str, Any]:
-    """Write the tables and count: listings and queries by split, and images."""
+def _write_listings(
+    attempt: Attempt, tables: Iterable[pa.Table], census: Census, schema: AttributeSchema
+) -> dict[str, Any]:
+    """Write the tables, what was refused and the schema, and count."""
     listings: Counter[str] = Counter()
     queries: Counter[str] = Counter()
     images = 0
@@ -142,4 +195,13 @@ def _write_listings(attempt: Attempt, tables: Iterable[pa.Table]) -> dict[str, A
         for split, number in zip(splits, asked, strict=True):
             queries[split] += number
         images += pc.sum(pc.list_value_length(table.column("images"))).as_py()
-    return {"listings": dict(listings), "queries": dict(queries), "images": images}
+    attempt.write_json(SCHEMA_FILE, schema.to_json())
+    if census.refused:
+        attempt.write(QUARANTINE.from_rows(quarantine_rows(census.refused)), "quarantine")
+    return {
+        "listings": dict(listings),
+        "queries": dict(queries),
+        "images": images,
+        "images_skipped": dict(census.skipped),
+        "refused": dict(Counter(listing.reason for listing in census.refused)),
+    }

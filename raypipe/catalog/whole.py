@@ -88,7 +88,7 @@ def run_changed(
         QuarantineLimitError: more listings were refused than ``catalog.max_quarantined``.
     """
     fingerprint = {
-        **flatten(_settings(config.catalog), "catalog."),
+        **flatten(image_settings(config.catalog), "catalog."),
         "template": TEMPLATE_VERSION,
         "todo": f"{digest_rows(todo):032x}",
         **versions("raypipe", "pillow"),
@@ -120,7 +120,8 @@ def run_changed(
     return committed(run.artifact(f"{scope}/listings", LISTINGS), fingerprint, make)
 
 
-def _settings(catalog: CatalogConfig) -> dict[str, Any]:
+def image_settings(catalog: CatalogConfig) -> dict[str, Any]:
+    """The keys that say what a listing's images become."""
     kept = ("image_size", "max_images", "max_image_pixels", "fetch", "broken_images")
     return {name: value for name, value in catalog.outcome().items() if name in kept}
 

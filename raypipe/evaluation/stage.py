@@ -38,12 +38,13 @@ def run(
     with_consensus: bool,
     consensus_of: str | None = None,
     vote_of: str | None = None,
+    catalog: str = "catalog",
 ) -> Commit:
     """Judge the greedy chains of a scope on the eval and the anchor split.
 
-    Reads ``<scope>/chains``, ``catalog/truth``, the attribute schema in ``catalog/listings`` and,
-    with consensus, the anchor rows of ``<scope>/consensus``. Commits ``<scope>/evaluation``, a row
-    per verified query, with ``metrics.json``::
+    Reads ``<scope>/chains``, ``<catalog>/truth``, the attribute schema in ``<catalog>/listings``
+    and, with consensus, the anchor rows of ``<scope>/consensus``. Commits ``<scope>/evaluation``,
+    a row per verified query, with ``metrics.json``::
 
         {"eval": {"accuracy", "ci95": [low, high], "queries", "listings", "invalid",
                   "macro_vertical", "macro_attribute",
@@ -67,8 +68,8 @@ def run(
         ConfigDriftError: the artifact was committed with other settings.
     """
     chains = run.artifact(f"{vote_of or scope}/chains", CHAINS)
-    truth = run.artifact("catalog/truth", TRUTH)
-    listings = run.artifact("catalog/listings", LISTINGS)
+    truth = run.artifact(f"{catalog}/truth", TRUTH)
+    listings = run.artifact(f"{catalog}/listings", LISTINGS)
     voted = consensus_of or scope
     consensus = run.artifact(f"{voted}/consensus", CONSENSUS) if with_consensus else None
     fingerprint = {

@@ -33,7 +33,6 @@ from raypipe.catalog import whole
 from raypipe.catalog.sources import LISTINGS_COLUMNS, open_source
 from raypipe.cluster import ray_session
 from raypipe.config import Config
-from raypipe.errors import InputError
 from raypipe.evaluation.confidence import Calibration
 from raypipe.labeling.console import LabelingConsole
 from raypipe.labeling.estimate import Pace, Work, expected, lines
@@ -47,7 +46,7 @@ from raypipe.labeling.generations import (
 from raypipe.labeling.labels import Labeler, calibrated, label_key
 from raypipe.labeling.review import export_review
 from raypipe.manifest import Commit, plain
-from raypipe.policies import Policy, policy
+from raypipe.policies import policy
 from raypipe.runs import open_run
 from raypipe.sampling.actor import Draw
 from raypipe.schemas import LABELS, LISTINGS, SPLITS
@@ -88,7 +87,7 @@ class Driver:
         self.console = console
         self._start = start
         self._stage("catalog/listings", lambda: catalog.run(config, run))
-        self.policy = chosen_policy(config, run)
+        self.policy = policy(run, config.model, config.labeling.policy)
         self.schema = self._schema()
         self._draw = draw_of(config)
         self._law = self._digest()
@@ -346,25 +345,6 @@ def export_labels(config: Config, run: Run) -> Path | None:
     listings = own if own.commit() else run.artifact("catalog/listings", LISTINGS)
     target = Path(run.path("exports", scope))
     return export_review(labels, listings, target, config.labeling.num_reviews)
-
-
-def chosen_policy(config: Config, run: Run) -> Policy:
-    """The policy that ``labeling.policy`` asks for.
-
-    Raises:
-        InputError: "best" of a run that has no summary yet.
-        ArtifactError: a policy that the run has not made.
-    """
-    name = config.labeling.policy
-    if name == "best":
-        content = run.read("summary.json")
-        if content is None:
-            raise InputError(
-                f"{run.location} has no summary.json yet, so labeling.policy=best says nothing: "
-                "finish a round first, or name a policy (pretrained, sft, an adapter's directory)"
-            )
-        name = json.loads(content)["best"]
-    return policy(run, config.model, name)
 
 
 def draw_of(config: Config) -> Draw:

@@ -50,9 +50,9 @@ def start_engine(config: Config, policy: Policy) -> ChainSource:
     from raypipe.sampling.engine import Engine
 
     return Engine(
-        config.model,
+        policy.model,
         config.sampling,
-        base=model_path(config.model),
+        base=model_path(policy.model),
         adapter=policy.adapter_directory(),
         policy_id=policy.policy_id,
         image_size=config.catalog.image_size,
@@ -70,6 +70,7 @@ def run(
     greedy: bool = True,
     vote_on_eval: bool = False,
     pool: Slice = WHOLE,
+    catalog: str = "catalog",
     start: EngineStarter = start_engine,
 ) -> Commit:
     """Commit ``<scope>/chains``: greedy chains of eval and anchor, sampled ones of pool and anchor.
@@ -81,6 +82,7 @@ def run(
         greedy: whether eval and anchor get their greedy chain (a redraw does not need it).
         vote_on_eval: whether eval is sampled too, to measure what a vote knows.
         pool: the part of the pool that is sampled.
+        catalog: scope of the listings; another one than the run's own holds foreign listings.
         start: starts an engine inside an actor; tests of faults pass a scripted one.
 
     Raises:
@@ -88,7 +90,7 @@ def run(
         AdapterInactiveError: an engine does not serve the policy's adapter.
         ArtifactError: a listing was lost or doubled.
     """
-    listings = run.artifact("catalog/listings", LISTINGS)
+    listings = run.artifact(f"{catalog}/listings", LISTINGS)
     num_chains = config.sampling.num_chains if round_index is not None else 0
     draw = Draw(
         num_chains=num_chains,
@@ -145,7 +147,7 @@ def law(config: Config, policy: Policy, draw: Draw) -> dict[str, Any]:
     values = {
         **flatten(config.sampling.outcome(), "sampling."),
         **_engine_outcome(config.sampling.engine),
-        **model_identity(config.model),
+        **model_identity(policy.model),
         **versions("raypipe", "vllm", "transformers", "torch"),
         "run.seed": config.run.seed,
         "template": TEMPLATE_VERSION,

@@ -154,6 +154,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         "import raypipe.command, raypipe.config",
         "import raypipe.rounds.driver",
+        "import raypipe.judging.driver",
     ],
 )
 def test_what_answers_before_the_work_begins_loads_nothing_heavy(statement: str) -> None:

@@ -95,3 +95,27 @@ def test_an_adapter_from_elsewhere_is_a_policy_known_by_its_weights(
     assert one.adapter_directory() == directories[0]
     assert one.policy_id == same.policy_id != other.policy_id
     assert one.policy_id != policy(run, tiny_model, PRETRAINED).policy_id
+
+
+def test_a_checkpoint_from_elsewhere_is_a_policy_without_an_adapter(
+    run: Run, tiny_model: ModelConfig, tmp_path: Path
+) -> None:
+    directory = tmp_path / "merged"
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(b"merged")
+    whole = policy(run, tiny_model.model_copy(update={"revision": "abc"}), str(directory))
+    assert whole.adapter_directory() is None
+    assert (whole.name, whole.model.path, whole.model.revision) == (
+        "merged",
+        str(directory),
+        None,
+    )
+    assert whole.policy_id != policy(run, tiny_model, PRETRAINED).policy_id
+
+
+def test_a_path_that_holds_no_policy_is_a_configuration_error(
+    run: Run, tiny_model: ModelConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"no directory with adapter_model\.safetensors or"):
+        policy(run, tiny_model, str(tmp_path / "absent"))

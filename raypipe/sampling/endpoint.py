@@ -1,0 +1,301 @@
+"""Greedy chains from an OpenAI-compatible server: an upper anchor, or an engine run by others.
+
+Queries go out as the engine gets them: the same system prompt, the same question, the same pixels.
+Listings that are answered are written while others are asked, so that a killed call pays for
+nothing twice; what could not be asked is asked again by the next call. The key of the server comes
+from the environment and is written nowhere, also where the server repeats it.
+"""
+
+import asyncio
+import base64
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ValidationError
+
+from raypipe import stream
+from raypipe.artifacts import Artifact, Attempt, Run, committed
+from raypipe.config import Config, JudgingConfig
+from raypipe.errors import ConfigError
+from raypipe.manifest import Commit, versions
+from raypipe.progress import reported
+from raypipe.prompts import TEMPLATE_VERSION, AnswerFormat, messages
+from raypipe.receipts import Receipt
+from raypipe.sampling.chains import Answered, Chain, chains_table
+from raypipe.sampling.engine import Failure
+from raypipe.schemas import CHAINS, LISTINGS, QUARANTINE
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+SPLITS = ("anchor", "eval")
+COLUMNS = ["listing_id", "vertical", "split", "images", "queries"]
+Listing = dict[str, Any]
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Completion(BaseModel):
+    """What is read of a server's answer; the client hands on whatever JSON it gets."""
+
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+def run(config: Config, run: Run, *, scope: str, catalog: str = "catalog") -> Commit:
+    """Commit ``<scope>/chains``: greedy chains of eval and anchor from ``judging.endpoint``.
+
+    A chain has no token ids and a log-probability of NaN: servers need not tell them. A refusal or
+    an empty answer is a chain without an answer; a listing with a request that failed for good is
+    refused (``endpoint_error``). The counts add up what the server says of tokens.
+
+    Args:
+        scope: where the chains are committed.
+        catalog: scope of the listings.
+
+    Raises:
+        ConfigError: the server does not accept the key.
+        QuarantineLimitError: more listings were refused than ``catalog.max_quarantined``.
+    """
+    listings = run.artifact(f"{catalog}/listings", LISTINGS)
+    fingerprint = law(config) | {"upstream.listings": listings.required().digest}
+
+    def make(attempt: Attempt) -> Commit:
+        return _ask_all(config, listings, attempt)
+
+    return committed(run.artifact(f"{scope}/chains", CHAINS), fingerprint, make)
+
+
+def law(config: Config) -> dict[str, Any]:
+    """What an endpoint's chains depend on beside the listings, for fingerprints."""
+    judging = config.judging
+    name = f"{judging.endpoint}\0{judging.endpoint_model}"
+    return {
+        "judging.endpoint": judging.endpoint,
+        "judging.endpoint_model": judging.endpoint_model,
+        "sampling.max_tokens": config.sampling.max_tokens,
+        "model.answer_format": config.model.answer_format,
+        "template": TEMPLATE_VERSION,
+        "policy_id": hashlib.sha256(name.encode()).hexdigest()[:16],
+        **versions("raypipe"),
+    }
+
+
+def _ask_all(config: Config, listings: Artifact, attempt: Attempt) -> Commit:
+    kept = [receipt for receipt in attempt.salvage() if receipt.file.kind == "data"]
+    done = pa.concat_arrays([stream.NO_IDS, *(receipt.ids for receipt in kept)])
+    wanted = _ids(listings)
+    shelf = _Shelf(attempt, config, len(wanted), kept)
+    server = _Server(config)
+    try:
+        with reported(lambda: f"{len(done) + shelf.taken:,} of {len(wanted):,} listings"):
+            asyncio.run(_work(server, _rows(listings, done), shelf, config.judging.concurrency))
+    finally:
+        shelf.write()
+    shelf.check()
+    counts = {"listings": len(wanted), "salvaged": len(done), **shelf.counts, **server.counts}
+    return attempt.commit(expected=wanted, receipts=shelf.receipts, counts=counts)
+
+
+async def _work(
+    server: "_Server", rows: Iterator[Listing], shelf: "_Shelf", num_workers: int
+) -> None:
+    async def answer() -> None:
+        for listing in rows:  # shared: each worker takes the next one
+            made = await server.answer(client, listing)
+            shelf.add(listing, made)
+
+    async with server.client() as client:
+        workers = [asyncio.ensure_future(answer()) for _ in range(num_workers)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+
+
+class _Server:
+    """Asks one query after the other, so many at once, and counts tokens."""
+
+    def __init__(self, config: Config) -> None:
+        judging = config.judging
+        self._judging = judging
+        self._max_tokens = config.sampling.max_tokens
+        self._answer_format = config.model.answer_format
+        self._key = _key(judging)
+        self._room = asyncio.Semaphore(judging.concurrency)
+        self.counts = Counter(tokens=0, prompt_tokens=0)
+
+    def client(self) -> "AsyncOpenAI":
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(
+            base_url=self._judging.endpoint,
+            api_key=self._key or "none",  # the client wants one, a server without keys takes any
+            max_retries=self._judging.max_attempts - 1,
+        )
+
+    async def answer(self, client: "AsyncOpenAI", listing: Listing) -> list[Chain] | Failure:
+        """A chain per query of a listing, or why one of them could not be had."""
+        images = listing["images"]
+        made = await asyncio.gather(
+            *(
+                self._chain(client, conversation(query["prompt"], images, self._answer_format))
+                for query in listing["queries"]
+            )
+        )
+        chains = [chain for chain in made if isinstance(chain, Chain)]
+        failures = [failure for failure in made if isinstance(failure, Failure)]
+        return failures[0] if failures else chains
+
+    async def _chain(self, client: "AsyncOpenAI", asked: list[Any]) -> Chain | Failure:
+        import openai
+
+        try:
+            async with self._room:
+                response = await client.chat.completions.with_raw_response.create(
+                    model=str(self._judging.endpoint_model),
+                    messages=asked,
+                    temperature=0,
+                    max_tokens=self._max_tokens,
+                )
+            completion = _Completion.model_validate_json(response.http_response.text)
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise self._refused(error.status_code) from None
+        except openai.OpenAIError as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            return Failure(self._silenced(f"{type(error).__name__}: {error}{cause}"))
+        except ValidationError:
+            return Failure("the server answered with something else than a chat completion")
+        usage = completion.usage or _Usage()
+        self.counts["tokens"] += usage.completion_tokens or 0
+        self.counts["prompt_tokens"] += usage.prompt_tokens or 0
+        if not completion.choices:
+            return Chain("", (), math.nan, "no_choice")
+        choice = completion.choices[0]
+        text = self._silenced(choice.message.content or "")
+        return Chain(text, (), math.nan, choice.finish_reason or "unknown")
+
+    def _refused(self, status: int) -> ConfigError:
+        """The server's own words stay out: some repeat a part of the key."""
+        variable = self._judging.api_key_variable
+        key = f"the key in {variable}" if self._key else f"requests without a key in {variable}"
+        return ConfigError(f"{self._judging.endpoint} does not accept {key}: status {status}")
+
+    def _silenced(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+class _Shelf:
+    """Listings that are answered, on their way to disk, so many to a file."""
+
+    def __init__(
+        self, attempt: Attempt, config: Config, total: int, receipts: Sequence[Receipt]
+    ) -> None:
+        self.receipts = list(receipts)
+        self.counts = Counter(queries=0, chains=0)
+        self.taken = 0
+        self._attempt = attempt
+        self._total = total
+        self._per_file = config.sampling.listings_per_call
+        self._max_refused = config.catalog.max_quarantined
+        self._present = partial(chains_table, policy_id=law(config)["policy_id"])
+        self._answered: list[tuple[Listing, list[Answered]]] = []
+        self._refused: list[dict[str, object]] = []
+
+    def add(self, listing: Listing, made: list[Chain] | Failure) -> None:
+        self.taken += 1
+        if isinstance(made, Failure):
+            self._refused.append(
+                {
+                    "id": listing["listing_id"],
+                    "stage": "sampling",
+                    "reason": "endpoint_error",
+                    "detail": made.detail[:500],
+                }
+            )
+        else:
+            without_images = {name: listing[name] for name in COLUMNS if name != "images"}
+            self._answered.append((without_images, [Answered(chain, ()) for chain in made]))
+            self.counts.update(queries=len(made), chains=len(made))
+        if len(self._answered) + len(self._refused) >= self._per_file:
+            self.write()
+            self.check()
+
+    def write(self) -> None:
+        """Write what has come since the last time."""
+        answered, refused = self._answered, self._refused
+        self._answered, self._refused = [], []
+        if answered:
+            listings, chains = zip(*answered, strict=True)
+            self.receipts.append(self._attempt.store(self._present(listings, chains)))
+        if refused:
+            rows = QUARANTINE.from_rows(refused)
+            self.receipts.append(self._attempt.store(rows, "quarantine"))
+
+    def check(self) -> None:
+        """Stop when more is refused than may be."""
+        stream.check_share(self._attempt, self.receipts, self._total, self._max_refused)
+
+
+def conversation(
+    prompt: str, images: Sequence[bytes], answer_format: AnswerFormat
+) -> list[dict[str, Any]]:
+    """A query as chat messages; images (JPEG, as they were prepared) as ``data:`` URLs."""
+    turns = messages(prompt, len(images), answer_format)
+    urls = (f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in images)
+    for turn in turns:
+        turn["content"] = [
+            {"type": "image_url", "image_url": {"url": next(urls)}}
+            if part["type"] == "image"
+            else part
+            for part in turn["content"]
+        ]
+    return turns
+
+
+def _key(judging: JudgingConfig) -> str:
+    """The server's key; empty when there is none."""
+    variable = judging.api_key_variable
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"what the environment variable {variable} holds cannot be a key")
+    return key
+
+
+def _ids(listings: Artifact) -> pa.Array:
+    ids = [stream.NO_IDS]
+    for table in listings.read_files(["listing_id", "split"]):
+        ids += _verified(table).column("listing_id").chunks
+    return pa.concat_arrays(ids)
+
+
+def _rows(listings: Artifact, done: pa.Array) -> Iterator[Listing]:
+    for table in listings.read_files(COLUMNS):
+        verified = _verified(table)
+        left = verified.filter(pc.invert(pc.is_in(verified.column("listing_id"), done)))
+        for batch in left.to_batches(max_chunksize=1):
+            yield from batch.to_pylist()
+
+
+def _verified(table: pa.Table) -> pa.Table:
+    return table.filter(pc.is_in(table.column("split"), pa.array(SPLITS)))

@@ -1,0 +1,248 @@
+"""Chains from a server that speaks the chat-completions protocol, right, wrong and broken."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import Asked, ChatServer, completion
+
+from raypipe.artifacts import Run
+from raypipe.config import Config, resolve
+from raypipe.errors import ConfigError, QuarantineLimitError
+from raypipe.prompts import SYSTEM_PROMPTS
+from raypipe.sampling import endpoint
+from raypipe.schemas import CHAINS, LISTINGS
+from tests.conftest import CommitRows, MakeListing
+
+KEY = "sk-canary-5f0c1d"
+SCOPE = "evaluations/m-1"
+ATTRIBUTES = ("colour", "heel")
+SAID = "<reasoning>so</reasoning><answer>Red</answer>"
+
+
+def right(asked: Asked) -> tuple[int, Any]:
+    return completion(SAID)
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with ChatServer(right) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def listings(run: Run, commit_rows: CommitRows, make_listing: MakeListing) -> list[str]:
+    """Six listings of eval and anchor, and one of the pool that is asked nothing."""
+    ids = [f"l{index}" for index in range(6)]
+    rows = [make_listing(name, "anchor" if name == "l0" else "eval", ATTRIBUTES) for name in ids]
+    commit_rows(run, "catalog/listings", LISTINGS, [*rows, make_listing("p", "pool")], per_file=4)
+    return ids
+
+
+def config_of(server: ChatServer, **changes: Any) -> Config:
+    judging = {
+        "endpoint": server.url,
+        "endpoint_model": "m",
+        "api_key_variable": "JUDGE_KEY",
+        "max_attempts": 3,
+        "concurrency": 3,
+    } | changes
+    return resolve({"judging": judging, "sampling": {"listings_per_call": 2, "max_tokens": 40}})
+
+
+def chains_of(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = run.artifact(f"{SCOPE}/chains", CHAINS).read().to_pylist()
+    return {
+        (row["listing_id"], query["attribute"]): query["greedy"]
+        for row in rows
+        for query in row["queries"]
+    }
+
+
+def refused(run: Run) -> dict[str, str]:
+    rows = run.artifact(f"{SCOPE}/chains", CHAINS).read(kind="quarantine").to_pylist()
+    assert {row["reason"] for row in rows} <= {"endpoint_error"}
+    return {row["id"]: row["detail"] for row in rows}
+
+
+def assert_no_key(run: Run) -> None:
+    files = [path for path in Path(run.location).rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_every_query_is_asked_as_the_engine_would_be_asked(
+    run: Run, server: ChatServer, listings: list[str]
+) -> None:
+    commit = endpoint.run(config_of(server), run, scope=SCOPE)
+    prompts = Counter(asked.prompt for asked in server.asked)
+    assert prompts == Counter(f"{name} of {it}?" for it in listings for name in ATTRIBUTES)
+    for asked in server.asked:
+        assert asked.headers["authorization"] == f"Bearer {KEY}"
+        assert asked.system == SYSTEM_PROMPTS["reasoning"]
+        assert asked.images == [f"image of {asked.prompt.split()[-1].rstrip('?')}".encode()]
+        settings = {name: value for name, value in asked.body.items() if name != "messages"}
+        assert settings == {"model": "m", "temperature": 0, "max_tokens": 40}
+    assert commit.rows == 6
+    assert commit.counts == {
+        "listings": 6,
+        "salvaged": 0,
+        "queries": 12,
+        "chains": 12,
+        "tokens": 84,
+        "prompt_tokens": 600,
+    }
+    chain = chains_of(run)["l3", "heel"]
+    assert math.isnan(chain.pop("logprob"))
+    assert chain == {"text": SAID, "token_ids": [], "finish_reason": "stop"}
+    assert len([file for file in commit.files if file.kind == "data"]) == 3
+    assert_no_key(run)
+
+
+def test_a_second_call_asks_nothing(run: Run, server: ChatServer, listings: list[str]) -> None:
+    first = endpoint.run(config_of(server), run, scope=SCOPE)
+    server.asked.clear()
+    second = endpoint.run(config_of(server, concurrency=1), run, scope=SCOPE)
+    assert second.reused
+    assert (second.digest, server.asked) == (first.digest, [])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_stops_at_once_and_what_was_answered_is_kept(
+    run: Run, server: ChatServer, listings: list[str], status: int
+) -> None:
+    def revoked(asked: Asked) -> tuple[int, Any]:
+        if "l4" in asked.prompt:
+            return status, {"error": {"message": f"Incorrect API key provided: {KEY}"}}
+        return right(asked)
+
+    server.answer = revoked
+    with pytest.raises(ConfigError, match=rf"the key in JUDGE_KEY: status {status}") as raised:
+        endpoint.run(config_of(server, concurrency=1), run, scope=SCOPE)
+    assert KEY not in str(raised.value)
+    assert len(server.asked) <= 10  # never tried again
+    server.answer = right
+    server.asked.clear()
+    commit = endpoint.run(config_of(server), run, scope=SCOPE)
+    assert commit.counts["salvaged"] == 4
+    assert {asked.prompt.split()[-1] for asked in server.asked} == {"l4?", "l5?"}
+    assert len(chains_of(run)) == 12
+    assert_no_key(run)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_or_broken_server_is_asked_again(
+    run: Run, server: ChatServer, listings: list[str], status: int
+) -> None:
+    seen: Counter[str] = Counter()
+
+    def busy(asked: Asked) -> tuple[int, Any]:
+        seen[asked.prompt] += 1
+        if seen[asked.prompt] < 3:
+            return status, {"error": {"message": "later"}}
+        return right(asked)
+
+    server.answer = busy
+    commit = endpoint.run(config_of(server), run, scope=SCOPE)
+    assert commit.quarantined == 0
+    assert set(seen.values()) == {3}
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        ((500, {"error": {"message": f"broken by {KEY}"}}), "500.*broken by \\*\\*\\*"),
+        ((400, {"error": {"message": "image too large"}}), "400.*image too large"),
+        ((200, b"<html>a portal</html>"), "something else than a chat completion"),
+        ((200, {"choices": [{"message": None}]}), "something else than a chat completion"),
+    ],
+)
+def test_a_request_that_fails_for_good_refuses_its_listing(
+    run: Run, server: ChatServer, listings: list[str], failure: tuple[int, Any], says: str
+) -> None:
+    server.answer = lambda asked: failure if asked.prompt == "heel of l2?" else right(asked)
+    config = config_of(server).model_copy(update={"catalog": lenient()})
+    commit = endpoint.run(config, run, scope=SCOPE)
+    assert (commit.rows, commit.quarantined) == (5, 1)
+    details = refused(run)
+    assert list(details) == ["l2"]
+    assert_match(says, details["l2"])
+    assert ("l2", "colour") not in chains_of(run)
+    assert_no_key(run)
+
+
+def lenient() -> Any:
+    return resolve({"catalog": {"embedded": {}, "max_quarantined": 0.5}}).catalog
+
+
+def assert_match(pattern: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){pattern}"):
+        raise ValueError(text)
+
+
+def test_a_server_that_fails_everywhere_ends_the_call_and_is_asked_again_by_the_next(
+    run: Run, server: ChatServer, listings: list[str]
+) -> None:
+    server.answer = lambda asked: (404, {"error": {"message": "no such model"}})
+    with pytest.raises(QuarantineLimitError, match="no such model"):
+        endpoint.run(config_of(server), run, scope=SCOPE)
+    server.answer = right
+    commit = endpoint.run(config_of(server), run, scope=SCOPE)
+    assert (commit.rows, commit.quarantined) == (6, 0)
+
+
+def test_a_server_out_of_reach_says_so(run: Run, server: ChatServer, listings: list[str]) -> None:
+    config = config_of(server, endpoint="http://127.0.0.1:9/v1", max_attempts=1)
+    with pytest.raises(QuarantineLimitError, match="APIConnectionError"):
+        endpoint.run(config, run, scope=SCOPE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "reason"),
+    [
+        (completion("I cannot help with that."), "I cannot help with that.", "stop"),
+        (completion(None, "content_filter"), "", "content_filter"),
+        (completion("<reasoning>and so", "length"), "<reasoning>and so", "length"),
+        ((200, {"choices": []}), "", "no_choice"),
+        (completion(f"your key is {KEY}"), "your key is ***", "stop"),
+    ],
+)
+def test_a_refusal_or_an_empty_answer_is_a_chain(
+    run: Run,
+    server: ChatServer,
+    listings: list[str],
+    answer: tuple[int, Any],
+    text: str,
+    reason: str,
+) -> None:
+    server.answer = lambda asked: answer
+    assert endpoint.run(config_of(server), run, scope=SCOPE).quarantined == 0
+    chain = chains_of(run)["l1", "colour"]
+    assert (chain["text"], chain["finish_reason"]) == (text, reason)
+    assert_no_key(run)
+
+
+def test_a_server_without_keys_is_sent_none(
+    run: Run, server: ChatServer, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    endpoint.run(config_of(server, api_key_variable=None), run, scope=SCOPE)
+    assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer none"}
+
+
+def test_a_key_that_no_header_can_carry_is_refused_without_naming_it(
+    run: Run, server: ChatServer, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-\u2026")
+    with pytest.raises(ConfigError, match="JUDGE_KEY holds cannot be a key") as raised:
+        endpoint.run(config_of(server), run, scope=SCOPE)
+    assert "sk-" not in str(raised.value)
