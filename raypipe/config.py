@@ -25,10 +25,12 @@ from pydantic import (
 )
 
 from raypipe.errors import ConfigError
+from raypipe.overrides import apply_override
 from raypipe.prompts import AnswerFormat
 
 CONFIGS = Path(__file__).resolve().parent.parent / "jobs" / "configs"
 RESOURCE: dict[str, JsonValue] = {"resource": True}
+PairWeight = Literal["uniform", "margin"]
 
 
 class Section(BaseModel):
@@ -226,12 +228,34 @@ class TrainingConfig(OptimizerConfig):
     """Peak learning rate of AdamW (paper §4.1: 1e-5)."""
     beta: float = Field(0.2, gt=0)
     """Strength of DPO's pull to the reference (paper §4.1: 0.2)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Conservative DPO: the probability that a pair's preference is the wrong way round; 0 is the
+    paper's DPO."""
+    pair_weight: PairWeight = "uniform"
+    """What a pair counts in the loss: all the same (the paper), or in proportion to its query's
+    margin, the consensus's votes beyond the runner-up's over chains requested. Weights have mean 1
+    over a training."""
     step: Literal["shared_prefix", "stock"] = "shared_prefix"
     """How a step is computed, in SFT too: every image, prompt and chain of a listing once (the
     Qwen2-VL and Qwen2.5-VL families), or by TRL's own trainers (any vision-language model)."""
     reference: Literal["start", "round_start"] = "start"
     """The frozen policy DPO compares with: the one before round 1 (the SFT policy, or the base
     model when rounds start from it), or the one that each round starts from."""
+
+    @model_validator(mode="after")
+    def _every_option_takes_effect(self) -> "TrainingConfig":
+        weighted = self.pair_weight != "uniform"
+        if self.method == "self_learning" and (weighted or self.label_smoothing > 0):
+            raise ValueError(
+                "training.label_smoothing and training.pair_weight are of pairs, and need "
+                "training.method=dpo"
+            )
+        if self.step == "stock" and weighted:
+            raise ValueError(
+                f"training.pair_weight={self.pair_weight} needs training.step=shared_prefix: "
+                "TRL's trainer counts all pairs the same"
+            )
+        return self
 
 
 class RoundsConfig(Section):
@@ -475,7 +499,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections, found a {type(values).__name__}")
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return resolve(values)
 
 
@@ -486,36 +510,6 @@ def resolve(values: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors()]
         raise ConfigError("\n".join(lines)) from error
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise ConfigError(f"'{override}': an override reads section.key=value")
-    *sections, key = name.split(".")
-    here = values
-    for section in sections:
-        inner = here.setdefault(section, {})
-        if inner is None:
-            inner = here[section] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"'{override}': {section} has no keys of its own")
-        here = inner
-    try:
-        here[key] = _value(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{override}': {text!r} is not a YAML value") from error
-
-
-def _value(text: str) -> Any:
-    """What YAML reads, but for 1e-4: YAML 1.1 takes it for text, a person means the number."""
-    value = yaml.safe_load(text)
-    if value != text.strip():  # not plain text: another type, or text in quotes
-        return value
-    try:
-        return float(text)
-    except ValueError:
-        return value
 
 
 def _explain(fault: Mapping[str, Any]) -> str:

@@ -222,6 +222,8 @@ PAIRS = Table(
             _required("listing_id", _STRING),
             _required("attribute", _STRING),
             _required("prompt", _STRING),
+            # Votes of the consensus beyond the runner-up's, over chains requested, 0-1.
+            _required("margin", pa.float64()),
             _required(
                 "pairs",
                 _structs(

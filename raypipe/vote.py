@@ -38,6 +38,13 @@ class Vote:
         """C: votes of the consensus over chains requested, 0-1; 0 without a consensus."""
         return self.consensus_votes / self.num_chains
 
+    @property
+    def margin(self) -> float:
+        """Votes of the consensus beyond the runner-up's, over chains requested, 0-1; 0 without a
+        consensus."""
+        first, second = [*(count for _, count in self.votes[:2]), 0, 0][:2]
+        return (first - second) / self.num_chains
+
 
 def count_votes(values: Iterable[str | None], num_chains: int) -> Vote:
     """Count the answers of a query's chains.

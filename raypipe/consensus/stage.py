@@ -130,6 +130,7 @@ class _JudgedQuery:
             "listing_id": self.listing_id,
             "attribute": self.attribute,
             "prompt": self.prompt,
+            "margin": self.verdict.vote.margin,
             "pairs": [
                 {
                     "chosen": without_control_tokens(self.texts[pair.chosen_index]),

@@ -6,12 +6,14 @@ Images are kept once per listing and joined when a row is looked up.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.artifacts import Run
+from raypipe.config import PairWeight
 from raypipe.prompts import SYSTEM_PROMPTS, AnswerFormat, completion, without_control_tokens
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, SEED
 
@@ -34,7 +36,8 @@ class Examples:
 
         def with_images(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
             listings = batch.pop("listing_id")
-            del batch["attribute"]
+            for name in ("attribute", "weight"):
+                batch.pop(name, None)
             decoded = [
                 [Image.open(io.BytesIO(content)) for content in self.images[listing]]
                 for listing in listings
@@ -82,10 +85,16 @@ def preferred_targets(
     return _with_images(run, rows)
 
 
-def preference_pairs(run: Run, scope: str, answer_format: AnswerFormat) -> Examples:
-    """Every preference pair that a policy's chains gave (paper §4.1)."""
-    rows = []
+def preference_pairs(
+    run: Run, scope: str, answer_format: AnswerFormat, pair_weight: PairWeight = "uniform"
+) -> Examples:
+    """Every preference pair that a policy's chains gave (paper §4.1), with its ``weight``.
+
+    Weights have mean 1 over all pairs, so that a learning rate means the same with any of them.
+    """
+    rows: list[Row] = []
     for query in run.artifact(f"{scope}/pairs", PAIRS).read().to_pylist():
+        weight = query["margin"] if pair_weight == "margin" else 1.0
         for pair in query["pairs"]:
             rows.append(
                 {
@@ -94,8 +103,12 @@ def preference_pairs(run: Run, scope: str, answer_format: AnswerFormat) -> Examp
                     "prompt": _prompt(query["prompt"], answer_format),
                     "chosen": [{"role": "assistant", "content": pair["chosen"]}],
                     "rejected": [{"role": "assistant", "content": pair["rejected"]}],
+                    "weight": weight,
                 }
             )
+    if rows:
+        mean = fmean(row["weight"] for row in rows)
+        rows = [row | {"weight": row["weight"] / mean} for row in rows]
     return _with_images(run, rows)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raypipe.artifacts import Run
-from raypipe.config import Config, OptimizerConfig
+from raypipe.config import Config, OptimizerConfig, TrainingConfig
 from raypipe.errors import NonFiniteLossError
 from raypipe.manifest import Fingerprint
 from raypipe.policies import model_path, policy
@@ -53,7 +53,8 @@ class Task:
         if self.source is None:
             return seed_targets(run, answer_format)
         if self.method == "dpo":
-            return preference_pairs(run, self.source, answer_format)
+            weight = config.training.pair_weight
+            return preference_pairs(run, self.source, answer_format, weight)
         return preferred_targets(run, self.source, self.chains_of or self.source, answer_format)
 
 
@@ -196,6 +197,7 @@ def _shared_prefix(
         collator=collator,
         objective="preference" if task.method == "dpo" else "target",
         beta=config.training.beta,
+        label_smoothing=config.training.label_smoothing,
     )
 
 
@@ -240,8 +242,9 @@ def _stock(
 
     arguments = _arguments(job, directory) | _stock_sizes(job)
     if job.task.method == "dpo":
+        arguments |= stock_loss(job.config.training)
         # max_length None: a limit would cut image tokens off.
-        settings = DPOConfig(**arguments, beta=job.config.training.beta, max_length=None)
+        settings = DPOConfig(**arguments, max_length=None)
         trainer_class = DPOTrainer
     else:
         settings = SFTConfig(**arguments, max_length=None, completion_only_loss=True)
@@ -253,6 +256,23 @@ def _stock(
         reference = policy(job.run, job.config.model, job.task.reference or job.task.start)
         load_reference(trainer.model, reference.adapter_directory())
     return trainer
+
+
+def stock_loss(training: TrainingConfig) -> dict[str, Any]:
+    """DPO's loss as settings of TRL, whose sigmoid loss takes no notice of ``label_smoothing``.
+
+    With losses s of a pair and w of its reverse, conservative DPO is (1-e)s + ew, and TRL's robust
+    loss ((1-e)s - ew) / (1-2e): the first is 2(1-e) times s less (1-2e) times the second.
+    """
+    settings: dict[str, Any] = {"beta": training.beta}
+    smoothing = training.label_smoothing
+    if smoothing > 0:
+        settings |= {
+            "loss_type": ["sigmoid", "robust"],
+            "loss_weights": [2 * (1 - smoothing), 2 * smoothing - 1],
+            "label_smoothing": smoothing,
+        }
+    return settings
 
 
 def _stock_sizes(job: Job) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Batch:
     pixel_values: Tensor | None  # (patches, patch width)
     grids: Tensor | None  # (images, 3)
     examples: Tensor  # (E, K)
+    weights: Tensor  # (E,)
     reference: Tensor  # (C,)
 
     @property
@@ -95,6 +96,7 @@ class Collator:
             pixel_values=pixels,
             grids=grids,
             examples=_examples(pack),
+            weights=torch.tensor([weight for tree in pack for weight in tree.weights]),
             reference=torch.tensor([reference for _, _, reference in chains]),
         )
 

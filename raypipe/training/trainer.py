@@ -25,28 +25,37 @@ _MEANS = ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/reject
 _SUMS = (*_MEANS, "examples", "tokens")
 
 
-def preference_losses(logprobs: Tensor, batch: Batch, beta: float) -> tuple[Tensor, Tensor]:
-    """DPO's sigmoid loss and reward margin of every pair of a batch, each (E,).
+def preference_losses(
+    logprobs: Tensor, batch: Batch, beta: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """DPO's sigmoid loss, times its weight, and reward margin of every pair of a batch, each (E,).
 
     Args:
         logprobs: of the batch's chains under the policy, (C,).
+        label_smoothing: probability (0-0.5) that a preference is the wrong way round; the loss is
+            the one to be expected then (conservative DPO).
     """
     examples = batch.examples.to(logprobs.device)
     gains = logprobs - batch.reference.to(logprobs.device)
     margins = beta * (gains[examples[:, 0]] - gains[examples[:, 1]])
-    return -logsigmoid(margins), margins
+    right, wrong = -logsigmoid(margins), -logsigmoid(-margins)
+    losses = (1 - label_smoothing) * right + label_smoothing * wrong
+    return batch.weights.to(logprobs.device) * losses, margins
 
 
 class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
     """Trains on a :class:`Plan`: DPO where examples are pairs, next tokens where they are targets.
 
     The loss of a step is the mean over its pairs, or over the tokens of its targets, however the
-    step is spread over packs and workers. (TRL's SFT averages the means of micro-batches instead,
+    step is spread over packs and workers. A pair's loss is multiplied by its weight and the sum
+    divided by the number of pairs: weights have mean 1 over the whole training, and a step of
+    heavier pairs is a larger one. (TRL's SFT averages the means of micro-batches instead,
     where a model takes no ``num_items_in_batch``: equal for one micro-batch.)
 
     Args:
         model: PEFT model after :func:`raypipe.training.shared_prefix.prepare`.
         beta: strength of DPO's pull to the reference.
+        label_smoothing: of :func:`preference_losses`.
     """
 
     def __init__(
@@ -58,12 +67,14 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
         collator: Collator,
         objective: Objective,
         beta: float,
+        label_smoothing: float = 0.0,
         callbacks: Sequence[Any] = (),
     ) -> None:
         self.plan = plan
         self._collator = collator
         self._objective = objective
         self._beta = beta
+        self._label_smoothing = label_smoothing
         self._sums: dict[str, Any] = dict.fromkeys(_SUMS, 0.0)
         self._since = time.monotonic()
         packs = list(plan.packs_of(args.process_index))
@@ -97,7 +108,7 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
             return torch.stack([p.sum() for p in trainable]).sum() * 0.0
         logprobs = chain_logprobs(self.model.get_base_model(), batch)
         if self._objective == "preference":
-            losses, margins = preference_losses(logprobs, batch, self._beta)
+            losses, margins = preference_losses(logprobs, batch, self._beta, self._label_smoothing)
             total, size = losses.sum(), step.num_examples
             self._count_pairs(logprobs.detach(), margins.detach(), batch)
         else:

@@ -47,6 +47,8 @@ class Tree:
     stems: tuple[Stem, ...]
     chains: tuple[Chain, ...]
     examples: tuple[tuple[int, ...], ...]
+    weights: tuple[float, ...]
+    """What each example counts in the loss of pairs; their mean over a training is 1."""
 
     @property
     def num_tokens(self) -> int:
@@ -83,6 +85,7 @@ class Tree:
                 for index in chains
             ),
             tuple(tuple(chain_at[index] for index in example) for example in kept),
+            tuple(self.weights[index] for index in wanted),
         )
 
     def with_reference(self, logprobs: Sequence[float]) -> "Tree":
@@ -95,6 +98,7 @@ def grow(examples: Examples, processor: Any, tokens_per_image: int) -> list[Tree
     """One tree per listing, in the order of their ids; equal chains of a query are one.
 
     Args:
+        examples: a row without a ``weight`` counts 1.
         processor: of the Qwen2-VL family; its chat template is applied as TRL applies it.
         tokens_per_image: visual tokens of an image after merging; every image has as many.
 
@@ -141,6 +145,7 @@ def _tree(
         ),
         tuple(Chain(stem, ids) for (stem, _), ids in zip(answers, chains, strict=True)),
         tuple(examples),
+        tuple(row.get("weight", 1.0) for row in rows),
     )
 
 

@@ -26,6 +26,8 @@ PAPER = {
     "training.method": "dpo",
     "training.learning_rate": 1e-5,
     "training.beta": 0.2,
+    "training.label_smoothing": 0.0,
+    "training.pair_weight": "uniform",
     "training.epochs": 1,
     "training.batch_size": 128,
     "training.reference": "start",

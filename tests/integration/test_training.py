@@ -74,7 +74,7 @@ def paired(directory: Path, listings: list[Row], commit_rows: CommitRows) -> Run
             left -= len(pairs)
             if pairs:
                 key = {"listing_id": listing["listing_id"], "attribute": query["attribute"]}
-                rows.append(key | {"prompt": query["prompt"], "pairs": pairs})
+                rows.append(key | {"prompt": query["prompt"], "margin": 0.5, "pairs": pairs})
     commit_rows(run, "catalog/listings", LISTINGS, listings)
     commit_rows(run, "pretrained/pairs", PAIRS, rows)
     for name, table in (("chains", CHAINS), ("consensus", CONSENSUS)):

@@ -70,6 +70,8 @@ PAPER = {
     "training.method": "dpo",
     "training.learning_rate": 1e-5,
     "training.beta": 0.2,
+    "training.label_smoothing": 0.0,
+    "training.pair_weight": "uniform",
     "training.epochs": 1,
     "training.batch_size": 128,
     "training.warmup_share": 0.03,
@@ -161,6 +163,9 @@ def test_an_unknown_key_names_the_nearest_known_one(override: str, nearest: str)
         ("training.learning_rate=.nan", "training.learning_rate"),
         ("training.learning_rate=.inf", "training.learning_rate"),
         ("training.method=ppo", "training.method"),
+        ("training.label_smoothing=0.5", "training.label_smoothing"),
+        ("training.label_smoothing=-0.1", "training.label_smoothing"),
+        ("training.pair_weight=votes", "training.pair_weight"),
         ("run.name=../elsewhere", "run.name"),
         ("run.name=Upper", "run.name"),
         ("rounds=3", "rounds"),
@@ -212,6 +217,31 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(section: str) -> None:
     values.setdefault("training", {})["step"] = "stock"
     with pytest.raises(ConfigError, match=rf"{section}\.batch_size=10.*num_train_workers=4"):
         resolve(values)
+
+
+SMOOTHED, WEIGHTED = "training.label_smoothing=0.1", "training.pair_weight=margin"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needs"),
+    [
+        ([SMOOTHED, "training.method=self_learning"], "training.method=dpo"),
+        ([WEIGHTED, "training.method=self_learning"], "training.method=dpo"),
+        ([WEIGHTED, "training.step=stock"], "training.step=shared_prefix"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(overrides: list[str], needs: str) -> None:
+    option = overrides[0].partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{option}.* needs? {needs}"):
+        load(None, overrides)
+
+
+def test_options_of_the_loss_are_taken_where_they_do_something_and_change_the_outcome() -> None:
+    paper = load().training.outcome()
+    for overrides in ([SMOOTHED], [WEIGHTED], [SMOOTHED, WEIGHTED]):
+        assert load(None, overrides).training.outcome() != paper
+    stock = [SMOOTHED, "training.step=stock"]
+    assert load(None, stock).training.label_smoothing == 0.1
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,32 @@ def test_confidence_is_a_share_of_the_chains_requested(values, missing):
     assert vote.confidence in [k / num_chains for k in range(num_chains + 1)]
 
 
+@given(VALUES, st.integers(0, 3))
+def test_a_margin_is_what_the_consensus_has_beyond_any_other_value(values, missing):
+    num_chains = max(1, len(values) + missing)
+    vote = count_votes(values, num_chains)
+    others = [count for value, count in vote.votes if value != vote.consensus]
+    lead = vote.consensus_votes - max(others, default=0) if vote.consensus else 0
+    assert vote.margin == lead / num_chains
+    assert (vote.margin > 0) == (vote.consensus is not None)
+
+
+@pytest.mark.parametrize(
+    ("values", "margin"),
+    [
+        (["red"] * 5 + ["blue", "None"], 4 / 7),
+        (["red"] * 4 + ["blue"] * 3, 1 / 7),
+        (["red"] * 4, 4 / 7),
+        (["red"] * 7, 1),
+        (["red"] * 3 + ["blue"] * 3 + ["None"], 0),
+        ([None] * 7, 0),
+        ([], 0),
+    ],
+)
+def test_decision_a_margin_is_over_the_chains_requested(values, margin):
+    assert count_votes(values, 7).margin == margin
+
+
 def test_decision_denominator_is_the_chains_requested():
     assert count_votes(["red", "red", "red", None, None, None, None], 7).confidence == 3 / 7
     assert count_votes(["red", "red", "red"], 7).confidence == 3 / 7

@@ -71,6 +71,8 @@ def test_pairs_are_of_the_pool_and_carry_the_chains(make_run, chain_rows, listin
         key = (row["listing_id"], row["attribute"])
         assert splits[row["listing_id"]] == "pool"
         assert row["prompt"] == prompts[key]
+        first, second = [*(vote["count"] for vote in judged[key]["votes"]), 0][:2]
+        assert row["margin"] == (first - second) / 7 > 0
         assert len(row["pairs"]) == 7 - len(judged[key]["preferred"]) == judged[key]["num_pairs"]
         for pair in row["pairs"]:
             assert pair["chosen_index"] in judged[key]["preferred"]

@@ -138,7 +138,8 @@ def _tree(draw: st.DrawFn, number: int) -> Tree:
         pair = st.lists(st.integers(first, first + size - 1), min_size=2, max_size=2, unique=True)
         examples += map(tuple, draw(st.lists(pair, min_size=1, max_size=3)))
     trunk = _tokens(draw, 6)
-    return Tree(f"listing-{number}", trunk, tuple(stems), tuple(chains), tuple(examples))
+    weights = tuple(draw(st.floats(0.1, 3)) for _ in examples)
+    return Tree(f"listing-{number}", trunk, tuple(stems), tuple(chains), tuple(examples), weights)
 
 
 @st.composite

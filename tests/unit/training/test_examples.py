@@ -104,12 +104,13 @@ def rows(make_listing: MakeListing) -> dict[str, list[Row]]:
                 "listing_id": listing_id,
                 "attribute": "colour",
                 "prompt": f"colour of {listing_id}?",
+                "margin": margin,
                 "pairs": [
                     {"chosen": "good", "rejected": bad, "chosen_index": 0, "rejected_index": 1}
                     for bad in ("bad", "worse")
                 ],
             }
-            for listing_id in ("p1", "p0")
+            for listing_id, margin in (("p1", 5 / 7), ("p0", 1 / 7))
         ],
     }
 
@@ -203,6 +204,18 @@ def test_every_pair_is_a_row_of_preference_data(
     assert said(examples, "rejected") == ["bad", "worse", "bad", "worse"]
 
 
+def test_pairs_count_the_same_or_by_their_margins_and_1_on_average(
+    run: Run, rows: dict[str, list[Row]], commit_rows: CommitRows
+) -> None:
+    rows["pairs"][0]["pairs"].append(rows["pairs"][0]["pairs"][0] | {"rejected": "worst"})
+    filled(run, rows, commit_rows)
+    weights = [row["weight"] for row in preference_pairs(run, SCOPE, "reasoning").rows]
+    assert weights == [1.0] * 5
+    by_margin = preference_pairs(run, SCOPE, "reasoning", "margin")
+    weights = [row["weight"] for row in by_margin.rows]
+    assert weights == pytest.approx([5 * w / 17 for w in (1, 1, 5, 5, 5)])
+
+
 def test_images_are_those_of_the_named_listings_and_no_others(
     run: Run, rows: dict[str, list[Row]], commit_rows: CommitRows
 ) -> None:
@@ -218,7 +231,7 @@ def every_kind(run: Run) -> Sequence[Examples]:
     return (
         seed_targets(run, "reasoning"),
         preferred_targets(run, SCOPE, SCOPE, "reasoning"),
-        preference_pairs(run, SCOPE, "reasoning"),
+        preference_pairs(run, SCOPE, "reasoning", "margin"),
     )
 
 
@@ -239,7 +252,8 @@ def test_nothing_to_train_on_is_no_rows_and_no_images(
     run: Run, rows: dict[str, list[Row]], commit_rows: CommitRows
 ) -> None:
     filled(run, rows | {"pairs": []}, commit_rows)
-    assert preference_pairs(run, SCOPE, "reasoning") == Examples([], {})
+    for pair_weight in ("uniform", "margin"):
+        assert preference_pairs(run, SCOPE, "reasoning", pair_weight) == Examples([], {})
 
 
 def test_a_dataset_row_carries_its_listings_decoded_images(

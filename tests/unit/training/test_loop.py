@@ -89,11 +89,19 @@ def test_a_dpo_task_trains_on_its_sources_pairs(
     run: Run, commit_rows: CommitRows, make_listing: MakeListing
 ) -> None:
     pair = {"chosen": "good", "rejected": "bad", "chosen_index": 0, "rejected_index": 1}
-    row = {"listing_id": "p0", "attribute": "colour", "prompt": "colour?", "pairs": [pair]}
-    commit_rows(run, "catalog/listings", LISTINGS, [make_listing("p0", "pool")])
-    commit_rows(run, "round-2-draw/pairs", PAIRS, [row])
-    examples = Task("dpo", "sft", "sft", "round-2-draw", 0).examples(load(), run)
-    assert [example["listing_id"] for example in examples.rows] == ["p0"]
+    row = {"attribute": "colour", "prompt": "colour?", "pairs": [pair]}
+    rows = [
+        row | {"listing_id": "p0", "margin": 1 / 7},
+        row | {"listing_id": "p1", "margin": 3 / 7},
+    ]
+    listings = [make_listing("p0", "pool"), make_listing("p1", "pool")]
+    commit_rows(run, "catalog/listings", LISTINGS, listings)
+    commit_rows(run, "round-2-draw/pairs", PAIRS, rows)
+    task = Task("dpo", "sft", "sft", "round-2-draw", 0)
+    for pair_weight, weights in (("uniform", [1.0, 1.0]), ("margin", [0.5, 1.5])):
+        examples = task.examples(load(None, [f"training.pair_weight={pair_weight}"]), run)
+        assert [example["listing_id"] for example in examples.rows] == ["p0", "p1"]
+        assert [example["weight"] for example in examples.rows] == pytest.approx(weights)
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,13 @@ FORESTS = models.forests()
 
 
 def named(tree: Tree) -> list[Example]:
-    """Each example by all that is trained on: query, tokens, and reference."""
+    """Each example by all that is trained on: query, tokens, reference, and weight."""
     found: list[Example] = []
-    for query, example in zip(tree.queries, tree.examples, strict=True):
+    for query, example, weight in zip(tree.queries, tree.examples, tree.weights, strict=True):
         chains = [tree.chains[index] for index in example]
         stem = tuple(tree.stems[chains[0].stem].token_ids.tolist())
         said = tuple((tuple(chain.token_ids.tolist()), chain.reference) for chain in chains)
-        found.append((query, tuple(tree.trunk.tolist()), stem, said))
+        found.append((query, weight, tuple(tree.trunk.tolist()), stem, said))
     return found
 
 

@@ -3,38 +3,39 @@
 On tiny models with random weights in float32, where two sides differ by rounding alone.
 """
 
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-from transformers import TrainerCallback, TrainingArguments
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from transformers import TrainingArguments
+from trl import SFTConfig, SFTTrainer
 
-from raypipe.training import lora, shared_prefix
+from raypipe.training import shared_prefix
 from raypipe.training.examples import Examples
-from raypipe.training.packing import Plan, plan
-from raypipe.training.reference import reference_logprobs
-from raypipe.training.shared_prefix import Collator, chain_logprobs, prepare
-from raypipe.training.trainer import SharedPrefixTrainer
-from raypipe.training.trees import Tree, grow
+from raypipe.training.packing import plan
+from raypipe.training.shared_prefix import chain_logprobs, prepare
+from raypipe.training.trees import Tree
 from tests.unit.training import models
 from tests.unit.training.models import Family
-
-BETA = 0.2
-TOLERANCE = 1e-5
-EVERYTHING = 1 << 30
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_garbage_collection() -> Iterator[None]:
-    """Every training collects garbage, and need not go through all that is imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+from tests.unit.training.steps import (
+    EVERYTHING,
+    TOLERANCE,
+    arguments,
+    assert_same,
+    collator_of,
+    ours,
+    policy,
+    shared_trainer,
+    step_of,
+    summed,
+    trees_of,
+    trl_dpo,
+    with_reference,
+    worst,
+)
 
 
 @dataclass(frozen=True)
@@ -62,151 +63,6 @@ CASES = [
     Case((0,)),
     Case((2, 0, 1)),
 ]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """An optimizer step: its loss and, just before the weights move, the gradients."""
-
-    loss: float
-    gradients: dict[str, torch.Tensor]
-
-
-class Gradients(TrainerCallback):
-    def __init__(self) -> None:
-        self.found: dict[str, torch.Tensor] = {}
-
-    def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
-        parameters = model.named_parameters()
-        self.found = {name: p.grad.clone() for name, p in parameters if p.grad is not None}
-
-
-def step_of(trainer: Any) -> Taken:
-    gradients = Gradients()
-    trainer.add_callback(gradients)
-    loss = trainer.train().training_loss
-    assert trainer.state.global_step == 1
-    return Taken(loss, gradients.found)
-
-
-def arguments(directory: Path, **changed: Any) -> dict[str, Any]:
-    return {
-        "output_dir": str(directory),
-        "per_device_train_batch_size": 1,
-        "num_train_epochs": 1,
-        "max_grad_norm": 0.0,
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "remove_unused_columns": False,
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "bf16": False,
-    } | changed
-
-
-def policy(family: Family = "qwen2_5_vl") -> Any:
-    """The model that is trained, always with the same weights."""
-    return models.with_adapter(models.model(family))
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    """A reference that is neither the policy nor the base model."""
-    models.with_adapter(models.model(), seed=2).save_pretrained(tmp_path / "reference")
-    return tmp_path / "reference"
-
-
-def collator_of(base: Any, examples: Examples) -> Collator:
-    return Collator(models.processor(), examples.images, base.model.get_rope_index)
-
-
-def trees_of(examples: Examples) -> list[Tree]:
-    return grow(examples, models.processor(), models.TOKENS_PER_IMAGE)
-
-
-def with_reference(examples: Examples, family: Family, adapter: Path | None) -> list[Tree]:
-    """The pairs' trees with what the reference policy says of their chains."""
-    trees, base = trees_of(examples), models.model(family)
-    if adapter is not None:
-        base = lora.with_adapter(base, models.LORA, adapter).get_base_model()
-    prepare(base, checkpointing=False)
-    said = reference_logprobs(base, trees, collator_of(base, examples), EVERYTHING)
-    return [tree.with_reference(values) for tree, values in zip(trees, said, strict=True)]
-
-
-def ours(
-    examples: Examples,
-    trees: Sequence[Tree],
-    directory: Path,
-    *,
-    family: Family = "qwen2_5_vl",
-    objective: Literal["preference", "target"] = "preference",
-    checkpointing: bool = False,
-    max_tokens: int = EVERYTHING,
-) -> SharedPrefixTrainer:
-    """A training of a single step over all examples."""
-    laid_out = plan(
-        trees,
-        batch_size=len(examples.rows),
-        epochs=1,
-        num_workers=1,
-        max_tokens=max_tokens,
-        seed=0,
-    )
-    settings = arguments(directory, gradient_accumulation_steps=laid_out.packs_per_step)
-    return shared_trainer(
-        examples, laid_out, TrainingArguments(**settings), family, objective, checkpointing
-    )
-
-
-def shared_trainer(
-    examples: Examples,
-    laid_out: Plan,
-    settings: TrainingArguments,
-    family: Family = "qwen2_5_vl",
-    objective: Literal["preference", "target"] = "preference",
-    checkpointing: bool = False,
-) -> SharedPrefixTrainer:
-    model = policy(family)
-    prepare(model.get_base_model(), checkpointing=checkpointing)
-    return SharedPrefixTrainer(
-        model=model,
-        args=settings,
-        plan=laid_out,
-        collator=collator_of(model.get_base_model(), examples),
-        objective=objective,
-        beta=BETA,
-    )
-
-
-def trl_dpo(
-    examples: Examples, directory: Path, adapter: Path | None, family: Family = "qwen2_5_vl"
-) -> Any:
-    settings = arguments(directory, per_device_train_batch_size=len(examples.rows))
-    trainer = DPOTrainer(
-        model=policy(family),
-        args=DPOConfig(**settings, beta=BETA, max_length=None),
-        train_dataset=examples.dataset(),
-        processing_class=models.processor(),
-    )
-    lora.load_reference(trainer.model, adapter)
-    return trainer
-
-
-def worst(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
-
-
-def assert_same(found: Taken, wanted: Taken, tolerance: float = TOLERANCE) -> None:
-    assert found.loss == pytest.approx(wanted.loss, rel=tolerance)
-    assert len(wanted.gradients) == 2 * 2 * 2  # A and B, query and value, two layers
-    assert found.gradients.keys() == wanted.gradients.keys()
-    for name, gradient in wanted.gradients.items():
-        assert gradient.abs().max() > 0
-        assert worst(found.gradients[name], gradient) < tolerance, name
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -267,16 +123,6 @@ def test_a_chain_that_is_chosen_here_and_rejected_there_is_trained_as_trl_does(
     found = step_of(ours(pairs, trees, tmp_path))
     # A pair and its opposite nearly cancel, and rounding is larger beside what is left.
     assert_same(found, step_of(trl_dpo(pairs, tmp_path, adapter)), 1e-4)
-
-
-@pytest.fixture
-def pairs() -> Examples:
-    return models.examples(images=(2, 1, 3), per_query=3)
-
-
-@pytest.fixture
-def trees(pairs: Examples, adapter: Path) -> list[Tree]:
-    return with_reference(pairs, "qwen2_5_vl", adapter)
 
 
 @pytest.mark.parametrize("max_tokens", [150, EVERYTHING])
@@ -351,11 +197,7 @@ def test_workers_average_to_the_step_of_a_single_one(
         settings = Worker(**arguments(tmp_path, gradient_accumulation_steps=packs))
         settings.rank, settings.workers = rank, num_workers
         steps.append(step_of(shared_trainer(pairs, laid_out, settings)))
-    names = steps[0].gradients
-    average = Taken(
-        sum(step.loss for step in steps) / num_workers,
-        {name: sum(step.gradients[name] for step in steps) / num_workers for name in names},
-    )
+    average = summed(steps, [1 / num_workers] * num_workers)
     assert_same(average, step_of(ours(pairs, trees, tmp_path)))
 
 

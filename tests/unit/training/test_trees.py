@@ -144,6 +144,7 @@ def test_a_part_keeps_its_examples_and_only_what_they_need(
     part = tree.with_examples(wanted)
     assert contents(part) == [contents(tree)[index] for index in wanted]
     assert part.queries == [tree.queries[index] for index in wanted]
+    assert part.weights == tuple(tree.weights[index] for index in wanted)
     assert {at for example in part.examples for at in example} == set(range(len(part.chains)))
     assert {chain.stem for chain in part.chains} == set(range(len(part.stems)))
     references = [[tree.chains[at].reference for at in tree.examples[index]] for index in wanted]
@@ -160,6 +161,16 @@ def test_a_reference_is_given_chain_by_chain() -> None:
     assert known.examples == tree.examples
     with pytest.raises(ValueError, match="zip"):
         tree.with_reference(values[1:])
+
+
+def test_a_tree_takes_the_weights_of_its_rows_and_1_where_there_is_none() -> None:
+    rows = [
+        pair("heel", "red", "blue") | {"weight": 0.25},
+        pair("heel", "red", "sole") | {"weight": 1.75},
+        pair("heel", "red", "plain"),
+    ]
+    [tree] = grown(Examples(rows, {"listing": []}))
+    assert tree.weights == (0.25, 1.75, 1.0)
 
 
 def test_an_empty_answer_is_still_the_end_of_a_turn() -> None:

@@ -1,0 +1,38 @@
+"""Configuration from the command line: ``section.key=value``, with a value in YAML."""
+
+from typing import Any
+
+import yaml
+
+from raypipe.errors import ConfigError
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set a key, and make the sections on the way to it. Raises ConfigError when malformed."""
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"'{override}': an override reads section.key=value")
+    *sections, key = name.split(".")
+    here = values
+    for section in sections:
+        inner = here.setdefault(section, {})
+        if inner is None:
+            inner = here[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"'{override}': {section} has no keys of its own")
+        here = inner
+    try:
+        here[key] = _value(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{override}': {text!r} is not a YAML value") from error
+
+
+def _value(text: str) -> Any:
+    """What YAML reads, but for 1e-4: YAML 1.1 takes it for text, a person means the number."""
+    value = yaml.safe_load(text)
+    if value != text.strip():  # not plain text: another type, or text in quotes
+        return value
+    try:
+        return float(text)
+    except ValueError:
+        return value
