@@ -332,6 +332,7 @@ class SweepConfig(Section):
             raise ValueError("sweep.seeds names a seed twice")
         return self
 
+
 class JudgingConfig(Section):
     policy: str | None = None
     """Whose answers are judged: 'best', a policy of the run, the directory of a PEFT adapter or of
