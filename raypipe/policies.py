@@ -111,6 +111,9 @@ def policy(run: Run, model: ModelConfig, name: str) -> Policy:
         name = _best(run)
     if name == PRETRAINED:
         return Policy(name, model)
+    adapter = run.artifact(f"{name}/adapter")
+    if adapter.commit() is not None:
+        return Policy(name, model, adapter)
     directory = Path(name).resolve()
     if (directory / ADAPTER_WEIGHTS).is_file():
         return Policy(directory.name, model, directory)
@@ -121,7 +124,7 @@ def policy(run: Run, model: ModelConfig, name: str) -> Policy:
         raise ConfigError(
             f"the policy '{name}' is no directory with {ADAPTER_WEIGHTS} or config.json"
         )
-    return Policy(name, model, run.artifact(f"{name}/adapter"))
+    return Policy(name, model, adapter)
 
 
 def _best(run: Run) -> str:

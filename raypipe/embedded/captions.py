@@ -35,8 +35,7 @@ class Noise:
     """Does not keep to the format that the system prompt asks for."""
 
 
-CARELESS = Noise(looks_anywhere=1.0, absent_view=0.08, wrong_value=0.05, broken_format=0.06)
-LESS_CARELESS = Noise(looks_anywhere=0.8, absent_view=0.05, wrong_value=0.02, broken_format=0.05)
+HABITS = Noise(looks_anywhere=0.9, absent_view=0.05, wrong_value=0.02, broken_format=0.05)
 ANNOTATION = Noise(looks_anywhere=0.0, absent_view=0.0, wrong_value=0.05, broken_format=0.0)
 
 
@@ -50,6 +49,11 @@ def reasoning(view: str, attribute: str, value: str, *, phrasing: int = 0) -> st
     """One sentence that names the view first, so that what follows depends on the view."""
     sentence = _SENTENCES[phrasing % len(_SENTENCES)]
     return sentence.format(view=view, attribute=attribute.replace("_", " "), value=value)
+
+
+def opening(view: str, attribute: str, *, phrasing: int = 0) -> str:
+    """A completion in the asked format up to where :func:`reasoning` names the value."""
+    return f"<reasoning>{reasoning(view, attribute, '', phrasing=phrasing).rstrip(' .')}"
 
 
 def caption(

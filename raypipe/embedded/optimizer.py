@@ -12,6 +12,7 @@ class Optimizer:
     Args:
         parameters: what is trained; a tied embedding counts as the rest.
         num_steps: length of the schedule.
+        scale: of both learning rates.
     """
 
     def __init__(
@@ -20,8 +21,7 @@ class Optimizer:
         num_steps: int,
         *,
         embeddings: Iterable[nn.Parameter] = (),
-        matrix_rate: float = 0.02,
-        rate: float = 2e-3,
+        scale: float = 1.0,
     ) -> None:
         kept = [parameter for parameter in parameters if parameter.requires_grad]
         apart = {id(parameter) for parameter in embeddings}
@@ -29,16 +29,16 @@ class Optimizer:
         others = [p for p in kept if p.ndim != 2 or id(p) in apart]
         self._parameters = kept
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=matrix_rate, momentum=0.95, weight_decay=0.01),
-            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(matrices, lr=0.02 * scale, momentum=0.95, weight_decay=0.01),
+            torch.optim.AdamW(others, lr=2e-3 * scale, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         warmup = max(1, num_steps // 30)
 
-        def scale(step: int) -> float:
+        def share(step: int) -> float:
             return min((step + 1) / warmup, 1.0) * max(0.02, 1 - step / num_steps)
 
         self._schedules = [
-            torch.optim.lr_scheduler.LambdaLR(optimizer, scale) for optimizer in self._optimizers
+            torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in self._optimizers
         ]
 
     def step(self, loss: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -108,7 +108,11 @@ def make_run(tmp_path, listing_rows: Rows, chain_rows: Rows) -> MakeRun:
     """Build a run of its own name; chains in any order, in files of any size, some refused."""
 
     def make(
-        name: str, chains: Rows | None = None, per_file: int = 5, refused: Sequence[str] = ()
+        name: str,
+        chains: Rows | None = None,
+        per_file: int = 5,
+        refused: Sequence[str] = (),
+        fingerprint: Mapping[str, Any] | None = None,
     ) -> Run:
         run = Run(str(tmp_path / name))
         attempt = run.artifact("catalog/listings", LISTINGS).attempt({})
@@ -116,7 +120,7 @@ def make_run(tmp_path, listing_rows: Rows, chain_rows: Rows) -> MakeRun:
             attempt.write(LISTINGS.from_rows(listing_rows[start : start + 9]))
         attempt.write_json("attribute_schema.json", SCHEMA.to_json())
         attempt.commit()
-        attempt = run.artifact("sft/chains", CHAINS).attempt({})
+        attempt = run.artifact("sft/chains", CHAINS).attempt(fingerprint or {})
         rows = [row for row in chains or chain_rows if row["listing_id"] not in refused]
         for start in range(0, len(rows), per_file):
             attempt.write(CHAINS.from_rows(rows[start : start + per_file]))
