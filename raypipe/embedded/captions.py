@@ -35,7 +35,7 @@ class Noise:
     """Does not keep to the format that the system prompt asks for."""
 
 
-HABITS = Noise(looks_anywhere=0.9, absent_view=0.05, wrong_value=0.02, broken_format=0.05)
+HABITS = Noise(looks_anywhere=0.9, absent_view=0.02, wrong_value=0.02, broken_format=0.05)
 ANNOTATION = Noise(looks_anywhere=0.0, absent_view=0.0, wrong_value=0.05, broken_format=0.0)
 
 

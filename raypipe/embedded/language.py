@@ -59,7 +59,7 @@ class Course:
 
 COURSES = (
     Course("reading", num_steps=700, batch_size=64, easy_share=0.15, rate=1.0),
-    Course("speaking", num_steps=400, batch_size=8, easy_share=0.0, rate=0.7),
+    Course("speaking", num_steps=1500, batch_size=8, easy_share=0.0, rate=0.7),
 )
 
 

@@ -11,7 +11,7 @@ resumes and extends a sweep, and arms that are finished are never made again.
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import raypipe.catalog.stage as catalog
@@ -69,6 +69,20 @@ def prepare(config: Config, run: Run, console: SweepConsole) -> None:
     console.committed("catalog/listings", catalog.run(config, run))
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a policy is sampled for: the round that learns from its chains, if any, and whether
+    eval is sampled too."""
+
+    round_index: int | None
+    on_eval: bool
+
+    def serves(self, wanted: "Drawn") -> bool:
+        """Whether nothing is missing."""
+        learned = wanted.round_index is None or self.round_index is not None
+        return learned and (self.on_eval or not wanted.on_eval)
+
+
 class _Seed:
     """All arms of one seed."""
 
@@ -112,17 +126,32 @@ class _Seed:
             except NonFiniteLossError as error:
                 return str(error)
         if arm.kind == "vote":
-            start = self._scope(arm.start)
-            self._evaluate(scope, config, with_consensus=False, vote_of=start)
+            self._evaluate(scope, config, with_consensus=False, vote_of=self._ceiling(arm.start))
         else:
             self._measure(arm, config, scope)
         return None
 
     def _measure(self, arm: Arm, config: Config, scope: str) -> None:
-        """Sample the policy once, for its evaluation and for every arm that learns from it."""
-        next_round = self._sampled.get(arm.name)
+        """Sample the policy once, for its evaluation and for every arm that learns from it.
+
+        A policy that was sampled for less than a larger sweep needs gets a draw beside the first.
+        """
         ceiling = any(other.kind == "vote" and other.start == arm.name for other in self._arms)
+        wanted = Drawn(self._sampled.get(arm.name), ceiling)
+        own = self._drawn(scope) or wanted
         policy = policy_of(self._run, config, arm, scope)
+        self._sample(config, policy, scope, own, greedy=True)
+        if not own.serves(wanted):
+            self._sample(config, policy, f"{scope}-draw", wanted, greedy=False)
+        voted = None
+        if own.round_index is not None:
+            least = min_votes(config.consensus.threshold, config.sampling.num_chains)
+            voted = self._vote(arm.name, own.round_index, least, config)
+        self._evaluate(scope, config, with_consensus=voted is not None, consensus_of=voted)
+
+    def _sample(
+        self, config: Config, policy: Policy, scope: str, drawn: "Drawn", *, greedy: bool
+    ) -> None:
         self._stage(
             f"{scope}/chains",
             lambda: sampling.run(
@@ -130,15 +159,29 @@ class _Seed:
                 self._run,
                 policy=policy,
                 scope=scope,
-                round_index=next_round,
-                vote_on_eval=ceiling,
+                round_index=drawn.round_index,
+                greedy=greedy,
+                vote_on_eval=drawn.on_eval,
             ),
         )
-        voted = None
-        if next_round is not None:
-            least = min_votes(config.consensus.threshold, config.sampling.num_chains)
-            voted = self._vote(arm.name, next_round, least, config)
-        self._evaluate(scope, config, with_consensus=voted is not None, consensus_of=voted)
+
+    def _drawn(self, scope: str) -> "Drawn | None":
+        commit = self._run.artifact(f"{scope}/chains").commit()
+        if commit is None:
+            return None
+        return Drawn(commit.fingerprint["round_index"], "sampled" in commit.fingerprint)
+
+    def _chains(self, name: str | None) -> str:
+        """The scope of the chains that arms learn from."""
+        scope = self._scope(name)
+        own = self._drawn(scope)
+        return scope if own is None or own.round_index is not None else f"{scope}-draw"
+
+    def _ceiling(self, name: str | None) -> str:
+        """The scope of the chains that vote on eval."""
+        scope = self._scope(name)
+        own = self._drawn(scope)
+        return scope if own is None or own.on_eval else f"{scope}-draw"
 
     def _learn(self, arm: Arm, config: Config, scope: str) -> bool:
         """Vote, take the arm's part and train; False when there is nothing to train on."""
@@ -161,14 +204,14 @@ class _Seed:
                 start=self._policy(arm.start),
                 source=scope,
                 reference=self._reference(arm, config),
-                chains_of=self._scope(arm.chains_of),
+                chains_of=self._chains(arm.chains_of),
             ),
         )
         return True
 
     def _vote(self, name: str | None, round_index: int, votes: int, config: Config) -> str:
         """The scope of the vote on an arm's chains that keeps queries with so many votes."""
-        chains = self._scope(name)
+        chains = self._chains(name)
         scope = f"{chains}-votes-{votes}"
         between = (votes - 0.5) / config.sampling.num_chains
         voting = overridden(config, {"consensus": {"threshold": between}})

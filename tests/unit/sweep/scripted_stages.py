@@ -59,6 +59,8 @@ class ScriptedStages:
     def sample(self, config: Config, run: Run, *, policy: Policy, scope: str, **how: Any) -> Commit:
         self.sampled.append((scope, policy.policy_id, how["round_index"]))
         fingerprint = {"policy": policy.policy_id, **how}
+        if fingerprint.pop("vote_on_eval"):
+            fingerprint["sampled"] = ["eval"]
         return self._commit(run, f"{scope}/chains", fingerprint, lambda a: a.commit())
 
     def vote(

@@ -96,6 +96,18 @@ def test_more_groups_and_seeds_keep_what_is_there(sweep: RunSweep, stages: Scrip
     assert [figures.seed for figures in dpo.seeds] == [0, 1]
 
 
+def test_a_policy_that_was_sampled_for_less_gets_a_draw_beside(
+    sweep: RunSweep, stages: ScriptedStages
+) -> None:
+    sweep(groups=[])
+    sweep()
+    again = sweep()
+    assert Counter(stages.made).most_common(1)[0][1] == 1
+    assert "seed-0/sft-draw/chains" in stages.made
+    assert stages.trained["seed-0/dpo-sft"]["chains_of"] == "seed-0/sft-draw"
+    assert again.arm("vote-sft") is not None
+
+
 def test_an_arm_that_diverges_stops_those_that_start_from_it_alone(
     sweep: RunSweep, stages: ScriptedStages
 ) -> None:
