@@ -263,6 +263,9 @@ class RoundsConfig(Section):
     """Rounds to run; raising it later continues the run."""
     start: Literal["sft", "pretrained"] = "sft"
     """The policy that round 1 starts from."""
+    pool_slices: int = Field(1, ge=1)
+    """Parts that the pool is cut into; rounds learn from them in turn, so that a round sees fresh
+    listings. 1 lets every round see the whole pool, as the paper does."""
     max_anchor_drop: float = Field(0.02, ge=0, le=1)
     """A round is rolled back when its anchor accuracy is below the best by more than this (0-1)."""
     alarm: bool = True

@@ -33,6 +33,7 @@ from raypipe.rounds.console import Console
 from raypipe.rounds.gate import Judged, best, decide, next_start
 from raypipe.rounds.summary import RoundRecord
 from raypipe.runs import open_run
+from raypipe.slices import WHOLE, Slice, slice_of_round
 
 
 def run_rounds(config: Config, console: Console) -> dict[str, Any]:
@@ -221,8 +222,15 @@ class Driver:
                 scope=scope,
                 round_index=round_index,
                 greedy=greedy,
+                pool=self._pool(round_index),
             ),
         )
+
+    def _pool(self, round_index: int | None) -> Slice:
+        """The part of the pool that a round learns from."""
+        if round_index is None:
+            return WHOLE
+        return slice_of_round(round_index, self.config.rounds.pool_slices)
 
     def _vote(self, scope: str, round_index: int) -> None:
         self._stage(

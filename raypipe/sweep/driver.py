@@ -205,6 +205,7 @@ class _Seed:
                 source=scope,
                 reference=self._reference(arm, config),
                 chains_of=self._chains(arm.chains_of),
+                reference_of=self._referred(arm, config),
             ),
         )
         return True
@@ -248,6 +249,18 @@ class _Seed:
             while by_name[start].kind == "learned":
                 start = by_name[start].start or PRETRAINED
         return self._policy(start)
+
+    def _referred(self, arm: Arm, config: Config) -> str | None:
+        """The vote whose pairs hold those of every arm with the same chains and reference."""
+        if config.training.reference == "round_start" or arm.method != "dpo":
+            return None
+        sisters = [
+            other
+            for other in self._arms
+            if other.kind == "learned" and other.chains_of == arm.chains_of
+        ]
+        fewest = min(votes_of(sister, config) for sister in sisters)
+        return self._vote(arm.chains_of, arm.round_index, fewest, config)
 
     def _policy(self, name: str | None) -> str:
         return PRETRAINED if name in (None, PRETRAINED) else self._scope(name)

@@ -35,7 +35,8 @@ class Task:
 
     ``start`` and ``reference`` name policies of the run; ``source`` is the scope whose consensus
     and pairs are trained on, ``chains_of`` the one whose chains they were made from; None for the
-    seed.
+    seed. ``reference_of`` is the scope beside whose pairs the reference's log-probabilities lie,
+    where those hold the source's pairs and more; None is the source itself.
     """
 
     method: Method
@@ -44,6 +45,12 @@ class Task:
     source: str | None
     seed: int
     chains_of: str | None = None
+    reference_of: str | None = None
+
+    @property
+    def referred(self) -> str:
+        """The scope of the pairs whose chains the reference is asked of."""
+        return self.reference_of or self.source or ""
 
     def optimizer(self, config: Config) -> OptimizerConfig:
         return config.sft if self.method == "sft" else config.training
@@ -172,7 +179,7 @@ def _shared_prefix(
     trees = grow(examples, processor, shared_prefix.tokens_per_image(processor))
     if task.method == "dpo":
         started = time.monotonic()
-        trees = _with_reference(job, model.to(get_device()), trees, collator)
+        trees = _with_reference(job, model.to(get_device()), processor, trees, collator)
         counts["reference_s"] = round(time.monotonic() - started, 3)
     optimizer = task.optimizer(config)
     laid_out = plan(
@@ -201,7 +208,9 @@ def _shared_prefix(
     )
 
 
-def _with_reference(job: Job, model: Any, trees: list[Any], collator: Any) -> list[Any]:
+def _with_reference(
+    job: Job, model: Any, processor: Any, trees: list[Any], collator: Any
+) -> list[Any]:
     """The trees with the reference's log-probabilities: committed once, by all workers together."""
     import ray.train
     import torch.distributed as dist
@@ -210,7 +219,7 @@ def _with_reference(job: Job, model: Any, trees: list[Any], collator: Any) -> li
 
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    artifact = job.run.artifact(f"{job.task.source}/reference", REFERENCE)
+    artifact = job.run.artifact(f"{job.task.referred}/reference", REFERENCE)
     known = [rank == 0 and artifact.matching(job.reference_fingerprint) is not None]
     dist.broadcast_object_list(known, src=0)
     if not known[0]:
@@ -218,7 +227,10 @@ def _with_reference(job: Job, model: Any, trees: list[Any], collator: Any) -> li
         with asked_as(model, adapter.adapter_directory()):
             tokens = job.config.cluster.tokens_per_pack
             base = model.get_base_model()
-            share = reference_rows(base, trees, collator, tokens, rank, workers)
+            asked = (trees, collator)
+            if job.task.reference_of is not None:
+                asked = _all_referred(job, base, processor)
+            share = reference_rows(base, *asked, tokens, rank, workers)
         shares: list[Any] = [None] * workers
         dist.all_gather_object(shares, share)
         if rank == 0:
@@ -227,6 +239,17 @@ def _with_reference(job: Job, model: Any, trees: list[Any], collator: Any) -> li
             )
         dist.barrier()
     return with_reference(trees, artifact)
+
+
+def _all_referred(job: Job, base: Any, processor: Any) -> tuple[list[Any], Any]:
+    """The trees of all pairs that the reference is shared by, and their collator."""
+    from raypipe.training import shared_prefix
+    from raypipe.training.trees import grow
+
+    answer_format = job.config.model.answer_format
+    pairs = preference_pairs(job.run, job.task.referred, answer_format)
+    collator = shared_prefix.Collator(processor, pairs.images, base.model.get_rope_index)
+    return grow(pairs, processor, shared_prefix.tokens_per_image(processor)), collator
 
 
 def _stock(

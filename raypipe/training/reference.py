@@ -64,30 +64,41 @@ def _row(tree: Tree, logprobs: list[float]) -> Row:
 
 
 def commit_rows(artifact: Artifact, fingerprint: Fingerprint, rows: list[Row]) -> Commit:
-    """Commit the reference of a pair set; of two writers one wins, with the same rows."""
+    """Commit the reference of a pair set; of two writers one wins.
+
+    Trainings that share a reference may compute it at once, and differ in the last digits.
+    """
 
     def make(attempt: Attempt) -> Commit:
         attempt.write(REFERENCE.from_rows(sorted(rows, key=lambda row: str(row["listing_id"]))))
         return attempt.commit(counts={"listings": len(rows)})
 
-    return committed(artifact, fingerprint, make)
+    try:
+        return committed(artifact, fingerprint, make)
+    except ArtifactError:
+        other = artifact.matching(fingerprint)
+        if other is None:
+            raise
+        return other
 
 
 def with_reference(trees: Sequence[Tree], reference: Artifact) -> list[Tree]:
-    """The trees with what the committed reference says of their chains.
+    """The trees with what the committed reference says of their chains, and of others maybe.
 
     Raises:
-        ArtifactError: the reference is not that of these chains.
+        ArtifactError: the reference says nothing of one of these chains.
     """
     rows = {row["listing_id"]: row["chains"] for row in reference.read().to_pylist()}
     known = []
     for tree in trees:
-        chains = rows.get(tree.listing_id, [])
-        said = [(chain["attribute"], chain["token_ids"]) for chain in chains]
-        own = [(tree.stems[c.stem].attribute, c.token_ids.tolist()) for c in tree.chains]
-        if said != own:
+        said = {
+            (chain["attribute"], tuple(chain["token_ids"])): chain["logprob"]
+            for chain in rows.get(tree.listing_id, [])
+        }
+        own = [(tree.stems[c.stem].attribute, tuple(c.token_ids.tolist())) for c in tree.chains]
+        if not said.keys() >= set(own):
             raise ArtifactError(
                 f"{reference.name} holds other chains of {tree.listing_id} than the pairs"
             )
-        known.append(tree.with_reference([chain["logprob"] for chain in chains]))
+        known.append(tree.with_reference([said[chain] for chain in own]))
     return known

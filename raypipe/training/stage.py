@@ -51,6 +51,7 @@ def run_round(
     source: str,
     reference: str,
     chains_of: str | None = None,
+    reference_of: str | None = None,
 ) -> Commit:
     """Commit ``<name>/adapter``.
 
@@ -60,6 +61,8 @@ def run_round(
         source: scope of the consensus and pairs to learn from.
         reference: the frozen policy that DPO compares with.
         chains_of: scope of the chains that those were made from; None is the source itself.
+        reference_of: scope of a larger set of pairs that several trainings take theirs from: the
+            reference is asked once for all of it. None asks it of the source's pairs.
 
     Raises:
         NonFiniteLossError: the training diverged; nothing is committed.
@@ -67,7 +70,8 @@ def run_round(
     method = config.training.method
     frozen = reference if method == "dpo" else None
     chains = chains_of or source
-    task = Task(method, start, frozen, source, _seed(config, round_index), chains)
+    seed = _seed(config, round_index)
+    task = Task(method, start, frozen, source, seed, chains, reference_of)
     upstream = {
         "upstream.chains": run.artifact(f"{chains}/chains").required().digest,
         "upstream.consensus": run.artifact(f"{source}/consensus").required().digest,
@@ -113,7 +117,7 @@ def _reference_fingerprint(config: Config, run: Run, task: Task) -> dict[str, An
         **versions("raypipe", "torch", "transformers", "peft"),
         "template": TEMPLATE_VERSION,
         "reference": policy(run, config.model, task.reference or task.start).policy_id,
-        "upstream.pairs": run.artifact(f"{task.source}/pairs").required().digest,
+        "upstream.pairs": run.artifact(f"{task.referred}/pairs").required().digest,
         "upstream.listings": run.artifact("catalog/listings").required().digest,
     }
 

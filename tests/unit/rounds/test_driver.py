@@ -25,6 +25,7 @@ from raypipe.policies import ADAPTER_WEIGHTS, Policy
 from raypipe.rounds import driver, summary
 from raypipe.rounds.console import Console
 from raypipe.rounds.driver import Driver
+from raypipe.slices import WHOLE, Slice
 
 BEGINNING = [
     "catalog/listings",
@@ -62,6 +63,7 @@ class ScriptedStages:
     made: list[str] = field(default_factory=list)
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)
     sampled: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    pools: dict[str, Slice] = field(default_factory=dict)
 
     def _commit(
         self, run: Run, name: str, fingerprint: dict[str, Any], files: dict[str, Any]
@@ -90,8 +92,10 @@ class ScriptedStages:
         scope: str,
         round_index: int | None,
         greedy: bool,
+        pool: Slice,
     ) -> Commit:
         self.sampled[scope] = (policy.name, round_index)
+        self.pools[scope] = pool
         assert greedy == (scope == policy.name)
         fingerprint = {"policy_id": policy.policy_id, "round_index": round_index}
         return self._commit(run, f"{scope}/chains", fingerprint, {"scope.json": scope})
@@ -217,6 +221,18 @@ def test_chains_are_drawn_for_the_round_that_will_learn_from_them_and_no_other(
         "sft": ("sft", 1),
         "round-1": ("round-1", 2),
         "round-2": ("round-2", None),
+    }
+
+
+def test_rounds_may_take_turns_on_slices_of_the_pool(
+    stages: ScriptedStages, drive: RunDriver
+) -> None:
+    drive(rounds={"num_rounds": 2, "pool_slices": 2})
+    assert stages.pools == {
+        "pretrained": WHOLE,
+        "sft": Slice(0.0, 0.5),
+        "round-1": Slice(0.5, 1.0),
+        "round-2": WHOLE,
     }
 
 
