@@ -8,12 +8,14 @@ UV_VERSION := 0.13.9
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(BIN)/python
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help round label test test-fast check bench-dpo bench-sampling bench-scale bench-adapters fix lock clean
+.PHONY: help round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters fix lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make round      install, then run the main job (ARGS=\"section.key=value …\")"
 	@echo "make label      install, then label the run's listings (ARGS=\"--plan\" says what it takes)"
+	@echo "make sweep      install, then run the paper's experiments at small sizes (within an hour)"
+	@echo "make evaluate   install, then judge a policy (ARGS=\"judging.policy=sft …\")"
 	@echo "make test       install, then run all tests"
 	@echo "make test-fast  the tests that start neither Ray nor vLLM: about a minute"
 	@echo "make check      ruff, format check, mypy --strict"
@@ -43,6 +45,16 @@ round: .venv/.cpu
 
 label: .venv/.cpu
 	@$(BIN)/python jobs/label.py $(ARGS)
+
+# Sizes at which two cores finish every arm within the hour. SWEEP= takes the configuration's own.
+SWEEP ?= run.name=sweep-small catalog.embedded.num_pool=144 catalog.embedded.num_eval=264 \
+	catalog.embedded.num_anchor=48
+
+sweep: .venv/.cpu
+	@$(BIN)/python jobs/sweep.py $(SWEEP) $(ARGS)
+
+evaluate: .venv/.cpu
+	@$(BIN)/python jobs/evaluate.py $(ARGS)
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)

@@ -110,9 +110,7 @@ class Row:
 class Lessons:
     """Draws rows for listings made of banked photos."""
 
-    def __init__(
-        self, processor: Qwen2_5_VLProcessor, photos: list[Photo], course: Course
-    ) -> None:
+    def __init__(self, processor: Qwen2_5_VLProcessor, photos: list[Photo], course: Course) -> None:
         self._course = course
         self._tokenizer = processor.tokenizer
         self._pad = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
@@ -179,9 +177,7 @@ class Lessons:
         for branch, view in enumerate(lottery.sample(telling, min(2, len(telling)))):
             words = self._ids(opening(view, entry.name, phrasing=lottery.randrange(2)))
             middle = row.text(words, after, question=index, caption=branch)
-            row.text(
-                self._ids(f" {value}"), middle, question=index, caption=branch, scored=True
-            )
+            row.text(self._ids(f" {value}"), middle, question=index, caption=branch, scored=True)
 
     def _speak(
         self,
@@ -201,9 +197,7 @@ class Lessons:
         for branch in range(CAPTIONS_PER_QUESTION):
             said = caption(entry, value, views, HABITS, lottery)
             text = written(said, HABITS, answer_format, lottery)
-            row.text(
-                self._ids(text + TURN_END), after, question=index, caption=branch, scored=True
-            )
+            row.text(self._ids(text + TURN_END), after, question=index, caption=branch, scored=True)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]

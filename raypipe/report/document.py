@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from raypipe.report import tables, words
+from raypipe.report import paper_tables, tables, words
 from raypipe.report.tables import Claim, Contrast
 from raypipe.results import ArmResult, Results
 
@@ -54,15 +54,16 @@ def _claim(claim: Claim) -> Sequence[str]:
 
 
 def _table4(results: Results) -> str:
-    rows = tables.table4(results)
+    rows = paper_tables.table4(results)
     if not rows:
         return ""
     head = ("technique", "accuracy", "95 %", "over its start, points", "95 %")
     paper = (PAPER_COLUMN, "the paper, over its start")
     lead = (
         "Accuracy of greedy decoding on the held-out queries. The columns on the right are the "
-        f"paper's own, of another model on other data ({tables.PAPER_SETTING}): directions can be "
-        "compared, numbers cannot. SFT on answers without reasoning (the paper's §3.1.1) is "
+        "paper's own, of another model on other data "
+        f"({paper_tables.PAPER_SETTING}): directions can be compared, "
+        "numbers cannot. SFT on answers without reasoning (the paper's §3.1.1) is "
         "compared with SFT; the second model is the paper's Qwen2-VL-2B."
     )
     body = (
@@ -79,7 +80,7 @@ def _table4(results: Results) -> str:
 
 
 def _table5(results: Results) -> str:
-    rows = tables.table5(results)
+    rows = paper_tables.table5(results)
     if not rows:
         return ""
     head = ("C >", "k of n votes", "pairs", "accuracy", "95 %")
@@ -105,7 +106,7 @@ def _table5(results: Results) -> str:
 
 
 def _table6(results: Results) -> str:
-    rows = tables.table6(results)
+    rows = paper_tables.table6(results)
     if not rows:
         return ""
     head = ("of the pool", "listings", "pairs", "DPO", "95 %", "targets", "self-learning", "95 %")
@@ -191,7 +192,7 @@ def _again(results: Results) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in results.versions.items())
     parts = ["## How to make it again", _code(results.command), _text(about)]
     parts += [_text(f"Versions: {versions}.")] if versions else []
-    return _join([*parts, _text(f"The paper: {tables.PAPER}.")])
+    return _join([*parts, _text(f"The paper: {paper_tables.PAPER}.")])
 
 
 def _accuracy(arm: ArmResult | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from raypipe.artifacts import Run
 from raypipe.config import Config
+from raypipe.report.document import results_markdown
 from raypipe.report.gallery import build_gallery
 from raypipe.report.page import render_page
 from raypipe.report.record import read_record
@@ -12,7 +13,10 @@ PAGE = "report/index.html"
 
 
 def run_sweep(run: Run, results: Results) -> str:
-    """Write the page of a sweep and return its path; derived, as the run's own."""
+    """Write the page of a sweep, and the same tables as ``results.md``; returns the page's path.
+
+    Both are derived, as the run's own page.
+    """
     before, after = results.arm("sft"), results.arm("dpo-sft")
     flips = None
     if before is not None and after is not None:
@@ -20,6 +24,7 @@ def run_sweep(run: Run, results: Results) -> str:
         gallery = build_gallery(run, f"{first}/{before.name}", f"{first}/{after.name}")
         flips = FlipGallery(before.title, after.title, gallery)
     run.replace(PAGE, render_sweep(results, flips))
+    run.replace("results.md", results_markdown(results).encode())
     return run.path(PAGE)
 
 

@@ -6,14 +6,15 @@ from typing import Any, Generic, TypeVar
 
 from markupsafe import Markup
 
+from raypipe.report import paper_tables, tables
 from raypipe.report import sweep_figures as strips
-from raypipe.report import tables
 from raypipe.report.drawing import Scale
 from raypipe.report.figures import reliability_figure
 from raypipe.report.gallery import Gallery
 from raypipe.report.page import set_page
+from raypipe.report.paper_tables import Table6Row
 from raypipe.report.sweep_figures import Level, Line, Point
-from raypipe.report.tables import Change, Claim, Table6Row
+from raypipe.report.tables import Change, Claim
 from raypipe.results import ArmResult, Results
 
 R = TypeVar("R")
@@ -81,8 +82,8 @@ def _values(results: Results) -> dict[str, Any]:
         "results": results,
         "outcome": tables.outcome(results),
         "intervals": tables.note_on_intervals(results),
-        "paper": tables.PAPER,
-        "paper_setting": tables.PAPER_SETTING,
+        "paper": paper_tables.PAPER,
+        "paper_setting": paper_tables.PAPER_SETTING,
         "main": tables.main_arm(results),
         "pairs": tables.pairs,
         "claims": _claims(stated, scale),
@@ -90,8 +91,8 @@ def _values(results: Results) -> dict[str, Any]:
         "compared": results.comparisons,
         "table4": _table4(results),
         "table5": _table5(results),
-        "equal_pairs": any(row.equal for row in tables.table5(results)),
-        "table6": tables.table6(results),
+        "equal_pairs": any(row.equal for row in paper_tables.table5(results)),
+        "table6": paper_tables.table6(results),
         **_pool_figures(results),
         "variants": _variants(results),
         "votes": _votes(results),
@@ -114,12 +115,12 @@ def _claims(stated: Sequence[Claim], scale: Scale) -> Strips[Claim] | None:
 
 
 def _table4(results: Results) -> Strips[tables.Table4Row] | None:
-    rows = tables.table4(results)
+    rows = paper_tables.table4(results)
     return _accuracies(rows, [row.arm for row in rows]) if rows else None
 
 
 def _table5(results: Results) -> Strips[tables.Table5Row] | None:
-    rows = tables.table5(results)
+    rows = paper_tables.table5(results)
     return _accuracies(rows, [row.arm for row in rows]) if rows else None
 
 
@@ -152,7 +153,7 @@ def _variants(results: Results) -> VariantStrips | None:
 
 
 def _pool_figures(results: Results) -> dict[str, Markup]:
-    rows = tables.table6(results)
+    rows = paper_tables.table6(results)
     if not rows:
         return {"pool_figure": Markup(""), "paper_figure": Markup("")}
     lines = [
@@ -176,8 +177,8 @@ def _pool_figures(results: Results) -> dict[str, Markup]:
             name,
             kind,
             tuple(
-                Point(round(share * tables.PAPER_POOL), figures[method])
-                for share, figures in tables.PAPER_TABLE6.items()
+                Point(round(share * paper_tables.PAPER_POOL), figures[method])
+                for share, figures in paper_tables.PAPER_TABLE6.items()
             ),
         )
         for name, kind, method in (
@@ -189,7 +190,7 @@ def _pool_figures(results: Results) -> dict[str, Markup]:
     return {
         "pool_figure": strips.pool_figure([line for line in lines if line.points], levels, label),
         "paper_figure": strips.pool_figure(
-            paper, [Level("SFT", tables.PAPER_SFT, "start")], f"{label}, in the paper"
+            paper, [Level("SFT", paper_tables.PAPER_SFT, "start")], f"{label}, in the paper"
         ),
     }
 

@@ -7,7 +7,7 @@ import pytest
 from reader import HOSTILE, Reader, markdown_rows
 from swept import make_results, make_sweep
 
-from raypipe.report import tables, words
+from raypipe.report import paper_tables, tables, words
 from raypipe.report.document import results_markdown
 from raypipe.report.sweep import render_sweep
 from raypipe.results import Results
@@ -44,8 +44,8 @@ def said(number: float) -> set[str]:
 
 def paper_figures() -> set[str]:
     accuracies = [0.317, 0.44, 0.717, 0.751, 0.642, 0.665, 0.826, 0.857, 0.607]
-    accuracies += [*tables.PAPER_TABLE5, *tables.PAPER_TABLE5.values()]
-    accuracies += numbers(tables.PAPER_TABLE6)
+    accuracies += [*paper_tables.PAPER_TABLE5, *paper_tables.PAPER_TABLE5.values()]
+    accuracies += numbers(paper_tables.PAPER_TABLE6)
     gains = {"+12.3", "+3.4", "−14.4", "−7.5", "−8.6", "+10.9", "+10.6"}
     sizes = {f"{1000 * size:,}" for size in range(1, 6)}
     return gains | sizes | {words.score(accuracy) for accuracy in accuracies}
@@ -80,7 +80,7 @@ def squash(row: list[str]) -> str:
 
 
 def test_the_papers_tables_are_whole(results):
-    assert [(row.paper, row.technique) for row in tables.table4(results)] == [
+    assert [(row.paper, row.technique) for row in paper_tables.table4(results)] == [
         (0.717, "Pretrained"),
         (0.751, "SFT"),
         (0.607, "SFT on answers without reasoning"),
@@ -91,9 +91,9 @@ def test_the_papers_tables_are_whole(results):
         (0.317, "Pretrained, second model"),
         (0.44, "SFT, second model"),
     ]
-    assert all(row.arm is not None for row in tables.table4(results)[:7])
-    assert [row.paper for row in tables.table5(results)] == [0.83, 0.857, 0.831, 0.825]
-    rows = tables.table6(results)
+    assert all(row.arm is not None for row in paper_tables.table4(results)[:7])
+    assert [row.paper for row in paper_tables.table5(results)] == [0.83, 0.857, 0.831, 0.825]
+    rows = paper_tables.table6(results)
     assert [row.paper_dpo for row in rows] == [0.816, 0.836, 0.84, 0.852, 0.857]
     assert [row.paper_self_learning for row in rows] == [0.785, 0.755, 0.73, 0.731, 0.66]
     assert [row.listings for row in rows] == [240, 480, 720, 960, 1200]
@@ -103,7 +103,7 @@ def test_a_second_model_is_beside_the_papers_second_model():
     sweep = make_sweep()
     sweep.arm("small", "Small", ("table4",), 0.3, method="none")
     sweep.arms["small"] = sweep.arms["small"].model_copy(update={"model": "smaller"})
-    row = tables.table4(sweep.results())[-2]
+    row = paper_tables.table4(sweep.results())[-2]
     assert row.arm is not None
     assert (row.arm.name, row.paper) == ("small", 0.317)
 
@@ -111,7 +111,7 @@ def test_a_second_model_is_beside_the_papers_second_model():
 def test_an_arm_that_the_paper_lacks_follows_without_its_figure():
     sweep = make_sweep()
     sweep.arm("odd", "Something else", ("table4",), 0.6, method="vote", start="sft")
-    last = tables.table4(sweep.results())[-1]
+    last = paper_tables.table4(sweep.results())[-1]
     assert (last.technique, last.paper) == ("Something else", None)
 
 
@@ -124,14 +124,14 @@ def test_thresholds_with_the_same_votes_are_one_arm():
         for name, arm in sweep.arms.items()
     }
     results = sweep.results().model_copy(update={"num_chains": 4})
-    rows = {row.threshold: row for row in tables.table5(results)}
+    rows = {row.threshold: row for row in paper_tables.table5(results)}
     assert rows[0.7].arm == rows[0.5].arm is not None
     assert (rows[0.7].shares, rows[0.7].min_votes) == (0.5, 3)
     assert "the same arm as C > 0.5" in results_markdown(results)
 
 
 def test_equal_pairs_stand_in_table_5_and_not_among_the_controls(results):
-    equal = {row.threshold: row.equal for row in tables.table5(results)}
+    equal = {row.threshold: row.equal for row in paper_tables.table5(results)}
     assert [threshold for threshold, arm in equal.items() if arm is not None] == [0.3, 0.7]
     controls = [row.arm.name for row in tables.variants(results)["Controls"]]
     assert controls == ["vote-sft", "dpo-sft-null", "self-learning-sft-paired"]

@@ -28,11 +28,13 @@ class ScriptedStages:
 
     Args:
         right: how often (0-1) an arm is right; SFT's where an arm is not named.
+        right_with: the same for an arm with one seed.
         diverges, gives_nothing: arms whose training fails, or whose selection is empty.
         kill_before: artifact before which the process ends.
     """
 
     right: dict[str, float] = field(default_factory=dict)
+    right_with: dict[tuple[str, str], float] = field(default_factory=dict)
     diverges: str = ""
     gives_nothing: str = ""
     kill_before: str = ""
@@ -108,7 +110,7 @@ class ScriptedStages:
         return self._commit(run, f"{name}/adapter", fingerprint, make)
 
     def evaluate(self, config: Config, run: Run, *, scope: str, **how: Any) -> Commit:
-        rows = list(self._judged(scope))
+        rows = list(self.judged(scope))
         right = sum(row["correct"] for row in rows) / len(rows)
         measured = {
             "accuracy": right,
@@ -125,9 +127,11 @@ class ScriptedStages:
 
         return self._commit(run, f"{scope}/evaluation", how, make)
 
-    def _judged(self, scope: str) -> Iterator[dict[str, Any]]:
+    def judged(self, scope: str) -> Iterator[dict[str, Any]]:
         """Queries have a difficulty of their own, so that arms err on the same ones."""
-        right = self.right.get(scope.split("/", 1)[1], self.right.get("sft", 0.6))
+        seed, arm = scope.split("/", 1)
+        right = self.right.get(arm, self.right.get("sft", 0.6))
+        right = self.right_with.get((seed, arm), right)
         for number in range(EVAL_LISTINGS):
             for attribute in ("colour", "heel"):
                 difficulty = random.Random(derive(number, attribute)).random()
