@@ -114,12 +114,12 @@ def _claims(stated: Sequence[Claim], scale: Scale) -> Strips[Claim] | None:
     return Strips(strips.difference_axis(scale), rows) if rows else None
 
 
-def _table4(results: Results) -> Strips[tables.Table4Row] | None:
+def _table4(results: Results) -> Strips[paper_tables.Table4Row] | None:
     rows = paper_tables.table4(results)
     return _accuracies(rows, [row.arm for row in rows]) if rows else None
 
 
-def _table5(results: Results) -> Strips[tables.Table5Row] | None:
+def _table5(results: Results) -> Strips[paper_tables.Table5Row] | None:
     rows = paper_tables.table5(results)
     return _accuracies(rows, [row.arm for row in rows]) if rows else None
 

@@ -42,9 +42,12 @@ class SweepConsole(StageConsole):
         if unknown:
             self.note(f"set {', '.join(unknown)} to see hours and cost")
 
-    def settled(self, arm: Arm, seed: int, reason: str | None) -> None:
-        if reason is not None:
-            self.note(f"{arm.title}, seed {seed}: {reason}")
+    def settled(self, scope: str, reason: str | None) -> None:
+        """An arm is through, with figures or with the reason why it has none."""
+        if reason is None:
+            self._rich.print(f"[green]✓[/green] [bold]{scope}[/bold]")
+        else:
+            self.note(f"{scope}: {reason}")
 
     def end(self, results: Results, page: str, seconds: float) -> None:
         """The arms, the claims, and where the page is."""

@@ -105,12 +105,14 @@ class _Seed:
                 elif room == 1:
                     reasons[arm.name] = self.make(arm)
                 else:
+                    self._console.stage(self._scope(arm.name))
                     running[_elsewhere(self._config, self._run, self._seed, arm)] = arm
+                if arm.name in reasons:
+                    self._console.settled(self._scope(arm.name), reasons[arm.name])
             if running:
                 arm, reason = _first_done(running)
                 reasons[arm.name] = reason
-        for arm in self._arms:
-            self._console.settled(arm, self._seed, reasons[arm.name])
+                self._console.settled(self._scope(arm.name), reason)
         return [Refusal(self._seed, name, why) for name, why in reasons.items() if why]
 
     def make(self, arm: Arm) -> str | None:
