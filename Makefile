@@ -46,12 +46,14 @@ round: .venv/.cpu
 label: .venv/.cpu
 	@$(BIN)/python jobs/label.py $(ARGS)
 
-# Sizes at which two cores finish every arm within the hour. SWEEP= takes the configuration's own.
-SWEEP ?= run.name=sweep-small catalog.embedded.num_pool=144 catalog.embedded.num_eval=264 \
-	catalog.embedded.num_anchor=48
+# Small sizes for a sweep, and two arms at a time on two cores.
+SWEEP ?= run.name=sweep catalog.embedded.num_pool=300 catalog.embedded.num_eval=760 \
+	catalog.embedded.num_anchor=96
+ABREAST := sweep.arms_at_once=2 cluster.num_cpus=8 cluster.num_train_workers=1 \
+	sampling.environment.OMP_NUM_THREADS='"1"'
 
 sweep: .venv/.cpu
-	@$(BIN)/python jobs/sweep.py $(SWEEP) $(ARGS)
+	@$(BIN)/python jobs/sweep.py $(SWEEP) $(ABREAST) $(ARGS)
 
 evaluate: .venv/.cpu
 	@$(BIN)/python jobs/evaluate.py $(ARGS)

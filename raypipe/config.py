@@ -299,7 +299,7 @@ class LabelingConfig(Section):
     is drawn, so training chains are never constrained."""
 
 
-SweepGroup = Literal["table4", "table5", "table6", "rounds", "control", "option"]
+SweepGroup = Literal["claims", "table4", "table5", "table6", "rounds", "control", "option"]
 SWEEP_GROUPS: tuple[SweepGroup, ...] = get_args(SweepGroup)
 
 
@@ -307,9 +307,10 @@ class SweepConfig(Section):
     seeds: tuple[int, ...] = Field((0,), min_length=1, json_schema_extra=RESOURCE)
     """Every arm is run with the first; the groups in sweep.replicated with all of them."""
     groups: tuple[SweepGroup, ...] = Field(SWEEP_GROUPS, json_schema_extra=RESOURCE)
-    """The tables that are made: the paper's Tables 4, 5 and 6, several rounds, controls, and
+    """What is made: the arms of the main claims (DPO from both starts and with every part of the
+    pool, self-learning from SFT), the paper's Tables 4, 5 and 6, several rounds, controls, and
     options beyond the paper."""
-    replicated: tuple[SweepGroup, ...] = Field(("table4", "table6"), json_schema_extra=RESOURCE)
+    replicated: tuple[SweepGroup, ...] = Field(("claims",), json_schema_extra=RESOURCE)
     """The groups that are repeated with every seed."""
     thresholds: tuple[float, ...] = Field((0.3, 0.5, 0.7, 0.8), json_schema_extra=RESOURCE)
     """Confidences that a query must exceed (paper, Table 5)."""
@@ -391,7 +392,8 @@ class RatesConfig(Section):
     trainer_hour: float = Field(0.0, ge=0, json_schema_extra=RESOURCE)
     """Price of all training workers together for an hour."""
     examples_per_second: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
-    """Pairs or targets that all training workers together learn from in a second, for a plan."""
+    """Pairs or targets that all training workers together learn from in a second, for a plan; None
+    is unknown."""
     chains_per_second: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
     """Chains that an engine makes in a second, for a plan; None takes what was last measured."""
 

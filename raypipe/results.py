@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 PATH = "results.json"
 VERSION = 1
 Interval = tuple[float, float]
-Group = Literal["baseline", "table4", "table5", "table6", "rounds", "control", "option"]
+Group = Literal["baseline", "claims", "table4", "table5", "table6", "rounds", "control", "option"]
 Verdict = Literal["holds", "fails", "inside_noise"]
 
 

@@ -114,9 +114,10 @@ def _learned(method: Method, start: str, config: Config, **changed: Any) -> Arm:
 
 
 def _table4(config: Config) -> Iterable[Arm]:
+    yield _learned("self_learning", PRETRAINED, config)
+    yield _learned("self_learning", SFT, config, groups=("table4", "claims"))
     for start in (PRETRAINED, SFT):
-        yield _learned("self_learning", start, config)
-        yield _learned("dpo", start, config)
+        yield _learned("dpo", start, config, groups=("table4", "claims"))
     plain = {"model": {"answer_format": "answer_only"}}
     bare = f"{PRETRAINED}-answer-only"
     yield Arm(bare, "Pretrained, answer only", ("table4",), "base", settings=plain)
@@ -165,7 +166,8 @@ def _table6(config: Config) -> Iterable[Arm]:
     methods: tuple[Method, ...] = ("self_learning", "dpo")
     for method in methods:
         for share in config.sweep.pool_shares:
-            arm = _learned(method, SFT, config, groups=("table6",))
+            groups = ("table6", "claims") if method == "dpo" else ("table6",)
+            arm = _learned(method, SFT, config, groups=groups)
             if share < 1:
                 arm = replace(
                     arm,
