@@ -109,9 +109,11 @@ class Driver:
     def _judge(self, listings: str) -> str:
         """Ask and judge; returns the scope of the evaluation."""
         config, run, asked = self.config, self.run, self.policy
-        scope, round_index = self._scope(asked, listings), None
+        scope = self._scope(asked, listings)
         if asked is not None and scope == asked.name:
-            round_index = run.artifact(f"{scope}/chains").required().fingerprint["round_index"]
+            judged = f"{scope}/evaluation"
+            self.console.committed(judged, run.artifact(judged).required())
+            return scope
         self._stage(
             f"{scope}/chains",
             lambda: (
@@ -122,7 +124,7 @@ class Driver:
                     run,
                     policy=asked,
                     scope=scope,
-                    round_index=round_index,
+                    round_index=None,
                     catalog=listings,
                     start=self._start,
                 )
@@ -134,7 +136,7 @@ class Driver:
                 config,
                 run,
                 scope=scope,
-                with_consensus=round_index is not None,
+                with_consensus=False,
                 catalog=listings,
             ),
         )

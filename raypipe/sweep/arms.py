@@ -31,7 +31,7 @@ class Arm:
 
     Args:
         name: identifier, and the scope of what it makes.
-        groups: the tables that it is a row of.
+        groups: the tables that it is a row of, of those that are wanted.
         start: the arm whose policy it starts from or measures; None for a base model.
         chains_of: the arm whose chains it learns from.
         thresholds: of the confidence; all of them ask for the same number of votes.
@@ -70,7 +70,11 @@ def plan(config: Config, seed: int) -> list[Arm]:
     for arm in reversed(arms):
         if arm.name in chosen:
             chosen.update(arm.needs)
-    return [arm for arm in arms if arm.name in chosen]
+    return [
+        replace(arm, groups=tuple(group for group in arm.groups if group in {"baseline", *wanted}))
+        for arm in arms
+        if arm.name in chosen
+    ]
 
 
 def votes_of(arm: Arm, config: Config) -> int:

@@ -109,3 +109,25 @@ def test_the_same_command_makes_nothing_again(swept: tuple[Run, str]) -> None:
     after = results_of(run)
     assert after.arms == before.arms
     assert after.comparisons == before.comparisons
+
+
+def test_a_policy_judged_alone_gets_the_same_accuracy(swept: tuple[Run, str]) -> None:
+    run, _ = swept
+    small = [key for key in SMALL if not key.startswith("rounds.")]
+    where = f"run.directory={Path(run.root).parent}"
+    adapter = run.artifact("seed-0/dpo-sft/adapter").local_directory()
+    done = subprocess.run(
+        [sys.executable, "jobs/evaluate.py", *small, where, f"judging.policy={adapter}"],
+        cwd=ROOT,
+        env=job_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=840,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [path] = Path(run.root).glob("evaluations/*/evaluation/files/*/metrics.json")
+    judged = json.loads(path.read_text())["eval"]
+    arm = results_of(run).arm("dpo-sft")
+    assert arm is not None
+    assert (judged["accuracy"], judged["queries"]) == (arm.accuracy, results_of(run).eval_queries)
