@@ -7,6 +7,7 @@ before: as many pairs per query as the paper's setting can give at most bound it
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from raypipe.artifacts import Run
 from raypipe.config import Config
@@ -111,7 +112,10 @@ def _examples(config: Config, arm: Arm, splits: Mapping[str, Split]) -> int:
 
 def _counted(config: Config) -> dict[str, Split] | None:
     """Listings and queries per split of the prepared catalog; None when it is not there."""
-    run = Run(f"{config.run.directory.rstrip('/')}/{config.run.name}")
+    location = f"{config.run.directory.rstrip('/')}/{config.run.name}"
+    if "://" not in location and not Path(location).exists():
+        return None  # opening it would make it
+    run = Run(location)
     listings = run.artifact("catalog/listings", LISTINGS)
     if listings.commit() is None:
         return None
