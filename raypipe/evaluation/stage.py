@@ -54,13 +54,13 @@ def run(
          "vote": null without consensus, or what calibration.vote_metrics returns,
          "signs": null without verified anchor queries, or what signs.Signs.to_json returns}
 
+    Accuracies and shares are 0-1, and null in a split without verified queries. Queries of a
+    verified listing that have no verified value are not judged.
+
     Args:
         with_consensus: whether the anchor was voted on.
         consensus_of: scope of that consensus; None is the scope itself.
         vote_of: judge the vote over the sampled chains of this scope, instead of greedy chains.
-
-    Accuracies and shares are 0-1, and null in a split without verified queries. Queries of a
-    verified listing that have no verified value are not judged.
 
     Raises:
         ArtifactError: an artifact is missing, or a verified query has no greedy chain, no
@@ -91,16 +91,8 @@ def run(
         return done
 
     schema = AttributeSchema.from_json(listings.read_json("attribute_schema.json"))
-    verified = {
-        row["listing_id"]: {answer["attribute"]: answer["value"] for answer in row["answers"]}
-        for row in truth.read().to_pylist()
-        if row["answers"]
-    }
+    verified, say = _values(truth), _speaker(config, by_vote=vote_of is not None)
     attempt = evaluation.attempt(fingerprint)
-    answer_format, num_chains = config.model.answer_format, config.sampling.num_chains
-    say: Say = partial(_greedy, answer_format=answer_format)
-    if vote_of is not None:
-        say = partial(_elected, answer_format=answer_format, num_chains=num_chains)
     rows: list[Row] = []
     for table in chains.read_files(["listing_id", "vertical", "split", "queries"]):
         judged = list(_judge(_verified(table), verified, schema, say))
@@ -109,6 +101,21 @@ def run(
         rows += [{name: row[name] for name in row if name != "text"} for row in judged]
 
     refused = set(chains.read(["id"], kind="quarantine").column("id").to_pylist())
+    attempt.write_json(METRICS, _metrics(rows, consensus, config))
+    counts = {"queries": len(rows), "refused_listings": len(refused & set(verified))}
+    return attempt.commit(expected=set(verified) - refused, counts=counts)
+
+
+def _values(truth: Artifact) -> dict[str, dict[str, str]]:
+    """The verified values of every listing that has any, by attribute."""
+    return {
+        row["listing_id"]: {answer["attribute"]: answer["value"] for answer in row["answers"]}
+        for row in truth.read().to_pylist()
+        if row["answers"]
+    }
+
+
+def _metrics(rows: Sequence[Row], consensus: Artifact | None, config: Config) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         split: _split_metrics([row for row in rows if row["split"] == split], split, config)
         for split in VERIFIED_SPLITS
@@ -117,9 +124,7 @@ def run(
     votes = None if consensus is None else _voted(anchor, consensus)
     metrics["vote"] = None if votes is None else _vote_metrics(votes, config)
     metrics["signs"] = _signs(anchor, votes)
-    attempt.write_json(METRICS, metrics)
-    counts = {"queries": len(rows), "refused_listings": len(refused & set(verified))}
-    return attempt.commit(expected=set(verified) - refused, counts=counts)
+    return metrics
 
 
 def answered(run: Run, scope: str, split: str = "eval") -> dict[QueryId, bool]:
@@ -201,6 +206,13 @@ def _judge(
                 "correct": answer == truth,
                 "text": text,
             }
+
+
+def _speaker(config: Config, *, by_vote: bool) -> Say:
+    answer_format, num_chains = config.model.answer_format, config.sampling.num_chains
+    if by_vote:
+        return partial(_elected, answer_format=answer_format, num_chains=num_chains)
+    return partial(_greedy, answer_format=answer_format)
 
 
 def _greedy(query: Row, attribute: Attribute, place: str, *, answer_format: AnswerFormat) -> Said:
