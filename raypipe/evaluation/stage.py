@@ -44,18 +44,8 @@ def run(
 
     Reads ``<scope>/chains``, ``<catalog>/truth``, the attribute schema in ``<catalog>/listings``
     and, with consensus, the anchor rows of ``<scope>/consensus``. Commits ``<scope>/evaluation``,
-    a row per verified query, with ``metrics.json``::
-
-        {"eval": {"accuracy", "ci95": [low, high], "queries", "listings", "invalid",
-                  "macro_vertical", "macro_attribute",
-                  "by_vertical": {vertical: {"accuracy", "queries"}},
-                  "by_attribute": {"vertical/attribute": {"accuracy", "queries"}}},
-         "anchor": the same,
-         "vote": null without consensus, or what calibration.vote_metrics returns,
-         "signs": null without verified anchor queries, or what signs.Signs.to_json returns}
-
-    Accuracies and shares are 0-1, and null in a split without verified queries. Queries of a
-    verified listing that have no verified value are not judged.
+    a row per verified query, with ``metrics.json`` (see :func:`_metrics`). Queries of a verified
+    listing that have no verified value are not judged.
 
     Args:
         with_consensus: whether the anchor was voted on.
@@ -116,6 +106,18 @@ def _values(truth: Artifact) -> dict[str, dict[str, str]]:
 
 
 def _metrics(rows: Sequence[Row], consensus: Artifact | None, config: Config) -> dict[str, Any]:
+    """What ``metrics.json`` holds::
+
+        {"eval": {"accuracy", "ci95": [low, high], "queries", "listings", "invalid",
+                  "macro_vertical", "macro_attribute",
+                  "by_vertical": {vertical: {"accuracy", "queries"}},
+                  "by_attribute": {"vertical/attribute": {"accuracy", "queries"}}},
+         "anchor": the same,
+         "vote": null without consensus, or what calibration.vote_metrics returns,
+         "signs": null without verified anchor queries, or what signs.Signs.to_json returns}
+
+    Accuracies and shares are 0-1, and null in a split without verified queries.
+    """
     metrics: dict[str, Any] = {
         split: _split_metrics([row for row in rows if row["split"] == split], split, config)
         for split in VERIFIED_SPLITS
