@@ -152,7 +152,7 @@ class _Seed:
         self._evaluate(scope, config, with_consensus=voted is not None, consensus_of=voted)
 
     def _sample(
-        self, config: Config, policy: Policy, scope: str, drawn: "Drawn", *, greedy: bool
+        self, config: Config, policy: Policy, scope: str, drawn: Drawn, *, greedy: bool
     ) -> None:
         self._stage(
             f"{scope}/chains",
@@ -167,7 +167,7 @@ class _Seed:
             ),
         )
 
-    def _drawn(self, scope: str) -> "Drawn | None":
+    def _drawn(self, scope: str) -> Drawn | None:
         commit = self._run.artifact(f"{scope}/chains").commit()
         if commit is None:
             return None

@@ -106,7 +106,7 @@ def gather(
         ArtifactError: a committed artifact is corrupt.
     """
     figures = Figures(config, run, arms)
-    first = next(iter(arms.values()))
+    seed, first = next(iter(arms.items()))
     known = [arm for arm in first if figures.seeds_of(arm.name)]
     found = [_arm(figures, arm) for arm in known]
     names = {arm.name for arm in known}
@@ -121,7 +121,7 @@ def gather(
         model=config.model.path,
         seeds=tuple(arms),
         num_chains=config.sampling.num_chains,
-        eval_queries=len(figures.answers(next(iter(arms)), PRETRAINED)),
+        eval_queries=len(figures.answers(seed, PRETRAINED)),
         eval_listings=figures.listings.get("eval", 0),
         pool_listings=figures.listings.get("pool", 0),
         seed_listings=figures.listings.get("seed", 0),
@@ -130,9 +130,13 @@ def gather(
         votes=tuple(
             _vote(figures, name)
             for name in (PRETRAINED, SFT)
-            if name in names and figures.metrics(next(iter(arms)), name).get("vote")
+            if name in names and figures.metrics(seed, name).get("vote")
         ),
         seconds=seconds,
+        queries_by_attribute={
+            name: group["queries"]
+            for name, group in figures.metrics(seed, PRETRAINED)["eval"]["by_attribute"].items()
+        },
         refused={f"{refusal.arm}, seed {refusal.seed}": refusal.reason for refusal in refused},
         versions=versions,
     )
