@@ -54,7 +54,9 @@ class Arm:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The arms that come before it."""
+        """The arms that come before it; SFT starts from a base model, which is there."""
+        if self.kind == "sft":
+            return ()
         return tuple(dict.fromkeys(name for name in (self.start, self.chains_of) if name))
 
 
