@@ -22,6 +22,7 @@ Method = Literal["none", "sft", "dpo", "self_learning", "vote"]
 SHORT: dict[Method, str] = {"dpo": "dpo", "self_learning": "sl"}
 WORDS: dict[Method, str] = {"dpo": "DPO", "self_learning": "Self-learning"}
 VOTE = "vote-sft"
+_CLAIMED: tuple[Group, ...] = ("table4", "table6")  # whose rows the arms of the claims are
 FIRST_HALF, SECOND_HALF = Slice(0.0, 0.5), Slice(0.5, 1.0)
 
 
@@ -72,8 +73,9 @@ def plan(config: Config, seed: int) -> list[Arm]:
     for arm in reversed(arms):
         if arm.name in chosen:
             chosen.update(arm.needs)
+    shown = {"baseline", *wanted, *(_CLAIMED if "claims" in wanted else ())}
     return [
-        replace(arm, groups=tuple(group for group in arm.groups if group in {"baseline", *wanted}))
+        replace(arm, groups=tuple(group for group in arm.groups if group in shown))
         for arm in arms
         if arm.name in chosen
     ]

@@ -63,6 +63,14 @@ def test_later_seeds_repeat_the_replicated_groups_and_what_those_need() -> None:
     assert {"dpo-pretrained", "dpo-sft-null"} <= {arm.name for arm in plan(config, 0)}
 
 
+def test_the_arms_of_the_claims_are_rows_of_tables_4_and_6_and_no_other() -> None:
+    found = arms(groups=["claims"])
+    assert len(found) == 9
+    assert "table6" in found["dpo-sft-pool-0.2"].groups
+    assert {"table4", "table6"} < set(found["dpo-sft"].groups)
+    assert not any({"table5", "rounds", "option"} & set(arm.groups) for arm in found.values())
+
+
 def test_without_any_group_the_baselines_are_left() -> None:
     assert set(arms(groups=[])) == {"pretrained", "sft"}
 
