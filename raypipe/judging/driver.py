@@ -172,11 +172,12 @@ class Driver:
         return self.run.artifact(f"{scope}/evaluation").commit() is not None
 
     def _is_own(self, asked: Policy) -> bool:
-        """Whether the run's rounds have judged these very weights under this name."""
+        """Whether the run has judged these very weights under this name, decoded by this law."""
         chains = self.run.artifact(f"{asked.name}/chains").commit()
         if chains is None or not self._is_judged(asked.name):
             return False
-        return bool(chains.fingerprint["policy_id"] == asked.policy_id)
+        law = plain(sampling.law(self.config, asked, GREEDY))
+        return all(chains.fingerprint.get(key, value) == value for key, value in law.items())
 
     def _row(self, scope: str, judged: str | None) -> dict[str, Any]:
         """Metrics of the eval split, and by how much the judged policy is ahead."""
@@ -200,4 +201,6 @@ def file_name(name: str) -> str:
 
 def _said(scope: str) -> str:
     """The name in an evaluation's scope."""
-    return scope.removeprefix("evaluations/").rpartition("-")[0] if "/" in scope else scope
+    if not scope.startswith("evaluations/"):
+        return scope
+    return scope.removeprefix("evaluations/").rpartition("-")[0]

@@ -322,12 +322,14 @@ def _by_gain(rows: Sequence[Change]) -> tuple[Change, ...]:
 def note_on_intervals(results: Results) -> str:
     """How the intervals are to be read."""
     seeds = len(results.seeds)
+    fewest = min((len(arm.seeds) for arm in results.arms), default=seeds)
+    number = f"{seeds} seeds" if fewest == seeds else f"an arm's {fewest} to {seeds} seeds"
     over = (
         "There is one seed: what another training run would have given is not in the interval. "
         if seeds == 1
-        else f"A figure is the mean over {seeds} seeds (of sampling, pairing and training); an "
-        "interval says what another draw of listings could have given, and the figures of each "
-        "seed say how much the seed matters. "
+        else f"A figure is the mean over {number} (of sampling, pairing and training), a "
+        "difference the mean over those that both arms have; an interval says what another draw "
+        "of listings could have given, and the figures of each seed say how much the seed matters. "
     )
     compared = len(results.comparisons)
     return (

@@ -22,6 +22,10 @@ Method = Literal["none", "sft", "dpo", "self_learning", "vote"]
 SHORT: dict[Method, str] = {"dpo": "dpo", "self_learning": "sl"}
 WORDS: dict[Method, str] = {"dpo": "DPO", "self_learning": "Self-learning"}
 VOTE = "vote-sft"
+# DPO's options for doubtful pairs mean nothing to self-learning, and are refused there.
+_PLAIN: dict[Method, dict[str, Any]] = {
+    "self_learning": {"label_smoothing": 0.0, "pair_weight": "uniform"}
+}
 _CLAIMED: tuple[Group, ...] = ("table4", "table6")  # whose rows the arms of the claims are
 FIRST_HALF, SECOND_HALF = Slice(0.0, 0.5), Slice(0.5, 1.0)
 
@@ -67,7 +71,9 @@ def plan(config: Config, seed: int) -> list[Arm]:
     Later seeds than the first repeat the groups of ``sweep.replicated`` alone.
     """
     sweep = config.sweep
-    wanted = sweep.groups if seed == sweep.seeds[0] else sweep.replicated
+    wanted = set(sweep.groups)
+    if seed != sweep.seeds[0]:
+        wanted &= set(sweep.replicated)
     arms = _merged(_all(config))
     chosen = {arm.name for arm in arms if set(arm.groups) & {"baseline", *wanted}}
     for arm in reversed(arms):
@@ -116,7 +122,7 @@ def _learned(method: Method, start: str, config: Config, **changed: Any) -> Arm:
         start=start,
         chains_of=start,
         thresholds=(config.consensus.threshold,),
-        settings={"training": {"method": method}},
+        settings={"training": {"method": method, **_PLAIN.get(method, {})}},
     )
     return replace(arm, **changed)
 
@@ -233,6 +239,8 @@ def _options(config: Config) -> Iterable[Arm]:
         ("margin", "pairs weighted by the vote's margin", {"pair_weight": "margin"}),
         ("smooth", f"label smoothing {smoothing:g}", {"label_smoothing": smoothing}),
     ):
+        if name == "margin" and config.training.step == "stock":
+            continue  # TRL's trainer cannot weight pairs
         settings = {"training": {**main.settings["training"], **changed}}
         yield replace(
             main, name=f"dpo-sft-{name}", title=f"DPO from SFT, {title}", settings=settings

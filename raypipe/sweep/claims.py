@@ -51,6 +51,18 @@ def claims(arms: Sequence[Arm]) -> Iterator[Claim]:
     yield Claim(VOTE, "dpo-sft", "any", "DPO against the vote that it learned from")
     yield Claim("sl-sft", "sl-sft-paired", "any", "Self-learning without unanimous queries")
     yield from _against_main(arms)
+    yield Claim(
+        "dpo-sft-half-round-2",
+        "dpo-sft-fresh-round-2",
+        "any",
+        "Round 2 on fresh listings against round 2 on the same",
+    )
+    yield Claim(
+        "dpo-sft-round-2",
+        "dpo-sft-moving-round-2",
+        "any",
+        "Round 2 with the reference at its start against the fixed reference",
+    )
     yield from _rounds(arms)
 
 
@@ -87,6 +99,8 @@ def _against_main(arms: Sequence[Arm]) -> Iterator[Claim]:
             continue
         if "table5" in arm.groups:
             yield Claim(arm.name, "dpo-sft", "any", f"The main threshold against {arm.title}")
+        elif arm.fewest:
+            yield from _equal_pairs(arm, arms)
         elif "option" in arm.groups:
             yield Claim("dpo-sft", arm.name, "any", f"{arm.title} against plain DPO")
     smallest = min(
@@ -96,6 +110,16 @@ def _against_main(arms: Sequence[Arm]) -> Iterator[Claim]:
     )
     if smallest is not None and smallest.name != "dpo-sft":
         yield Claim(smallest.name, "dpo-sft", "above", "All of the pool beats its smallest step")
+
+
+def _equal_pairs(arm: Arm, arms: Sequence[Arm]) -> Iterator[Claim]:
+    """A threshold against the main one, with as many pairs of each: what their quality is worth."""
+    main = next((other for other in arms if other.name == "dpo-sft"), None)
+    if main is None or arm.thresholds == main.thresholds:
+        return
+    same = (other for other in arms if other.fewest and other.thresholds == main.thresholds)
+    for other in same:
+        yield Claim(arm.name, other.name, "any", f"The main threshold against {arm.title}")
 
 
 def _rounds(arms: Sequence[Arm]) -> Iterator[Claim]:

@@ -52,7 +52,9 @@ def run_sweep(config: Config, console: SweepConsole, *, command: str) -> Results
     run = open_run(config)
     arms = {seed: plan(config, seed) for seed in config.sweep.seeds}
     console.begin(config, run.location, arms)
-    training.check(config)
+    for seed, planned in arms.items():
+        for arm in planned:
+            training.check(arm_config(config, arm, seed))
     with ray_session(config.cluster):
         prepare(config, run, console)
         refused = [refusal for seed in arms for refusal in _Seed(config, run, seed, console).go()]
@@ -119,14 +121,13 @@ class _Seed:
         """Everything an arm commits; the reason when it comes to no policy."""
         config, scope = arm_config(self._config, arm, self._seed), scope_of(self._seed, arm.name)
         run = self._run
-        if arm.kind == "sft":
-            self._stage(f"{scope}/adapter", lambda: training.run_sft(config, run, name=scope))
-        if arm.kind == "learned":
-            try:
-                if not self._learn(arm, config, scope):
-                    return "its chains give nothing to learn from"
-            except NonFiniteLossError as error:
-                return str(error)
+        try:
+            if arm.kind == "sft":
+                self._stage(f"{scope}/adapter", lambda: training.run_sft(config, run, name=scope))
+            if arm.kind == "learned" and not self._learn(arm, config, scope):
+                return "its chains give nothing to learn from"
+        except NonFiniteLossError as error:
+            return str(error)
         if arm.kind == "vote":
             self._evaluate(scope, config, with_consensus=False, vote_of=self._ceiling(arm.start))
         else:
@@ -143,8 +144,9 @@ class _Seed:
         own = self._drawn(scope) or wanted
         policy = policy_of(self._run, config, arm, scope)
         self._sample(config, policy, scope, own, greedy=True)
-        if not own.serves(wanted):
-            self._sample(config, policy, f"{scope}-draw", wanted, greedy=False)
+        if not own.serves(wanted):  # once, for whatever a still larger sweep may need
+            beside = Drawn(self._sampled.get(arm.name, arm.round_index), on_eval=True)
+            self._sample(config, policy, f"{scope}-draw", beside, greedy=False)
         voted = None
         if own.round_index is not None:
             least = min_votes(config.consensus.threshold, config.sampling.num_chains)
@@ -241,7 +243,8 @@ class _Seed:
             self._vote(arm.chains_of, arm.round_index, number, config) for number in sorted(votes)
         ]
         voted = [self._run.artifact(f"{scope}/consensus").required() for scope in scopes]
-        return replace(arm.selection, max_pairs=min(commit.counts["pairs"] for commit in voted))
+        counts = [commit.counts["pairs"] for commit in voted if commit.counts["pairs"]]
+        return replace(arm.selection, max_pairs=min(counts, default=0))
 
     def _reference(self, arm: Arm, config: Config) -> str:
         """The policy before round 1, or the one that the arm's round starts from."""
@@ -283,13 +286,16 @@ def _ready(waiting: Sequence[Arm], settled: Collection[str], room: int) -> list[
 
 
 def _elsewhere(config: Config, run: Run, seed: int, arm: Arm) -> Any:
-    """Make an arm in a process of its own, so that several take turns on the cluster."""
+    """Make an arm in a process of its own, on the driver's node, which outlives the workers."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
     def make() -> str | None:
         return _Seed(config, run, seed, SweepConsole()).make(arm)
 
-    return ray.remote(num_cpus=0)(make).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(make).remote()
 
 
 def _first_done(running: dict[Any, Arm]) -> tuple[Arm, str | None]:

@@ -1,6 +1,6 @@
 """What a sweep came to: every arm's figures and every comparison, from commits alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,6 +60,11 @@ class Figures:
             if any(other.name == arm for other in arms) and self._evaluated(seed, arm)
         ]
 
+    def shared_seeds(self, arms: Iterable[str]) -> list[int]:
+        """The seeds with which all of these arms were evaluated."""
+        found = [set(self.seeds_of(arm)) for arm in arms]
+        return [seed for seed in self.arms if all(seed in seeds for seeds in found)]
+
     def _evaluated(self, seed: int, arm: str) -> bool:
         return self.run.artifact(f"seed-{seed}/{arm}/evaluation").commit() is not None
 
@@ -109,11 +114,16 @@ def gather(
     seed, first = next(iter(arms.items()))
     known = [arm for arm in first if figures.seeds_of(arm.name)]
     found = [_arm(figures, arm) for arm in known]
-    names = {arm.name for arm in known}
     compared = [
-        _compared(figures, claim) for claim in claims(known) if {claim.before, claim.after} <= names
+        _compared(figures, claim)
+        for claim in claims(known)
+        if figures.shared_seeds((claim.before, claim.after))
     ]
-    compared += [_trend(figures, claim, steps) for claim, steps in trends(known) if len(steps) > 2]
+    compared += [
+        _trend(figures, claim, steps)
+        for claim, steps in trends(known)
+        if len(steps) > 2 and figures.shared_seeds(steps)
+    ]
     seconds, versions = _made(run, arms)
     return Results(
         run=config.run.name,
@@ -130,7 +140,7 @@ def gather(
         votes=tuple(
             _vote(figures, name)
             for name in (PRETRAINED, SFT)
-            if name in names and figures.metrics(seed, name).get("vote")
+            if seed in figures.seeds_of(name) and figures.metrics(seed, name).get("vote")
         ),
         seconds=seconds,
         queries_by_attribute={
@@ -210,7 +220,7 @@ def _by_attribute(figures: Figures, arm: Arm, over: Sequence[int]) -> dict[str, 
 
 def _compared(figures: Figures, claim: Claim) -> Comparison:
     before, after = claim.before, claim.after
-    over = [seed for seed in figures.seeds_of(before) if seed in figures.seeds_of(after)]
+    over = figures.shared_seeds((before, after))
     each = []
     for seed in over:
         first, second = _shared(figures.answers(seed, before), figures.answers(seed, after))
@@ -228,7 +238,7 @@ def _compared(figures: Figures, claim: Claim) -> Comparison:
 def _trend(figures: Figures, claim: Claim, steps: Mapping[str, float]) -> Comparison:
     """The slope of accuracy over the doublings of the pool: a weighted sum of the arms."""
     weights = _slope(steps)
-    over = [seed for seed in figures.arms if all(seed in figures.seeds_of(name) for name in steps)]
+    over = figures.shared_seeds(steps)
     each = []
     for seed in over:
         slope = figures.estimate(_weighted(figures, weights, [seed]), claim.name, str(seed))

@@ -15,7 +15,7 @@ from raypipe.schemas import EVALUATION
 from raypipe.seeds import derive
 
 EVAL_LISTINGS = 60
-PAIRS = {3: 90, 4: 60, 5: 40, 6: 20}
+PAIRS = {3: 90, 4: 60, 5: 40, 6: 20, 7: 0}
 
 
 class Killed(BaseException):
@@ -94,6 +94,8 @@ class ScriptedStages:
         )
 
     def run_sft(self, config: Config, run: Run, *, name: str) -> Commit:
+        if name.endswith(self.diverges or "never"):
+            raise NonFiniteLossError("loss is nan at step 3")
         return self._train(run, name, {"model": config.model.path, "seed": config.run.seed})
 
     def run_round(self, config: Config, run: Run, *, name: str, **how: Any) -> Commit:

@@ -5,6 +5,7 @@ import pytest
 from raypipe.config import Config, resolve
 from raypipe.consensus.gates import min_votes
 from raypipe.sweep.arms import Arm, plan, sampled, votes_of
+from raypipe.sweep.driver import arm_config
 
 
 def arms(seed: int = 0, chains: int = 7, **sweep: object) -> dict[str, Arm]:
@@ -69,6 +70,13 @@ def test_the_arms_of_the_claims_are_rows_of_tables_4_and_6_and_no_other() -> Non
     assert "table6" in found["dpo-sft-pool-0.2"].groups
     assert {"table4", "table6"} < set(found["dpo-sft"].groups)
     assert not any({"table5", "rounds", "option"} & set(arm.groups) for arm in found.values())
+
+
+def test_what_a_step_or_method_cannot_do_is_not_planned() -> None:
+    stock = resolve({"training": {"step": "stock"}})
+    assert "dpo-sft-margin" not in {arm.name for arm in plan(stock, 0)}
+    doubtful = resolve({"training": {"label_smoothing": 0.1, "pair_weight": "margin"}})
+    assert all(arm_config(doubtful, arm, 0) for arm in plan(doubtful, 0))
 
 
 def test_without_any_group_the_baselines_are_left() -> None:

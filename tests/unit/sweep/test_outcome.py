@@ -38,7 +38,7 @@ def test_a_difference_over_seeds_is_scipys_bootstrap_of_listing_means(
     sweep: RunSweep, stages: ScriptedStages
 ) -> None:
     stages.right |= {"sft": 0.55, "dpo-sft": 0.7}
-    results = sweep(groups=["table4"], seeds=[0, 1])
+    results = sweep(groups=["table4", "claims"], seeds=[0, 1])
     gain = compared(results, "dpo-sft − sft")
     by_listing: dict[str, list[float]] = {}
     for before, after in zip(
@@ -56,7 +56,7 @@ def test_seeds_that_differ_are_averaged_query_by_query(
 ) -> None:
     stages.right |= {"sft": 0.5}
     stages.right_with |= {("seed-0", "dpo-sft"): 0.6, ("seed-1", "dpo-sft"): 0.8}
-    results = sweep(groups=["table4"], seeds=[0, 1])
+    results = sweep(groups=["table4", "claims"], seeds=[0, 1])
     arm = results.arm("dpo-sft")
     assert arm is not None
     assert arm.accuracy == pytest.approx(np.mean([figures.accuracy for figures in arm.seeds]))

@@ -41,7 +41,7 @@ def test_what_an_arm_learns_from_is_its_part_of_the_vote(
     assert (source, part.pool) == ("seed-0/sft-votes-4", Slice(0.0, 0.4))
     assert stages.selected["seed-0/dpo-sft-c0.3"][0] == "seed-0/sft-votes-3"
     equal = [part for scope, (_, part) in stages.selected.items() if scope.endswith("-equal")]
-    assert [part.max_pairs for part in equal] == [min(PAIRS.values())] * 4
+    assert [part.max_pairs for part in equal] == [PAIRS[6]] * 4
     assert stages.selected["seed-0/sl-sft-paired"][1].paired_only
     assert stages.selected["seed-0/dpo-sft-null"][1].shuffled
 
@@ -88,7 +88,7 @@ def test_a_killed_sweep_goes_on_where_it_was(sweep: RunSweep, stages: ScriptedSt
 def test_more_groups_and_seeds_keep_what_is_there(sweep: RunSweep, stages: ScriptedStages) -> None:
     sweep(groups=["table5"])
     few = set(stages.made)
-    results = sweep(groups=["table5", "table6"], seeds=[0, 1])
+    results = sweep(groups=["table5", "claims"], seeds=[0, 1])
     assert Counter(stages.made).most_common(1)[0][1] == 1
     assert few < set(stages.made)
     dpo = results.arm("dpo-sft")
@@ -134,7 +134,7 @@ def test_the_results_are_written_and_read_back(sweep: RunSweep, tmp_path: Path) 
 
 def test_claims_come_out_as_the_arms_differ(sweep: RunSweep, stages: ScriptedStages) -> None:
     stages.right |= {"pretrained": 0.4, "sft": 0.6, "dpo-sft": 0.8, "sl-sft": 0.6}
-    results = sweep(seeds=[0, 1], groups=["table4"])
+    results = sweep(seeds=[0, 1], groups=["table4", "claims"])
     found = {comparison.name: comparison for comparison in results.comparisons}
     assert found["sft − pretrained"].verdict == "holds"
     gain = found["dpo-sft − sft"]
@@ -142,3 +142,47 @@ def test_claims_come_out_as_the_arms_differ(sweep: RunSweep, stages: ScriptedSta
     assert 0.1 < gain.ci95[0] < gain.difference < gain.ci95[1] < 0.3
     assert [each.seed for each in gain.seeds] == [0, 1]
     assert found["sl-sft − sft"].verdict == "inside_noise"
+
+
+def test_an_arm_that_diverges_with_one_seed_has_the_figures_of_the_others(
+    sweep: RunSweep, stages: ScriptedStages
+) -> None:
+    stages.diverges = "seed-0/dpo-sft"
+    results = sweep(seeds=[0, 1])
+    dpo = results.arm("dpo-sft")
+    assert dpo is not None
+    assert [figures.seed for figures in dpo.seeds] == [1]
+    compared = {comparison.name for comparison in results.comparisons}
+    assert "dpo-sft − sft" in compared
+    assert "dpo-sft − dpo-sft-c0.3" not in compared  # made with no seed in common
+
+
+def test_sft_that_diverges_stops_what_starts_from_it_alone(
+    sweep: RunSweep, stages: ScriptedStages
+) -> None:
+    stages.diverges = "seed-0/sft"
+    results = sweep(groups=["claims"])
+    assert "loss is nan" in results.refused["sft, seed 0"]
+    assert {arm.name for arm in results.arms} == {"pretrained", "dpo-pretrained"}
+
+
+def test_a_threshold_that_leaves_no_pair_does_not_empty_the_controls(
+    sweep: RunSweep, stages: ScriptedStages
+) -> None:
+    sweep(thresholds=[0.5, 0.9])
+    equal = [part for scope, (_, part) in stages.selected.items() if scope.endswith("-equal")]
+    assert {part.max_pairs for part in equal} == {PAIRS[4]}
+
+
+def test_later_seeds_make_nothing_that_was_not_asked_for(
+    sweep: RunSweep, stages: ScriptedStages
+) -> None:
+    sweep(groups=["table5"], seeds=[0, 1])
+    assert {name for name in stages.made if name.startswith("seed-1/")} == {
+        f"seed-1/{arm}/{part}"
+        for arm, parts in (
+            ("pretrained", ("chains", "evaluation")),
+            ("sft", ("adapter", "chains", "evaluation")),
+        )
+        for part in parts
+    }
