@@ -103,7 +103,7 @@ def test_the_same_command_makes_nothing_again(swept: tuple[Run, str]) -> None:
     before = results_of(run)
     again = sweep(Path(run.root).parent)
     assert again.returncode == 0, again.stdout + again.stderr
-    stages = re.findall(r"✓ \S+\s+(.*)", again.stdout)
+    stages = re.findall(r"✓ \S+ +(\S.*)", again.stdout)
     assert stages
     assert all(stage.startswith("already done") for stage in stages)
     after = results_of(run)
