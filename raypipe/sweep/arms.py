@@ -87,6 +87,11 @@ def plan(config: Config, seed: int) -> list[Arm]:
     ]
 
 
+def scope_of(seed: int, name: str) -> str:
+    """Where an arm's artifacts lie in the run."""
+    return f"seed-{seed}/{name}"
+
+
 def votes_of(arm: Arm, config: Config) -> int:
     """The votes that a consensus needs in an arm."""
     threshold = arm.thresholds[0] if arm.thresholds else config.consensus.threshold

@@ -32,7 +32,7 @@ from raypipe.policies import PRETRAINED, Policy, policy
 from raypipe.results import PATH, Results
 from raypipe.runs import open_run
 from raypipe.sweep import outcome
-from raypipe.sweep.arms import Arm, plan, sampled, votes_of
+from raypipe.sweep.arms import Arm, plan, sampled, scope_of, votes_of
 from raypipe.sweep.console import SweepConsole
 from raypipe.sweep.outcome import Refusal
 
@@ -303,11 +303,6 @@ def _first_done(running: dict[Any, Arm]) -> tuple[Arm, str | None]:
 
     [done], _ = ray.wait(list(running))
     return running.pop(done), ray.get(done)
-
-
-def scope_of(seed: int, name: str) -> str:
-    """Where an arm's artifacts lie in the run."""
-    return f"seed-{seed}/{name}"
 
 
 def overridden(config: Config, settings: Any) -> Config:

@@ -22,7 +22,7 @@ from raypipe.results import (
     SeedFigures,
     VoteFigures,
 )
-from raypipe.sweep.arms import Arm, votes_of
+from raypipe.sweep.arms import Arm, scope_of, votes_of
 from raypipe.sweep.claims import Claim, claims, trends, verdict
 
 Answers = dict[QueryId, bool]
@@ -49,7 +49,7 @@ class Figures:
         """Whether each eval query was answered right by an arm with a seed."""
         key = seed, arm
         if key not in self._answers:
-            self._answers[key] = answered(self.run, f"seed-{seed}/{arm}")
+            self._answers[key] = answered(self.run, scope_of(seed, arm))
         return self._answers[key]
 
     def seeds_of(self, arm: str) -> list[int]:
@@ -66,10 +66,10 @@ class Figures:
         return [seed for seed in self.arms if all(seed in seeds for seeds in found)]
 
     def _evaluated(self, seed: int, arm: str) -> bool:
-        return self.run.artifact(f"seed-{seed}/{arm}/evaluation").commit() is not None
+        return self.run.artifact(f"{scope_of(seed, arm)}/evaluation").commit() is not None
 
     def metrics(self, seed: int, arm: str) -> dict[str, Any]:
-        found = self.run.artifact(f"seed-{seed}/{arm}/evaluation").read_json("metrics.json")
+        found = self.run.artifact(f"{scope_of(seed, arm)}/evaluation").read_json("metrics.json")
         return dict(found)
 
     def estimate(self, weighted: Mapping[QueryId, float], *name: str) -> Estimate:
@@ -178,7 +178,7 @@ def _arm(figures: Figures, arm: Arm) -> ArmResult:
 
 def _seed(figures: Figures, arm: Arm, seed: int) -> SeedFigures:
     metrics = figures.metrics(seed, arm.name)
-    measured, scope = metrics["eval"], f"seed-{seed}/{arm.name}"
+    measured, scope = metrics["eval"], scope_of(seed, arm.name)
     selected = figures.run.artifact(f"{scope}/consensus").commit()
     adapter = figures.run.artifact(f"{scope}/adapter").commit()
     counts = selected.counts if selected is not None else {}
@@ -196,7 +196,7 @@ def _seed(figures: Figures, arm: Arm, seed: int) -> SeedFigures:
 
 
 def _funnel(figures: Figures, arm: Arm, seed: int) -> Funnel:
-    counts = figures.run.artifact(f"seed-{seed}/{arm.name}/consensus").required().counts
+    counts = figures.run.artifact(f"{scope_of(seed, arm.name)}/consensus").required().counts
     return Funnel(**{name: counts[name] for name in Funnel.model_fields})
 
 
@@ -204,7 +204,7 @@ def _seconds(figures: Figures, arm: Arm, seed: int) -> dict[str, float]:
     parts = {"sampling": "chains", "training": "adapter", "evaluation": "evaluation"}
     found = {}
     for part, name in parts.items():
-        commit = figures.run.artifact(f"seed-{seed}/{arm.name}/{name}").commit()
+        commit = figures.run.artifact(f"{scope_of(seed, arm.name)}/{name}").commit()
         if commit is not None:
             found[part] = commit.seconds
     return found
@@ -303,7 +303,7 @@ def _vote(figures: Figures, name: str) -> VoteFigures:
 def _made(run: Run, arms: Mapping[int, Sequence[Arm]]) -> tuple[float, dict[str, str]]:
     """Seconds of all stages, and the versions that made them."""
     seconds, versions = 0.0, dict[str, str]()
-    scopes = [f"seed-{seed}/{arm.name}" for seed, planned in arms.items() for arm in planned]
+    scopes = [scope_of(seed, arm.name) for seed, planned in arms.items() for arm in planned]
     names = [f"{scope}/{part}" for scope in scopes for part in ("chains", "adapter", "evaluation")]
     for name in ("catalog/listings", *names):
         commit = run.artifact(name).commit()
