@@ -89,11 +89,13 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     import ray
 
     from raypipe.training.checkpoints import finished, latest
+    from raypipe.training.extension import load_extension
 
     job: Job = arguments["job"]
     if ray.get(job.board.refusal.remote()):
         return  # Ray Train tries again whatever the fault was; this one would come back
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    load_extension()
     zero_stage = job.config.cluster.zero_stage
     with latest(zero_stage) as checkpoint, tempfile.TemporaryDirectory() as directory:
         if finished(checkpoint):
