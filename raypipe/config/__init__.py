@@ -1,0 +1,225 @@
+"""The configuration: YAML, typed, frozen, with dotted overrides from the command line.
+
+Precedence: field defaults < the YAML file < ``section.key=value`` on the command line. An unknown
+key is an error that names the nearest known one.
+
+Keys marked as a resource say how fast or where a run goes, never what comes out of it: they stay
+out of every fingerprint, so that a run may be resumed on another machine.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from raypipe.config.catalog import CatalogConfig, EmbeddedCatalogConfig, FetchConfig
+from raypipe.config.jobs import (
+    AnnotationConfig,
+    EndpointConfig,
+    JudgingConfig,
+    LabelingConfig,
+    SweepConfig,
+)
+from raypipe.config.learning import (
+    ConsensusConfig,
+    EvaluationConfig,
+    LoraConfig,
+    OptimizerConfig,
+    PairWeight,
+    RoundsConfig,
+    SftConfig,
+    TrainingConfig,
+)
+from raypipe.config.machines import ClusterConfig, RatesConfig, SamplingConfig
+from raypipe.config.section import RESOURCE, Section
+from raypipe.errors import ConfigError
+from raypipe.overrides import apply_override
+from raypipe.prompts import AnswerFormat
+
+CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+__all__ = [
+    "CONFIGS",
+    "AnnotationConfig",
+    "CatalogConfig",
+    "ClusterConfig",
+    "Config",
+    "ConsensusConfig",
+    "EmbeddedCatalogConfig",
+    "EndpointConfig",
+    "EvaluationConfig",
+    "FetchConfig",
+    "JudgingConfig",
+    "LabelingConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PairWeight",
+    "RatesConfig",
+    "RoundsConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "Section",
+    "SftConfig",
+    "SweepConfig",
+    "TrainingConfig",
+    "flatten",
+    "key_names",
+    "load",
+    "resolve",
+]
+
+
+class RunConfig(Section):
+    name: str = Field("local", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", json_schema_extra=RESOURCE)
+    """Name of the run's directory: lower-case letters, digits, '.', '_' and '-'."""
+    directory: str = Field("runs", json_schema_extra=RESOURCE)
+    """Where runs live: a local directory or an object-store URI such as s3://bucket/prefix."""
+    seed: int = 0
+    """Root of every random draw of the run, chains and pairs included."""
+    report_to: tuple[str, ...] = Field(("tensorboard",), json_schema_extra=RESOURCE)
+    """Trackers of trainings by transformers' names: tensorboard, mlflow, wandb and others."""
+
+
+class ModelConfig(Section):
+    path: str = "embedded:nano"
+    """Base model: 'embedded:nano', a local checkpoint directory, or a Hugging Face model id."""
+    revision: str | None = None
+    """Commit of the Hugging Face model; None takes the newest, which cannot be reproduced."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen base weights; adapters are always trained in float32."""
+    answer_format: AnswerFormat = "reasoning"
+    """Reasoning and answer, or the answer alone (paper §3.1.1): template, targets and parser."""
+
+
+class Config(Section):
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    catalog: CatalogConfig = CatalogConfig(embedded=EmbeddedCatalogConfig())
+    lora: LoraConfig = LoraConfig()
+    sft: SftConfig = SftConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    consensus: ConsensusConfig = ConsensusConfig()
+    training: TrainingConfig = TrainingConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    labeling: LabelingConfig = LabelingConfig()
+    sweep: SweepConfig = SweepConfig()
+    judging: JudgingConfig = JudgingConfig()
+    annotation: AnnotationConfig = AnnotationConfig()
+    rates: RatesConfig = RatesConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _engines_fit(self) -> "Config":
+        sampling = self.sampling
+        if sampling.min_actors is not None and sampling.min_actors > sampling.num_actors:
+            raise ValueError(
+                f"sampling.min_actors={sampling.min_actors} is more than sampling.num_actors="
+                f"{sampling.num_actors}"
+            )
+        parallel = sampling.engine.get("tensor_parallel_size", 1)
+        if sampling.gpus_per_actor and sampling.gpus_per_actor < parallel:
+            raise ValueError(
+                f"sampling.engine.tensor_parallel_size={parallel} needs as many GPUs in one node: "
+                f"sampling.gpus_per_actor={sampling.gpus_per_actor:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _money_is_counted(self) -> "Config":
+        rates = self.rates
+        if self.annotation.max_cost is not None and not (
+            rates.million_prompt_tokens or rates.million_answer_tokens
+        ):
+            raise ValueError(
+                "annotation.max_cost needs rates.million_prompt_tokens and "
+                "rates.million_answer_tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> "Config":
+        cluster = self.cluster
+        if self.training.step == "shared_prefix":
+            if cluster.zero_stage == 3:
+                raise ValueError("cluster.zero_stage=3 needs training.step=stock")
+            if cluster.min_train_workers is not None and cluster.zero_stage != 0:
+                raise ValueError("cluster.min_train_workers needs cluster.zero_stage=0")
+            return self
+        if cluster.min_train_workers is not None:
+            raise ValueError("cluster.min_train_workers needs training.step=shared_prefix")
+        workers = cluster.num_train_workers
+        for name, size in (("sft", self.sft.batch_size), ("training", self.training.batch_size)):
+            if size % workers:
+                raise ValueError(
+                    f"{name}.batch_size={size} is not a multiple of cluster.num_train_workers="
+                    f"{workers}: with training.step=stock every worker takes the same share"
+                )
+        return self
+
+
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file and apply ``section.key=value`` overrides.
+
+    Args:
+        path: YAML file; None reads the embedded default, ``jobs/configs/local.yaml``.
+        overrides: values are parsed as YAML.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (the nearest known one is named), wrong value.
+    """
+    path = Path(path) if path is not None else CONFIGS / "local.yaml"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections, found a {type(values).__name__}")
+    for override in overrides:
+        apply_override(values, override)
+    return resolve(values)
+
+
+def resolve(values: Mapping[str, Any]) -> Config:
+    """Validate plain values. Raises ConfigError with one line per fault."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(fault) for fault in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{place}: {fault['msg']}" if place else str(fault["msg"])
+    known = sorted(key_names(Config))
+    near = difflib.get_close_matches(place, known, n=1, cutoff=0.0)
+    return f"unknown key '{place}'; the nearest known key is '{near[0]}'"
+
+
+def key_names(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a section and of the sections inside it."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from key_names(kind, f"{prefix}{name}.")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

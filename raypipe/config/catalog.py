@@ -1,0 +1,81 @@
+"""What a run is made from: the catalog and its images."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from raypipe.config.section import RESOURCE, Section
+
+
+class EmbeddedCatalogConfig(Section):
+    seed: int = 20260101
+    """Seed of the renderings; another seed is another catalog."""
+    num_pool: int = Field(480, ge=1)
+    """Unlabeled listings."""
+    num_eval: int = Field(320, ge=1)
+    """Held-out listings with verified values (about four queries each)."""
+    num_anchor: int = Field(96, ge=1)
+    """Listings of the small trusted split that guards rounds."""
+    seed_per_vertical: int = Field(10, ge=1)
+    """Annotated listings per vertical (paper §2: ten)."""
+
+
+class FetchConfig(Section):
+    schemes: tuple[Literal["https", "http", "s3", "gs"], ...] = ("https",)
+    """Schemes of image URIs that are fetched; any other is a skipped image."""
+    hosts: tuple[str, ...] = ()
+    """Hosts (and, for s3 and gs, buckets) that are fetched from: 'cdn.shop.com', or '*.shop.com'
+    for all below it. None are allowed until they are named."""
+    max_bytes: int = Field(20_000_000, ge=1)
+    """An image larger than this is given up while it is read."""
+    max_redirects: int = Field(3, ge=0)
+    """Redirects followed, each to an allowed scheme, host and public address."""
+    concurrency: int = Field(32, ge=1, json_schema_extra=RESOURCE)
+    """Images fetched at once by one preparing task."""
+    attempts: int = Field(4, ge=1, json_schema_extra=RESOURCE)
+    """Tries of an image whose server is busy, slow or broken (429, 5xx, time-outs)."""
+    timeout_s: float = Field(20, gt=0, json_schema_extra=RESOURCE)
+    """How long a server may be silent, in seconds."""
+
+
+class CatalogConfig(Section):
+    embedded: EmbeddedCatalogConfig | None = None
+    """Render the embedded catalog with these sizes; None reads the user's files below."""
+    listings: str | None = None
+    """Parquet file or directory: listing_id, vertical, images, and optionally group_id and
+    seller_values."""
+    attribute_schema: str | None = None
+    """YAML or Parquet: vertical, attribute, description, values, aliases."""
+    seed: str | None = None
+    """Parquet of annotated listings (listing_id, answers: attribute, reasoning, answer)."""
+    truth: str | None = None
+    """Parquet of verified listings (listing_id, answers: attribute, value): eval and anchor."""
+    anchor_share: float = Field(0.2, ge=0, le=0.9)
+    """Share (0-1) of the verified listings that guards rounds instead of being evaluated on."""
+    max_listings: int | None = Field(None, ge=1)
+    """Cap on unlabeled listings, chosen by hash of the id; None takes all."""
+    image_size: int = Field(224, ge=28, multiple_of=28)
+    """Side in pixels that every image is squashed to (paper §3: 224)."""
+    max_images: int = Field(5, ge=1, le=16)
+    """The first so many decodable, distinct images of a listing are used (paper: five)."""
+    max_image_pixels: int = Field(50_000_000, ge=1)
+    """An image with more pixels than this is refused before it is decoded."""
+    fetch: FetchConfig = FetchConfig()
+    """How images that the listings name by URI are fetched."""
+    broken_images: Literal["skip", "refuse"] = "skip"
+    """What an image that cannot be fetched or decoded does: it is left out (a listing without any
+    is refused), or its listing is refused."""
+    max_quarantined: float = Field(0.05, ge=0, le=1)
+    """Share (0-1) of refused listings above which prepare stops."""
+    rows_per_file: int = Field(256, ge=1, json_schema_extra=RESOURCE)
+    """Listings per Parquet file of the prepared catalog."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CatalogConfig":
+        if (self.embedded is None) == (self.listings is None):
+            raise ValueError("set exactly one of catalog.embedded and catalog.listings")
+        if self.listings is not None:
+            for name in ("attribute_schema", "seed", "truth"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"catalog.{name} is needed beside catalog.listings")
+        return self

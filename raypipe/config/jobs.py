@@ -1,0 +1,141 @@
+"""What the jobs beside the rounds do: labeling, judging, annotation, the sweep."""
+
+from typing import Literal, Self, get_args
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from raypipe.config.section import RESOURCE, Section
+
+SweepGroup = Literal["claims", "table4", "table5", "table6", "rounds", "control", "option"]
+SWEEP_GROUPS: tuple[SweepGroup, ...] = get_args(SweepGroup)
+
+
+class LabelingConfig(Section):
+    policy: str = "best"
+    """Whose labels: 'best' (what the run's rounds ended with), a policy of the run (pretrained,
+    sft, round-1 …), or the directory of a PEFT adapter or of a whole checkpoint."""
+    mode: Literal["vote", "greedy"] = "vote"
+    """Vote on sampling.num_chains chains per query, or one greedy chain."""
+    precision: float = Field(0.95, gt=0, le=1)
+    """Share (0-1) of the published values that should be right, by the anchor split."""
+    listings: str | None = None
+    """Parquet file or directory of the catalog to label, in the form of catalog.listings; None
+    labels the run's own listings."""
+    num_reviews: int = Field(500, ge=0, json_schema_extra=RESOURCE)
+    """Labels that jobs/export.py hands to people: contradicted sellers, then the least probable."""
+    constrained: bool = False
+    """Let the engine write nothing but the answer format with an allowed value. It changes what
+    is drawn, so training chains are never constrained."""
+
+
+class SweepConfig(Section):
+    seeds: tuple[int, ...] = Field((0,), min_length=1, json_schema_extra=RESOURCE)
+    """Every arm is run with the first; the groups in sweep.replicated with all of them."""
+    groups: tuple[SweepGroup, ...] = Field(SWEEP_GROUPS, json_schema_extra=RESOURCE)
+    """What is made: the arms of the main claims (DPO from both starts and with every part of the
+    pool, self-learning from SFT), the paper's Tables 4, 5 and 6, several rounds, controls, and
+    options beyond the paper."""
+    replicated: tuple[SweepGroup, ...] = Field(("claims",), json_schema_extra=RESOURCE)
+    """The groups that are repeated with every seed."""
+    thresholds: tuple[float, ...] = Field((0.3, 0.5, 0.7, 0.8), json_schema_extra=RESOURCE)
+    """Confidences that a query must exceed (paper, Table 5)."""
+    pool_shares: tuple[float, ...] = Field(
+        (0.2, 0.4, 0.6, 0.8, 1.0), min_length=1, json_schema_extra=RESOURCE
+    )
+    """Parts (0-1) of the pool that DPO and self-learning see (paper, Table 6: five steps)."""
+    num_rounds: int = Field(2, ge=1, json_schema_extra=RESOURCE)
+    """Rounds of DPO and of self-learning from SFT."""
+    label_smoothing: float = Field(0.1, gt=0, lt=0.5, json_schema_extra=RESOURCE)
+    """Of the arm that tries training.label_smoothing."""
+    backbones: tuple[str, ...] = Field((), json_schema_extra=RESOURCE)
+    """Further base models, as model.path, of which the pretrained and the SFT policy are measured
+    (paper, Table 4)."""
+    arms_at_once: int = Field(1, ge=1, json_schema_extra=RESOURCE)
+    """Independent arms that run side by side, where the cluster has room."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "SweepConfig":
+        if not all(0 < share <= 1 for share in self.pool_shares):
+            raise ValueError("sweep.pool_shares are parts of the pool, above 0 and at most 1")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("sweep.seeds names a seed twice")
+        return self
+
+
+class EndpointConfig(Section):
+    endpoint: str | None = None
+    """Base URL of an OpenAI-compatible server, such as https://api.openai.com/v1; None asks no
+    server."""
+    endpoint_model: str | None = None
+    """Model that the endpoint is asked for; None without an endpoint."""
+    api_key_variable: str | None = Field(
+        "OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", json_schema_extra=RESOURCE
+    )
+    """Environment variable that holds the endpoint's key, which is written nowhere; None sends
+    no key."""
+    concurrency: int = Field(16, ge=1, json_schema_extra=RESOURCE)
+    """Requests under way at the endpoint at once."""
+    max_attempts: int = Field(5, ge=1, json_schema_extra=RESOURCE)
+    """Tries of a request whose server is busy, broken or out of reach (429, 5xx, time-outs)."""
+
+    @model_validator(mode="after")
+    def _whole_address(self) -> Self:
+        if (self.endpoint is None) != (self.endpoint_model is None):
+            raise ValueError("endpoint and endpoint_model need each other")
+        return self
+
+    @field_validator("endpoint")
+    @classmethod
+    def _plain_url(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an endpoint reads https://host/v1")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("keys and passwords belong in an environment variable, not in a URL")
+        return endpoint.rstrip("/")
+
+
+class JudgingConfig(EndpointConfig):
+    policy: str | None = None
+    """Whose answers are judged: 'best', a policy of the run, the directory of a PEFT adapter or of
+    a whole checkpoint. None is 'best', unless an endpoint is judged."""
+    listings: str | None = None
+    """Parquet of labeled listings in the form of catalog.listings, of which those with a truth are
+    asked; None asks the run's own eval and anchor listings."""
+    truth: str | None = None
+    """Parquet of their values in the form of catalog.truth; None with judging.listings alone."""
+
+    @model_validator(mode="after")
+    def _one_answerer(self) -> Self:
+        if self.endpoint is not None and self.policy is not None:
+            raise ValueError("set one of judging.policy and judging.endpoint")
+        if (self.listings is None) != (self.truth is None):
+            raise ValueError("listings and truth need each other")
+        return self
+
+
+class AnnotationConfig(EndpointConfig):
+    choose: Literal["random", "disagreement", "diversity"] = "random"
+    """Which listings are annotated: any (the paper), those on whose queries the chains of the run's
+    newest vote disagree most, or those whose images are most unlike one another."""
+    listings_per_vertical: int = Field(10, ge=1)
+    """Listings of each vertical (paper §2: ten)."""
+    candidates_per_vertical: int = Field(200, ge=1)
+    """Listings of each vertical, drawn at random, that choose=diversity looks at."""
+    image_size: int = Field(512, ge=28)
+    """Side in pixels that images are squashed to for the endpoint, which may see more than the
+    model does."""
+    structured: Literal["auto", "never"] = "auto"
+    """Ask for JSON by a schema that names the allowed values, where the server knows how; 'never'
+    asks in the words of the training prompt alone."""
+    max_tokens: int = Field(400, ge=1)
+    """Limit of an answer in tokens."""
+    max_total_tokens: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """No further query is asked once prompts and answers have taken as many tokens; None asks
+    all."""
+    max_cost: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
+    """No further query is asked once this much is spent, in rates.currency by
+    rates.million_prompt_tokens and rates.million_answer_tokens; None asks all."""

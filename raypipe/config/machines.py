@@ -1,0 +1,93 @@
+"""Where a run goes and what that costs: engines, cluster, prices."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from raypipe.config.section import RESOURCE, Section
+
+
+class SamplingConfig(Section):
+    num_chains: int = Field(7, ge=1)
+    """Chains per query (paper §4: seven)."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature (paper §4: 1); evaluation is always greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus; 1 samples from the whole distribution."""
+    max_tokens: int = Field(200, ge=1)
+    """Decoding limit of a chain in tokens (paper §3: 200)."""
+    adapter: Literal["merged", "lora"] = "merged"
+    """Serve the adapter merged into the weights, or beside them through the engine's LoRA."""
+    num_actors: int = Field(1, ge=1, json_schema_extra=RESOURCE)
+    """vLLM engines that work side by side, at most."""
+    min_actors: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """Engines to begin with; more are started, up to num_actors, as the cluster has room. None
+    waits for all of them."""
+    cpus_per_actor: float = Field(1, ge=0, json_schema_extra=RESOURCE)
+    """Logical CPUs that Ray reserves for an engine's actor."""
+    gpus_per_actor: float = Field(0, ge=0, json_schema_extra=RESOURCE)
+    """GPUs of an engine, all of one node; a tensor-parallel engine needs as many as
+    engine.tensor_parallel_size."""
+    listings_per_call: int = Field(32, ge=1, json_schema_extra=RESOURCE)
+    """Listings handed to an engine together, and written as one file."""
+    calls_in_flight: int = Field(3, ge=1, json_schema_extra=RESOURCE)
+    """Calls that an engine works on at once, so that its queue never runs empty; the listings of
+    all of them are what a killed run repeats."""
+    max_engine_deaths: int = Field(8, ge=0, json_schema_extra=RESOURCE)
+    """Engines that may die in one stage before it stops. A listing that kills two is refused."""
+    engine_in_actor: bool = Field(False, json_schema_extra=RESOURCE)
+    """Step the engine in the actor's own process instead of one beside it: for few cores without
+    a GPU."""
+    engine: dict[str, Any] = Field(default_factory=dict, json_schema_extra=RESOURCE)
+    """Passed to vLLM's engine arguments as they stand."""
+    environment: dict[str, str] = Field(default_factory=dict, json_schema_extra=RESOURCE)
+    """Environment variables of the engine's process, such as VLLM_CPU_KVCACHE_SPACE."""
+
+
+class RatesConfig(Section):
+    engine_hour: float = Field(0.0, ge=0, json_schema_extra=RESOURCE)
+    """Price of an engine for an hour, with its share of the cluster."""
+    currency: str = Field("USD", json_schema_extra=RESOURCE)
+    """Of the prices, for what is printed."""
+    trainer_hour: float = Field(0.0, ge=0, json_schema_extra=RESOURCE)
+    """Price of all training workers together for an hour."""
+    examples_per_second: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
+    """Pairs or targets that all training workers together learn from in a second, for a plan; None
+    is unknown."""
+    chains_per_second: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
+    """Chains that an engine makes in a second, for a plan; None takes what was last measured."""
+    million_prompt_tokens: float = Field(0.0, ge=0, json_schema_extra=RESOURCE)
+    """Price of a million tokens that an endpoint reads."""
+    million_answer_tokens: float = Field(0.0, ge=0, json_schema_extra=RESOURCE)
+    """Price of a million tokens that an endpoint writes."""
+
+
+class ClusterConfig(Section):
+    num_cpus: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """Logical CPUs of a Ray started here; None takes the machine's, at least four. Ignored when
+    a cluster is joined."""
+    num_train_workers: int = Field(2, ge=1, json_schema_extra=RESOURCE)
+    """Data-parallel training workers."""
+    min_train_workers: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """Train with as few workers as this while the cluster lacks room for more; None waits for
+    all. Needs training.step=shared_prefix and zero_stage=0."""
+    cpus_per_train_worker: float = Field(1, ge=0, json_schema_extra=RESOURCE)
+    """Logical CPUs that Ray reserves for a training worker."""
+    use_gpu: bool = Field(False, json_schema_extra=RESOURCE)
+    """One GPU for each training worker."""
+    micro_batch_size: int = Field(4, ge=1, json_schema_extra=RESOURCE)
+    """Stock step: examples that a worker puts through the model at once."""
+    tokens_per_pack: int = Field(8192, ge=1, json_schema_extra=RESOURCE)
+    """Shared-prefix step: tokens that a worker puts through the model at once."""
+    checkpoint_steps: int = Field(50, ge=1, json_schema_extra=RESOURCE)
+    """Optimizer steps between checkpoints of a training."""
+    max_train_failures: int = Field(3, ge=-1, json_schema_extra=RESOURCE)
+    """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
+    Nodes that the cloud takes back do not count."""
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
+    """DeepSpeed ZeRO stage. Only with 0 does a training go on from its checkpoint with another
+    number of workers; but then DeepSpeed tells no gradient norm."""
+    gradient_checkpointing: bool = Field(True, json_schema_extra=RESOURCE)
+    """Recompute activations instead of keeping them: less memory, more time."""
+    capacity_wait_s: int = Field(21_600, ge=-1, json_schema_extra=RESOURCE)
+    """How long a stage may wait without progress, for instance for spot capacity; -1 for ever."""
