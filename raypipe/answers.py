@@ -74,6 +74,12 @@ def parse(
     return _resolved(attribute, text[start:end])
 
 
+def reasoning_of(text: str) -> str | None:
+    """What stands in a chain's only, closed reasoning; None without one."""
+    span = _span(text, *_REASONING_TAGS)
+    return text[slice(*span)].strip() if span else None
+
+
 @lru_cache(maxsize=1 << 14)
 def _resolved(attribute: Attribute, text: str) -> Answer:
     """Chains say the same few things over and over, and folding is most of what parsing costs."""

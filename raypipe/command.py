@@ -46,6 +46,13 @@ def _round(config: Config) -> None:
     run_rounds(config, Console())
 
 
+def _annotate(config: Config, *, plan: bool) -> None:
+    from raypipe.annotation.console import AnnotationConsole
+    from raypipe.annotation.driver import annotate
+
+    annotate(config, AnnotationConsole(), plan_only=plan)
+
+
 def _prepare(config: Config) -> None:
     from raypipe.catalog import stage
     from raypipe.rounds.console import Console
@@ -107,8 +114,9 @@ def _sweep(config: Config, *, plan: bool) -> None:
 
 
 _PLAN = {"plan": "say what it would take, and stop"}
-_FLAGS = {"label": _PLAN, "sweep": _PLAN}
+_FLAGS = {"annotate": _PLAN, "label": _PLAN, "sweep": _PLAN}
 _JOBS: dict[str, Callable[..., None]] = {
+    "annotate": _annotate,
     "evaluate": _evaluate,
     "label": _label,
     "round": _round,

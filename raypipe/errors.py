@@ -4,13 +4,15 @@
     ├── ConfigError              exit 2   the configuration is wrong; nothing was started
     │   └── ConfigDriftError     exit 2   a committed artifact was made with other settings
     ├── InputError               exit 3   the catalog, the attribute schema or the seed is wrong
-    │   └── QuarantineLimitError exit 3   more rows were refused than the configured share
+    │   ├── QuarantineLimitError exit 3   more rows were refused than the configured share
+    │   └── SpendingLimitError   exit 3   the money or tokens set aside for an endpoint are used
     ├── ArtifactError            exit 3   a committed artifact is missing, corrupt or incomplete
     ├── AdapterInactiveError     exit 3   the engine does not serve the adapter it was given
     ├── NonFiniteLossError       exit 3   training produced NaN or Inf
-    ├── CollapseError        exit 3   a round's policy got surer without getting better
+    ├── CollapseError            exit 3   a round's policy got surer without getting better
     ├── EngineStartError         exit 4   the engine or the cluster could not start; worth retrying
     ├── EngineDiedError          exit 4   engines died one after the other
+    ├── EndpointError            exit 4   a server that answers for money is out of reach or broken
     └── StorageError             exit 4   a file cannot be written: disk full, storage out of reach
 
 A bad row is data (a quarantine row with a reason code), never one of these.
@@ -43,6 +45,10 @@ class QuarantineLimitError(InputError):
     pass
 
 
+class SpendingLimitError(InputError):
+    """What was answered is kept; the message says how to go on."""
+
+
 class ArtifactError(RaypipeError):
     pass
 
@@ -64,6 +70,10 @@ class EngineStartError(RaypipeError):
 
 
 class EngineDiedError(RaypipeError):
+    exit_code = EXIT_RETRY
+
+
+class EndpointError(RaypipeError):
     exit_code = EXIT_RETRY
 
 

@@ -15,6 +15,7 @@ back is what this file says.
 | reference  | a listing with pairs  | training   | training                         |
 | evaluation | a query               | evaluation | report                           |
 | labels     | a query               | labeling   | evaluation, report, the user     |
+| annotations| a query               | annotation | the user                         |
 | quarantine | anything refused      | any stage  | report                           |
 """
 
@@ -314,6 +315,30 @@ LABELS = Table(
             # Digest of what the label was made from: images, question, policy, mode. A listing
             # whose key has not changed is not labeled again.
             _required("label_key", _STRING),
+        ]
+    ),
+    _QUERY_KEY,
+)
+
+ANNOTATIONS = Table(
+    "annotations",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            _required("vertical", _STRING),
+            _required("attribute", _STRING),
+            _optional("answer", _STRING),
+            _optional("reasoning", _STRING),
+            # "ok", why a reply holds no answer ("truncated", "malformed", "spilled",
+            # "out_of_schema", "refused"), or "endpoint_error": there is no reply.
+            _required("outcome", _STRING),
+            _required("detail", _STRING),
+            _required("text", _STRING),
+            # "json" or "tags": how the question was put.
+            _optional("form", _STRING),
+            _optional("prompt_tokens", pa.int64()),
+            _optional("answer_tokens", pa.int64()),
+            _required("model", _STRING),
         ]
     ),
     _QUERY_KEY,

@@ -123,6 +123,15 @@ class Source:
                 for row in batch.to_pylist():
                     yield dict.fromkeys(names) | row
 
+    def read(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows; one that a file lacks is left out.
+
+        Raises:
+            InputError: a file is truncated or corrupt.
+        """
+        for path in self.files:
+            yield from self._batches(path, list(names))
+
     @cached_property
     def listing_ids(self) -> frozenset[str]:
         """Every id. Raises InputError for a null or doubled one."""
@@ -208,6 +217,14 @@ def open_source(location: str, columns: tuple[Column, ...]) -> Source:
     Raises:
         InputError: nothing there, not Parquet, truncated, or a column missing or mistyped.
     """
+    source = find_source(location, columns)
+    if source is None:
+        raise InputError(f"there are no Parquet files at {location}")
+    return source
+
+
+def find_source(location: str, columns: tuple[Column, ...]) -> Source | None:
+    """:func:`open_source`, but None where nothing is."""
     try:
         absolute = location if "://" in location else str(Path(location).resolve())
         filesystem, path = pafs.FileSystem.from_uri(absolute)
@@ -220,7 +237,7 @@ def open_source(location: str, columns: tuple[Column, ...]) -> Source:
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"cannot open {location}: {error}") from error
     if info.type == pafs.FileType.NotFound or not files:
-        raise InputError(f"there are no Parquet files at {location}")
+        return None
     directory = path if info.type == pafs.FileType.Directory else posixpath.dirname(path)
     return _checked(Source(filesystem, tuple(files), directory, columns))
 

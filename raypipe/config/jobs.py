@@ -78,6 +78,8 @@ class EndpointConfig(Section):
     """Requests under way at the endpoint at once."""
     max_attempts: int = Field(5, ge=1, json_schema_extra=RESOURCE)
     """Tries of a request whose server is busy, broken or out of reach (429, 5xx, time-outs)."""
+    timeout_s: float = Field(120, gt=0, json_schema_extra=RESOURCE)
+    """How long an answer may take, in seconds."""
 
     @model_validator(mode="after")
     def _whole_address(self) -> Self:

@@ -2,15 +2,12 @@
 
 Queries go out as the engine gets them: the same system prompt, the same question, the same pixels.
 Listings that are answered are written while others are asked, so that a killed call pays for
-nothing twice; what could not be asked is asked again by the next call. The key of the server comes
-from the environment and is written nowhere, also where the server repeats it.
+nothing twice; what could not be asked is asked again by the next call.
 """
 
 import asyncio
-import base64
 import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ValidationError
 
 from raypipe import stream
 from raypipe.artifacts import Artifact, Attempt, Run, committed
-from raypipe.config import Config, JudgingConfig
-from raypipe.errors import ConfigError
+from raypipe.chat import ChatServer, NoReply, with_images
+from raypipe.config import Config
 from raypipe.manifest import Commit, versions
 from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION, AnswerFormat, messages
@@ -38,27 +34,6 @@ if TYPE_CHECKING:
 SPLITS = ("anchor", "eval")
 COLUMNS = ["listing_id", "vertical", "split", "images", "queries"]
 Listing = dict[str, Any]
-
-
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Completion(BaseModel):
-    """What is read of a server's answer; the client hands on whatever JSON it gets."""
-
-    choices: list[_Choice]
-    usage: _Usage | None = None
 
 
 def run(config: Config, run: Run, *, scope: str, catalog: str = "catalog") -> Commit:
@@ -134,25 +109,16 @@ async def _work(
 
 
 class _Server:
-    """Asks one query after the other, so many at once, and counts tokens."""
+    """Asks a listing's queries, and counts tokens."""
 
     def __init__(self, config: Config) -> None:
-        judging = config.judging
-        self._judging = judging
         self._max_tokens = config.sampling.max_tokens
         self._answer_format = config.model.answer_format
-        self._key = _key(judging)
-        self._room = asyncio.Semaphore(judging.concurrency)
+        self._chat = ChatServer(config.judging)
         self.counts = Counter(tokens=0, prompt_tokens=0)
 
     def client(self) -> "AsyncOpenAI":
-        from openai import AsyncOpenAI
-
-        return AsyncOpenAI(
-            base_url=self._judging.endpoint,
-            api_key=self._key or "none",  # the client wants one, a server without keys takes any
-            max_retries=self._judging.max_attempts - 1,
-        )
+        return self._chat.client()
 
     async def answer(self, client: "AsyncOpenAI", listing: Listing) -> list[Chain] | Failure:
         """A chain per query of a listing, or why one of them could not be had."""
@@ -168,41 +134,12 @@ class _Server:
         return failures[0] if failures else chains
 
     async def _chain(self, client: "AsyncOpenAI", asked: list[Any]) -> Chain | Failure:
-        import openai
-
-        try:
-            async with self._room:
-                response = await client.chat.completions.with_raw_response.create(
-                    model=str(self._judging.endpoint_model),
-                    messages=asked,
-                    temperature=0,
-                    max_tokens=self._max_tokens,
-                )
-            completion = _Completion.model_validate_json(response.http_response.text)
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise self._refused(error.status_code) from None
-        except openai.OpenAIError as error:
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            return Failure(self._silenced(f"{type(error).__name__}: {error}{cause}"))
-        except ValidationError:
-            return Failure("the server answered with something else than a chat completion")
-        usage = completion.usage or _Usage()
-        self.counts["tokens"] += usage.completion_tokens or 0
-        self.counts["prompt_tokens"] += usage.prompt_tokens or 0
-        if not completion.choices:
-            return Chain("", (), math.nan, "no_choice")
-        choice = completion.choices[0]
-        text = self._silenced(choice.message.content or "")
-        return Chain(text, (), math.nan, choice.finish_reason or "unknown")
-
-    def _refused(self, status: int) -> ConfigError:
-        """The server's own words stay out: some repeat a part of the key."""
-        variable = self._judging.api_key_variable
-        key = f"the key in {variable}" if self._key else f"requests without a key in {variable}"
-        return ConfigError(f"{self._judging.endpoint} does not accept {key}: status {status}")
-
-    def _silenced(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+        reply = await self._chat.ask(client, asked, max_tokens=self._max_tokens)
+        if isinstance(reply, NoReply):
+            return Failure(reply.detail)
+        self.counts["tokens"] += reply.answer_tokens or 0
+        self.counts["prompt_tokens"] += reply.prompt_tokens or 0
+        return Chain(reply.text, (), math.nan, reply.finish_reason)
 
 
 class _Shelf:
@@ -261,25 +198,7 @@ def conversation(
     prompt: str, images: Sequence[bytes], answer_format: AnswerFormat
 ) -> list[dict[str, Any]]:
     """A query as chat messages; images (JPEG, as they were prepared) as ``data:`` URLs."""
-    turns = messages(prompt, len(images), answer_format)
-    urls = (f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in images)
-    for turn in turns:
-        turn["content"] = [
-            {"type": "image_url", "image_url": {"url": next(urls)}}
-            if part["type"] == "image"
-            else part
-            for part in turn["content"]
-        ]
-    return turns
-
-
-def _key(judging: JudgingConfig) -> str:
-    """The server's key; empty when there is none."""
-    variable = judging.api_key_variable
-    key = os.environ.get(variable, "").strip() if variable else ""
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"what the environment variable {variable} holds cannot be a key")
-    return key
+    return with_images(messages(prompt, len(images), answer_format), images)
 
 
 def _ids(listings: Artifact) -> pa.Array:

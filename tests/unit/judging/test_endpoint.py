@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Asked, ChatServer, completion
 
 from raypipe.artifacts import Run
 from raypipe.config import Config, resolve
@@ -15,6 +14,7 @@ from raypipe.errors import ConfigError, QuarantineLimitError
 from raypipe.prompts import SYSTEM_PROMPTS
 from raypipe.sampling import endpoint
 from raypipe.schemas import CHAINS, LISTINGS
+from tests.chat_server import Asked, ChatServer, completion
 from tests.conftest import CommitRows, MakeListing
 
 KEY = "sk-canary-5f0c1d"

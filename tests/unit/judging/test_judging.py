@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chat_server import Asked, ChatServer, completion
 
 import raypipe.catalog.stage as catalog
 import raypipe.evaluation.stage as evaluation
@@ -32,6 +31,7 @@ from raypipe.prompts import completion as tagged
 from raypipe.runs import open_run
 from raypipe.sampling.chains import Answered, Chain, chains_table
 from raypipe.schemas import CHAINS, LISTINGS, TRUTH
+from tests.chat_server import Asked, ChatServer, completion
 
 KEY = "sk-canary-77aa"
 SIZES = {"num_pool": 2, "num_eval": 6, "num_anchor": 3, "seed_per_vertical": 1}

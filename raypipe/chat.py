@@ -1,0 +1,195 @@
+"""A server that speaks the chat-completions protocol, asked about images.
+
+There is one retry layer, the client's own: it waits as ``Retry-After`` says or ever longer, and
+asks again where a server is busy, broken or silent; what it does not look at, a body that is no
+chat completion, is asked again here. The key of the server comes from the
+environment and is written nowhere, also where the server repeats it.
+"""
+
+import asyncio
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from raypipe.config import EndpointConfig
+from raypipe.errors import ConfigError, EndpointError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Completion(BaseModel):
+    """What is read of a server's answer; the client hands on whatever JSON it gets."""
+
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server said. ``refusal`` is its own word for why it says nothing else; tokens are
+    None where it does not count them."""
+
+    text: str
+    finish_reason: str
+    refusal: str | None
+    prompt_tokens: int | None
+    answer_tokens: int | None
+
+
+@dataclass(frozen=True)
+class NoReply:
+    """A request that failed for good. ``is_rejected``: the server understood and will not do it,
+    such as an option that it does not know, and asking again is of no use."""
+
+    detail: str
+    is_rejected: bool
+
+
+class ChatServer:
+    """Asks one question after the other, ``concurrency`` at once.
+
+    Raises:
+        ConfigError: what the key's environment variable holds cannot be a key.
+    """
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self._config = config
+        self._key = _key(config)
+        self._room = asyncio.Semaphore(config.concurrency)
+
+    def client(self) -> "AsyncOpenAI":
+        """Connections to the server, to be closed (``async with``)."""
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(
+            base_url=self._config.endpoint,
+            api_key=self._key or "none",  # the client wants one, a server without keys takes any
+            max_retries=self._config.max_attempts - 1,
+            timeout=self._config.timeout_s,
+        )
+
+    async def ask(
+        self, client: "AsyncOpenAI", conversation: Sequence[Any], **options: Any
+    ) -> Reply | NoReply:
+        """One greedy answer.
+
+        Args:
+            client: of :meth:`client`.
+            conversation: messages as :func:`with_images` gives them.
+            options: of the protocol, such as ``max_tokens`` and ``response_format``.
+
+        Raises:
+            ConfigError: the server does not accept the key.
+            EndpointError: the account has no money left.
+        """
+        for _ in range(self._config.max_attempts):
+            answered = await self._try(client, conversation, options)
+            if answered is not None:
+                return answered
+        detail = "the server answered with something else than a chat completion"
+        return NoReply(detail, is_rejected=False)
+
+    async def _try(
+        self, client: "AsyncOpenAI", conversation: Sequence[Any], options: Mapping[str, Any]
+    ) -> Reply | NoReply | None:
+        """None for a body that cannot be read: a proxy's page, or half an answer."""
+        import openai
+
+        try:
+            async with self._room:
+                response = await client.chat.completions.with_raw_response.create(
+                    model=str(self._config.endpoint_model),
+                    messages=list(conversation),
+                    temperature=0,
+                    **options,
+                )
+            return self._reply(_Completion.model_validate_json(response.http_response.text))
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise self._refused(error.status_code) from None
+        except openai.OpenAIError as error:
+            if isinstance(error, openai.APIError) and error.code == "insufficient_quota":
+                raise EndpointError(
+                    f"{self._config.endpoint}: the account's quota is used"
+                ) from None
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            detail = self._silenced(f"{type(error).__name__}: {error}{cause}")
+            rejected = (openai.BadRequestError, openai.UnprocessableEntityError)
+            return NoReply(detail, isinstance(error, rejected))
+        except ValidationError:
+            return None
+
+    def _reply(self, completion: _Completion) -> Reply:
+        usage = completion.usage or _Usage()
+        tokens = (usage.prompt_tokens, usage.completion_tokens)
+        if not completion.choices:
+            return Reply("", "no_choice", None, *tokens)
+        choice = completion.choices[0]
+        refusal = choice.message.refusal
+        return Reply(
+            self._silenced(choice.message.content or ""),
+            choice.finish_reason or "unknown",
+            self._silenced(refusal) if refusal else None,
+            *tokens,
+        )
+
+    def _refused(self, status: int) -> ConfigError:
+        """The server's own words stay out: some repeat a part of the key."""
+        variable = self._config.api_key_variable
+        key = f"the key in {variable}" if self._key else f"requests without a key in {variable}"
+        return ConfigError(f"{self._config.endpoint} does not accept {key}: status {status}")
+
+    def _silenced(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+def with_images(
+    turns: Sequence[Mapping[str, Any]], images: Sequence[bytes]
+) -> list[dict[str, Any]]:
+    """Chat messages whose image parts, in order, become these JPEGs as ``data:`` URLs.
+
+    Args:
+        turns: as :func:`raypipe.prompts.messages` gives them.
+        images: one for each part of type ``image``.
+    """
+    urls = (f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in images)
+    return [
+        {
+            **turn,
+            "content": [
+                {"type": "image_url", "image_url": {"url": next(urls)}}
+                if part["type"] == "image"
+                else part
+                for part in turn["content"]
+            ],
+        }
+        for turn in turns
+    ]
+
+
+def _key(config: EndpointConfig) -> str:
+    """The server's key; empty when there is none."""
+    variable = config.api_key_variable
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"what the environment variable {variable} holds cannot be a key")
+    return key
