@@ -288,6 +288,13 @@ class Driver:
                 kept = {name: row[name] for name in ("attribute", "answer")}
                 kept["reasoning"] = row["reasoning"] or ""
                 answers.setdefault(row["listing_id"], []).append(kept)
+        if not answers:
+            outcomes = ", ".join(f"{n:,} {said}" for said, n in commit.counts["outcomes"].items())
+            raise InputError(
+                f"no answer can be used ({outcomes}); their texts are in {self.run.location}/"
+                f"{commit.artifact}. annotation.max_tokens, annotation.structured and the model "
+                "decide what comes back"
+            )
         rows = [{"listing_id": name, "answers": given} for name, given in sorted(answers.items())]
         self.seed.write(rows, str(self.config.annotation.endpoint_model))
         self.console.done(commit, self.seed.path, len(rows), self.config)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -218,12 +219,21 @@ def test_a_refusal_in_the_protocol_s_own_field_is_one(
 ) -> None:
     _, body = completion(None)
     body["choices"][0]["message"]["refusal"] = "I will not look at that."
-    server.answer = lambda asked: (200, body)
+    server.answer = lambda asked: (200, body) if attribute_of(asked) == "dial" else in_json(asked)
     go(configure())
     rows = answers(configure())
-    assert {(row["outcome"], row["detail"]) for row in rows} == {
+    assert {(row["outcome"], row["detail"]) for row in rows if row["attribute"] == "dial"} == {
         ("refused", "I will not look at that.")
     }
+
+
+def test_a_model_that_answers_nothing_usable_is_no_seed(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    server.answer = lambda asked: completion('{"reasoning": "so', "length")
+    with pytest.raises(InputError, match=r"no answer can be used \(12 truncated\)"):
+        go(configure())
+    assert not (shop.directory / "seed").exists()
 
 
 def faulty(answer: Answer, every: int) -> Answer:
@@ -250,6 +260,33 @@ def test_a_server_that_fails_now_and_then_is_asked_again(
     go(configure(max_attempts=8))
     assert {row["outcome"] for row in answers(configure())} == {"ok"}
     assert len(server.asked) > 12
+
+
+def test_a_silent_server_is_asked_again(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    turns = iter(range(1 << 30))
+
+    def slow(asked: Asked) -> tuple[int, Any]:
+        if next(turns) == 2:
+            time.sleep(3)
+        return in_json(asked)
+
+    server.answer = slow
+    go(configure(timeout_s=0.5))
+    assert {row["outcome"] for row in answers(configure())} == {"ok"}
+    assert len(server.asked) == 13
+
+
+def test_a_page_instead_of_an_answer_is_asked_again(
+    configure: Configure, server: ChatServer
+) -> None:
+    turns = iter(range(1 << 30))
+    server.answer = lambda asked: (
+        (200, b"<html>a portal</html>") if next(turns) % 3 == 0 else in_json(asked)
+    )
+    go(configure())
+    assert {row["outcome"] for row in answers(configure())} == {"ok"}
 
 
 def test_a_server_that_fails_for_good_ends_the_call_and_the_next_asks_only_the_rest(
