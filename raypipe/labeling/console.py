@@ -49,9 +49,9 @@ class LabelingConsole(StageConsole):
     def exported(self, config: Config, tasks: Path) -> None:
         """Where the tasks for people are, and the way back."""
         self._rich.print(
-            f"tasks    {tasks} ({config.labeling.review_order} first)\n"
-            f"labels   {tasks.with_name(INTERFACE)} (the labeling interface of the project)\n"
-            "back     python jobs/review.py … --import export.json --as seed|anchor|eval"
+            f"tasks      {tasks} (labeling.review_order={config.labeling.review_order})\n"
+            f"interface  {tasks.with_name(INTERFACE)} (the labeling setup of the project)\n"
+            "then       python jobs/review.py … --import export.json --as seed|anchor|eval"
         )
 
     def imported(self, imported: Imported) -> None:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from raypipe.catalog.answer_files import REVIEW, AnswerFiles
 from raypipe.catalog.inputs import Inputs, open_inputs, stated_splits
+from raypipe.catalog.sources import SPLITS_FILE
 from raypipe.config import Config
 from raypipe.errors import ConfigError, StorageError
 from raypipe.labeling.annotations import read_annotations
@@ -103,9 +104,10 @@ def import_reviews(config: Config, path: str, role: ReviewRole) -> Imported:
     place = inputs.seed if role == "seed" else inputs.truth
     if not place.is_directory:
         key = "catalog.seed" if role == "seed" else "catalog.truth"
+        beside = f", {SPLITS_FILE} with it," if role != "seed" and inputs.splits else ""
         raise ConfigError(
-            f"{key}={place.files[0]} is a single file, and an import adds one beside it: move it "
-            f"into a directory of its own and set {key} to that"
+            f"{key}={place.files[0]} is a single file, and an import adds one beside it: move it"
+            f"{beside} into a directory of its own and set {key} to that"
         )
     tasks = read_annotations(path)
     listings = {str(task.data.get("listing_id")) for task in tasks if task.annotations}

@@ -1,18 +1,25 @@
 """There and back: exported labels, what people say of them, and the run that learns from it."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 from label_studio_sdk.label_interface.objects import AnnotationValue, PredictionValue
+from moto.server import ThreadedMotoServer
 
+from raypipe import progress
 from raypipe.artifacts import Run
 from raypipe.catalog import stage
 from raypipe.config import Config, resolve
 from raypipe.errors import ConfigDriftError, ConfigError
+from raypipe.labeling.console import LabelingConsole
 from raypipe.labeling.review import CANNOT_TELL, export_review
 from raypipe.labeling.reviewed import Imported, import_reviews
 from raypipe.schemas import LABELS, LISTINGS, SEED, TRUTH
@@ -276,6 +283,29 @@ def test_what_was_shown_because_the_model_was_unsure_is_counted(imported: Any) -
     assert imported({"L4": [annotation(2, "Red")]}, "anchor").chosen_worst == 1
 
 
+def test_a_person_is_told_what_came_of_it_and_what_to_do(
+    imported: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress.logger, "handlers", list(progress.logger.handlers))
+    console = LabelingConsole()
+    said = {"L4": [annotation(2, "Blue")], "L5": [annotation(3, CANNOT_TELL)]}
+    found = imported(said, "anchor")
+    console.imported(found)
+    shown = capsys.readouterr().out
+    for line in (
+        r"answers taken +│ +1 │",
+        r"the model was corrected +│ +1 │",
+        r"tasks not reviewed yet +│ +8 │",
+        r"refused: abstained +│ +1 │",
+        rf"answers  {re.escape(str(found.file))}",
+        r"labeling\.review_order=random",
+        r"a new run uses them: python jobs/round\.py",
+    ):
+        assert re.search(line, shown), line
+    console.imported(imported({}, "seed"))
+    assert "nothing was added to the catalog" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("role", "key"), [("seed", "seed"), ("anchor", "truth")])
 def test_a_single_file_is_no_place_to_add_to(
     imported: Any, config: Config, shop: Shop, role: str, key: str
@@ -284,6 +314,53 @@ def test_a_single_file_is_no_place_to_add_to(
     catalog = config.catalog.model_copy(update={key: place})
     with pytest.raises(ConfigError, match=rf"catalog\.{key}=.*own.parquet is a single file.*move"):
         imported({}, role, config.model_copy(update={"catalog": catalog}))
+
+
+def test_splits_beside_a_single_truth_are_to_move_with_it(
+    imported: Any, config: Config, shop: Shop
+) -> None:
+    place = shop.directory / "truth" / "own.parquet"
+    stated = pa.table({"listing_id": ["L2"], "split": ["eval"]})
+    pq.write_table(stated, shop.directory / "truth" / "splits.parquet")
+    catalog = config.catalog.model_copy(update={"truth": str(place)})
+    with pytest.raises(ConfigError, match=r"move it, splits\.parquet with it, into a directory"):
+        imported({}, "eval", config.model_copy(update={"catalog": catalog}))
+    found = imported({"L2": [annotation(2, "Red")]}, "eval")  # the directory, splits and all
+    assert found.refused == {}
+    assert len(found.verdicts.answers) == 1
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of an S3-compatible server of this process."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "moto")
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = f"?scheme=http&endpoint_override={host}:{port}&allow_bucket_creation=true"
+    pafs.FileSystem.from_uri(f"s3://shop{options}")[0].create_dir("shop")
+    yield f"s3://shop/{{}}{options}"
+    server.stop()
+
+
+def test_an_object_store_is_added_to_like_a_disk(
+    imported: Any, config: Config, shop: Shop, bucket: str
+) -> None:
+    place = bucket.format("truth")
+    store, path = pafs.FileSystem.from_uri(place)
+    pafs.copy_files(str(shop.directory / "truth"), path, destination_filesystem=store)
+    catalog = config.catalog.model_copy(update={"truth": place})
+    remote = renamed(config.model_copy(update={"catalog": catalog}), "remote")
+    said = {"L4": [annotation(2, "Red")], "L5": [annotation(3, CANNOT_TELL)]}
+    first, again = imported(said, "eval", remote), imported(said, "eval", remote)
+    assert (first.is_new, again.is_new, again.file) == (True, False, first.file)
+    names = {info.base_name for info in store.get_file_info(pafs.FileSelector(path))}
+    written_there = {Path(str(name)).name for name in (first.file, first.refused_file)}
+    assert names == {"own.parquet", *written_there}
+    stage.run(remote, run_of(remote))
+    truth = run_of(remote).artifact("catalog/truth", TRUTH).read(["listing_id"])
+    assert truth.column("listing_id").to_pylist() == ["L1", "L2", "L4"]
 
 
 def test_the_embedded_catalog_has_no_files_to_add_to(tmp_path: Path) -> None:
