@@ -9,10 +9,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from raypipe import config as configuration
 from raypipe.config import Config
-from raypipe.errors import RaypipeError
+from raypipe.errors import ArtifactError, ConfigError, RaypipeError
 
 
 def main(job: str, description: str | None, arguments: Sequence[str] | None = None) -> int:
@@ -25,14 +26,13 @@ def main(job: str, description: str | None, arguments: Sequence[str] | None = No
     )
     parser.add_argument("--config", help="YAML file; default: jobs/configs/local.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    for flag, meaning in _FLAGS.get(job, {}).items():
-        parser.add_argument(f"--{flag}", action="store_true", help=meaning)
+    options = [parser.add_argument(name, **how) for name, how in _OPTIONS.get(job, {}).items()]
     parsed = parser.parse_args(arguments)
-    flags = {flag: getattr(parsed, flag) for flag in _FLAGS.get(job, {})}
+    given = {option.dest: getattr(parsed, option.dest) for option in options}
     # A job that is stopped gets SIGTERM; leaving through SystemExit shuts Ray down on the way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _JOBS[job](configuration.load(parsed.config, parsed.overrides), **flags)
+        _JOBS[job](configuration.load(parsed.config, parsed.overrides), **given)
     except RaypipeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -113,8 +113,44 @@ def _sweep(config: Config, *, plan: bool) -> None:
     run_sweep(config, SweepConsole(), command=shlex.join(["python", *sys.argv]))
 
 
-_PLAN = {"plan": "say what it would take, and stop"}
-_FLAGS = {"annotate": _PLAN, "label": _PLAN, "sweep": _PLAN}
+def _review(
+    config: Config, *, answers: str | None, role: Literal["seed", "anchor", "eval"] | None
+) -> None:
+    from raypipe.labeling.console import LabelingConsole
+    from raypipe.labeling.driver import export_labels
+    from raypipe.labeling.reviewed import import_reviews
+    from raypipe.runs import open_run
+
+    if answers is not None and role is not None:
+        LabelingConsole().imported(import_reviews(config, answers, role))
+        return
+    if answers is not None or role is not None:
+        raise ConfigError("--import and --as need each other")
+    run = open_run(config)
+    exported = export_labels(config, run)
+    if exported is None:
+        raise ArtifactError(f"{run.location} has no labels yet: make them with jobs/label.py")
+    LabelingConsole().exported(config, exported)
+
+
+_PLAN = {"--plan": {"action": "store_true", "help": "say what it would take, and stop"}}
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "annotate": _PLAN,
+    "label": _PLAN,
+    "sweep": _PLAN,
+    "review": {
+        "--import": {
+            "dest": "answers",
+            "metavar": "FILE",
+            "help": "take up what people said: Label Studio's export as JSON or JSON-MIN",
+        },
+        "--as": {
+            "dest": "role",
+            "choices": ("seed", "anchor", "eval"),
+            "help": "the split that these answers are for",
+        },
+    },
+}
 _JOBS: dict[str, Callable[..., None]] = {
     "annotate": _annotate,
     "evaluate": _evaluate,
@@ -123,5 +159,6 @@ _JOBS: dict[str, Callable[..., None]] = {
     "prepare": _prepare,
     "report": _report,
     "export": _export,
+    "review": _review,
     "sweep": _sweep,
 }

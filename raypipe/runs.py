@@ -8,6 +8,11 @@ from raypipe.config import Config
 
 def open_run(config: Config) -> Run:
     """The run's directory, made if needed, with the configuration that it was begun with."""
-    run = Run(f"{config.run.directory.rstrip('/')}/{config.run.name}")
+    run = run_of(config)
     run.create("run.json", json.dumps(config.model_dump(mode="json"), indent=1).encode())
     return run
+
+
+def run_of(config: Config) -> Run:
+    """The same directory, begun or not."""
+    return Run(f"{config.run.directory.rstrip('/')}/{config.run.name}")

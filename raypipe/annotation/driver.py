@@ -25,9 +25,10 @@ from raypipe.annotation.questions import Annotation, read
 from raypipe.annotation.seed import seed_file
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.attributes import load_attribute_schema
+from raypipe.catalog.answer_files import find_answers
 from raypipe.catalog.census import Census, take_census
 from raypipe.catalog.listings import quarantine_rows
-from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS, find_source, open_source
+from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS, open_source
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import Role
 from raypipe.config import Config
@@ -143,7 +144,7 @@ class Driver:
 
     def _verified(self) -> frozenset[str]:
         location = str(self.config.catalog.truth)
-        source = find_source(location, TRUTH_COLUMNS)
+        source = find_answers(location, TRUTH_COLUMNS)
         if source is None:
             self.console.note(f"{location} is not there yet: no listing is kept out for it")
             return frozenset()

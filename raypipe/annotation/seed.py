@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raypipe.catalog.sources import SEED_COLUMNS, find_source
+from raypipe.catalog.answer_files import find_answers
+from raypipe.catalog.sources import SEED_COLUMNS
 from raypipe.config import CatalogConfig
 from raypipe.errors import ConfigError, StorageError
 
@@ -69,7 +70,7 @@ class SeedFile:
         Raises:
             InputError: a file there is corrupt or not a seed.
         """
-        source = find_source(location, SEED_COLUMNS)
+        source = find_answers(location, SEED_COLUMNS)
         if source is None:
             return frozenset()
         left = tuple(path for path in source.files if path != self.path)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from raypipe.artifacts import Artifact, Attempt, committed
 from raypipe.attributes import Attribute, AttributeSchema
-from raypipe.catalog.sources import Source
+from raypipe.catalog.answer_files import AnswerFiles
 from raypipe.errors import ArtifactError
 from raypipe.manifest import Commit, Fingerprint
 from raypipe.schemas import QUARANTINE
@@ -24,25 +24,34 @@ class CheckedAnswers:
 
 
 def answers_of(
-    source: Source, verticals: Mapping[str, str], schema: AttributeSchema, value_field: ValueField
+    source: AnswerFiles,
+    verticals: Mapping[str, str],
+    schema: AttributeSchema,
+    value_field: ValueField,
 ) -> CheckedAnswers:
-    """Rows of the seed or truth table, and what was dropped.
+    """Rows of the seed or truth table, and what was dropped, ``overruled`` answers included.
 
     Args:
-        source: the seed or the truth file.
+        source: the seed or the truth.
         verticals: the vertical of every listing that stays; others are left out.
         schema: the attribute schema.
         value_field: the field that holds an answer's value: "answer" in seed, "value" in truth.
     """
     kept: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
-    for row in source.rows():
+    for row in source.rows(verticals):
         listing_id = row["listing_id"]
-        if listing_id in verticals:
-            attributes = schema.attributes(verticals[listing_id])
-            checked = check_answers(listing_id, row["answers"], attributes, value_field)
-            kept.append({"listing_id": listing_id, "answers": checked.kept})
-            dropped += checked.dropped
+        attributes = schema.attributes(verticals[listing_id])
+        checked = check_answers(listing_id, row["answers"], attributes, value_field)
+        kept.append({"listing_id": listing_id, "answers": checked.kept})
+        overruled = {
+            name: _dropped(listing_id, name, "overruled", answer["detail"])
+            for answer in row["overruled"]
+            if (name := answer["attribute"])
+        }
+        known = {lost["id"] for lost in checked.dropped}
+        dropped += checked.dropped
+        dropped += [lost for lost in overruled.values() if lost["id"] not in known]
     return CheckedAnswers(sorted(kept, key=lambda row: str(row["listing_id"])), dropped)
 
 
@@ -95,8 +104,7 @@ def check_answers(
     dropped: dict[str, dict[str, Any]] = {}
 
     def drop(name: str, reason: str, detail: str) -> None:
-        row = {"id": f"{listing_id}/{name}", "stage": "prepare", "reason": reason}
-        dropped.setdefault(name, row | {"detail": detail[:500]})
+        dropped.setdefault(name, _dropped(listing_id, name, reason, detail))
 
     for answer in filter(None, answers or ()):
         name, text = str(answer["attribute"] or ""), str(answer[value_field] or "")
@@ -113,3 +121,9 @@ def check_answers(
             if "reasoning" in answer:
                 kept[name]["reasoning"] = answer["reasoning"] or ""
     return CheckedAnswers(list(kept.values()), list(dropped.values()))
+
+
+def _dropped(listing_id: str, attribute: str, reason: str, detail: str) -> dict[str, Any]:
+    """The quarantine row of an answer."""
+    name = f"{listing_id}/{attribute}"
+    return {"id": name, "stage": "prepare", "reason": reason, "detail": detail[:500]}

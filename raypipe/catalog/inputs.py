@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypipe.attributes import AttributeSchema, load_attribute_schema
+from raypipe.catalog.answer_files import AnswerFiles, open_answers
 from raypipe.catalog.sources import (
     LISTINGS_COLUMNS,
     SEED_COLUMNS,
     SPLITS_COLUMNS,
+    SPLITS_FILE,
     TRUTH_COLUMNS,
     Source,
     open_source,
@@ -17,8 +19,6 @@ from raypipe.catalog.sources import (
 from raypipe.catalog.splits import Role, choose_pool
 from raypipe.config import CatalogConfig
 from raypipe.errors import InputError
-
-SPLITS_FILE = "splits.parquet"
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Inputs:
 
     schema: AttributeSchema
     listings: Source
-    seed: Source
-    truth: Source
+    seed: AnswerFiles
+    truth: AnswerFiles
     splits: Source | None
 
     def fingerprint(self) -> dict[str, Any]:
@@ -51,11 +51,11 @@ class Inputs:
 def open_inputs(config: CatalogConfig) -> Inputs:
     """Open and check all files. Raises InputError for the first fault."""
     schema = load_attribute_schema(str(config.attribute_schema))
-    truth = open_source(str(config.truth), TRUTH_COLUMNS)
+    truth = open_answers(str(config.truth), TRUTH_COLUMNS)
     return Inputs(
         schema=schema,
         listings=open_source(str(config.listings), LISTINGS_COLUMNS),
-        seed=open_source(str(config.seed), SEED_COLUMNS),
+        seed=open_answers(str(config.seed), SEED_COLUMNS),
         truth=truth,
         splits=truth.beside(SPLITS_FILE, SPLITS_COLUMNS),
     )
@@ -93,12 +93,18 @@ def roles_of(inputs: Inputs, max_listings: int | None, run_seed: int) -> dict[st
     return roles | _verified(inputs)
 
 
-def _verified(inputs: Inputs) -> dict[str, Role]:
+def stated_splits(inputs: Inputs) -> dict[str, str]:
+    """What the user's files say of the split of a listing, whatever they call it."""
     stated: dict[str, str] = {}
     for source in (inputs.splits, inputs.truth):  # the truth file's own column has the last word
         for row in source.rows() if source else ():
             if row["split"] is not None:
                 stated[row["listing_id"]] = row["split"]
+    return stated
+
+
+def _verified(inputs: Inputs) -> dict[str, Role]:
+    stated = stated_splits(inputs)
     return {name: _role(name, stated.get(name, "")) for name in inputs.truth.listing_ids}
 
 

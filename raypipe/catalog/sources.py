@@ -84,19 +84,22 @@ TRUTH_COLUMNS = (
     Column("split", "string", is_text, required=False),
 )
 SPLITS_COLUMNS = (_ID, Column("split", "string", is_text))
+SPLITS_FILE = "splits.parquet"
 
 
 @dataclass(frozen=True)
 class Source:
     """A Parquet file, or all Parquet files below a directory, whose columns were checked.
 
-    ``directory`` is where the paths of images start.
+    ``directory`` is where the paths of images start; ``is_directory`` says that it was named, and
+    not one file in it.
     """
 
     filesystem: pafs.FileSystem
     files: tuple[str, ...]
     directory: str
     columns: tuple[Column, ...]
+    is_directory: bool = False
 
     def beside(self, name: str, columns: tuple[Column, ...]) -> "Source | None":
         """The file ``name`` in this source's directory, checked; None when it is not there."""
@@ -105,16 +108,19 @@ class Source:
             return None
         return _checked(Source(self.filesystem, (path,), self.directory, columns))
 
-    def rows(self, wanted: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, wanted: Collection[str] | None = None, names: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Rows as Python values, read a few at a time; a column that a file lacks is None.
 
         Args:
             wanted: the listing ids to return; None returns all rows.
+            names: the columns to read, ``listing_id`` among them; None reads all.
 
         Raises:
             InputError: a file is truncated or corrupt.
         """
-        names = [column.name for column in self.columns]
+        names = [column.name for column in self.columns] if names is None else list(names)
         for path in self.files:
             for batch in self._batches(path, names):
                 if wanted is not None:
@@ -185,6 +191,11 @@ class Source:
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{path} is truncated or corrupt: {error}") from error
 
+    def each_file(self) -> Iterator["Source"]:
+        """The files as sources of their own."""
+        for path in self.files:
+            yield Source(self.filesystem, (path,), self.directory, self.columns)
+
     def identity(self) -> list[list[object]]:
         """Name, size and time of every file: a catalog is too large to be hashed for each run."""
         infos = self.filesystem.get_file_info(list(self.files))
@@ -211,35 +222,47 @@ class Source:
         }
 
 
-def open_source(location: str, columns: tuple[Column, ...]) -> Source:
+def open_source(
+    location: str, columns: tuple[Column, ...], leave_out: Collection[str] = ()
+) -> Source:
     """Find the files behind a path or URI and check the columns of each.
+
+    Args:
+        location: a Parquet file, or a directory of them.
+        columns: what the files must and may have.
+        leave_out: names of files in that directory which are something else.
 
     Raises:
         InputError: nothing there, not Parquet, truncated, or a column missing or mistyped.
     """
-    source = find_source(location, columns)
+    source = find_source(location, columns, leave_out)
     if source is None:
         raise InputError(f"there are no Parquet files at {location}")
     return source
 
 
-def find_source(location: str, columns: tuple[Column, ...]) -> Source | None:
+def find_source(
+    location: str, columns: tuple[Column, ...], leave_out: Collection[str] = ()
+) -> Source | None:
     """:func:`open_source`, but None where nothing is."""
     try:
         absolute = location if "://" in location else str(Path(location).resolve())
         filesystem, path = pafs.FileSystem.from_uri(absolute)
         info = filesystem.get_file_info(path)
+        is_directory = info.type == pafs.FileType.Directory
         files = [path]
-        if info.type == pafs.FileType.Directory:
-            selector = pafs.FileSelector(path, recursive=True)
-            files = [entry.path for entry in filesystem.get_file_info(selector)]
-            files = sorted(name for name in files if _is_table(posixpath.relpath(name, path)))
+        if is_directory:
+            found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+            names = {entry.path: posixpath.relpath(entry.path, path) for entry in found}
+            files = sorted(
+                file for file, name in names.items() if _is_table(name) and name not in leave_out
+            )
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"cannot open {location}: {error}") from error
     if info.type == pafs.FileType.NotFound or not files:
         return None
-    directory = path if info.type == pafs.FileType.Directory else posixpath.dirname(path)
-    return _checked(Source(filesystem, tuple(files), directory, columns))
+    directory = path if is_directory else posixpath.dirname(path)
+    return _checked(Source(filesystem, tuple(files), directory, columns, is_directory))
 
 
 def _checked(source: Source) -> Source:

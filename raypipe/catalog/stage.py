@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from raypipe.artifacts import Artifact, Attempt, Run
 from raypipe.attributes import AttributeSchema
+from raypipe.catalog.answer_files import AnswerFiles
 from raypipe.catalog.answers import ValueField, answers_of, commit_answers
 from raypipe.catalog.census import Census, check_share, take_census
 from raypipe.catalog.inputs import Inputs, open_inputs, roles_of
@@ -60,7 +61,7 @@ def run(config: Config, run: Run) -> Commit:
 
 
 def run_labeled(
-    config: Config, run: Run, *, schema: AttributeSchema, listings: Source, truth: Source
+    config: Config, run: Run, *, schema: AttributeSchema, listings: Source, truth: AnswerFiles
 ) -> str:
     """Prepare foreign listings that have a truth, all of them as eval listings.
 
@@ -155,7 +156,7 @@ def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: I
             census = take_census(inputs.listings, inputs.schema, roles, config.catalog, spill)
         splits = _settle(census, config)
         check_share(census.refused, len(roles), config.catalog.max_quarantined)
-        answered: list[tuple[Artifact, Source, ValueField]] = [
+        answered: list[tuple[Artifact, AnswerFiles, ValueField]] = [
             (run.artifact(SEED_ARTIFACT, SEED), inputs.seed, "answer"),
             (run.artifact(TRUTH_ARTIFACT, TRUTH), inputs.truth, "value"),
         ]

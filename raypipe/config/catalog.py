@@ -47,9 +47,11 @@ class CatalogConfig(Section):
     attribute_schema: str | None = None
     """YAML or Parquet: vertical, attribute, description, values, aliases."""
     seed: str | None = None
-    """Parquet of annotated listings (listing_id, answers: attribute, reasoning, answer)."""
+    """Parquet file or directory of annotated listings (listing_id, answers: attribute, reasoning,
+    answer). Only a directory can take up what jobs/review.py imports."""
     truth: str | None = None
-    """Parquet of verified listings (listing_id, answers: attribute, value): eval and anchor."""
+    """Parquet file or directory of verified listings (listing_id, answers: attribute, value,
+    optionally split): eval and anchor."""
     anchor_share: float = Field(0.2, ge=0, le=0.9)
     """Share (0-1) of the verified listings that guards rounds instead of being evaluated on."""
     max_listings: int | None = Field(None, ge=1)

@@ -23,7 +23,10 @@ class LabelingConfig(Section):
     """Parquet file or directory of the catalog to label, in the form of catalog.listings; None
     labels the run's own listings."""
     num_reviews: int = Field(500, ge=0, json_schema_extra=RESOURCE)
-    """Labels that jobs/export.py hands to people: contradicted sellers, then the least probable."""
+    """Labels that jobs/review.py hands to people."""
+    review_order: Literal["worst", "random"] = Field("worst", json_schema_extra=RESOURCE)
+    """Which: contradicted sellers, then the least probable, which teach most; or any, drawn by
+    run.seed, for an anchor or eval split that is to stand for the catalog."""
     constrained: bool = False
     """Let the engine write nothing but the answer format with an allowed value. It changes what
     is drawn, so training chains are never constrained."""

@@ -21,6 +21,7 @@ import raypipe.report.evaluation as report
 import raypipe.sampling.stage as sampling
 from raypipe.artifacts import Run
 from raypipe.attributes import AttributeSchema, load_attribute_schema
+from raypipe.catalog.answer_files import open_answers
 from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS, open_source
 from raypipe.cluster import ray_session
 from raypipe.config import Config
@@ -92,7 +93,7 @@ class Driver:
             self.run,
             schema=self._schema(),
             listings=open_source(judging.listings, LISTINGS_COLUMNS),
-            truth=open_source(judging.truth, TRUTH_COLUMNS),
+            truth=open_answers(judging.truth, TRUTH_COLUMNS),
         )
         name = f"{scope}/listings"
         self.console.committed(name, self.run.artifact(name).required())

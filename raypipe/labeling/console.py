@@ -1,12 +1,15 @@
 """What a person sees of a labeling: the plan, the stages, what came out and what it took."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.table import Table
 
 from raypipe.config import Config
 from raypipe.console import StageConsole
 from raypipe.labeling.estimate import Work, lines
+from raypipe.labeling.review import INTERFACE
+from raypipe.labeling.reviewed import Imported
 from raypipe.policies import Policy
 
 
@@ -42,6 +45,45 @@ class LabelingConsole(StageConsole):
         for name, count in sorted(counted.items(), key=lambda pair: -pair[1]):
             table.add_row(name.replace("_", " "), f"{count:,}", f"{count / total:.1%}")
         self._rich.print(table)
+
+    def exported(self, config: Config, tasks: Path) -> None:
+        """Where the tasks for people are, and the way back."""
+        self._rich.print(
+            f"tasks      {tasks} (labeling.review_order={config.labeling.review_order})\n"
+            f"interface  {tasks.with_name(INTERFACE)} (the labeling setup of the project)\n"
+            "then       python jobs/review.py … --import export.json --as seed|anchor|eval"
+        )
+
+    def imported(self, imported: Imported) -> None:
+        """What came of people's answers, and what to do with them."""
+        agreed = imported.agreed
+        table = Table(title=f"Reviews as {imported.role}", title_justify="left")
+        table.add_column("")
+        table.add_column("count", justify="right")
+        for name, count in (
+            ("answers taken", sum(agreed.values())),
+            ("  the model said the same", agreed[True]),
+            ("  the model was corrected", agreed[False]),
+            ("  the model had no answer", agreed[None]),
+            ("tasks not reviewed yet", imported.verdicts.not_reviewed),
+        ):
+            table.add_row(name, f"{count:,}")
+        for reason, count in imported.refused.most_common():
+            table.add_row(f"refused: {reason.replace('_', ' ')}", f"{count:,}")
+        self._rich.print(table)
+        if imported.refused_file is not None:
+            self._rich.print(f"refused  {imported.refused_file}")
+        if imported.file is None:
+            self.note("no answer was taken, so nothing was added to the catalog")
+            return
+        there = "" if imported.is_new else " (was there already)"
+        self._rich.print(f"answers  {imported.file}{there}")
+        if imported.role != "seed" and imported.chosen_worst:
+            self.note(
+                f"{imported.chosen_worst:,} of these were reviewed because the model was unsure: "
+                "they do not stand for the catalog (labeling.review_order=random would)"
+            )
+        self.note("a new run uses them: python jobs/round.py … run.name=<another name>")
 
     def end(self, page: str, seconds: float) -> None:
         self._rich.print(f"report   {page}")

@@ -336,15 +336,17 @@ class Driver:
 
 
 def export_labels(config: Config, run: Run) -> Path | None:
-    """Export the newest labels that need a person as Label Studio tasks; None without labels."""
+    """Export the newest labels for people as Label Studio tasks; None without labels."""
     labels = newest(run, generations(run))
     if labels is None:
         return None
     scope = labels.name.rpartition("/")[0]
     own = run.artifact(f"{scope}/listings", LISTINGS)
     listings = own if own.commit() else run.artifact("catalog/listings", LISTINGS)
-    target = Path(run.path("exports", scope))
-    return export_review(labels, listings, target, config.labeling.num_reviews)
+    target, labeling = Path(run.path("exports", scope)), config.labeling
+    return export_review(
+        labels, listings, target, labeling.num_reviews, labeling.review_order, config.run.seed
+    )
 
 
 def draw_of(config: Config) -> Draw:

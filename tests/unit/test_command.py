@@ -156,3 +156,45 @@ def test_a_stopped_job_leaves_through_system_exit(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit) as raised:
         main("round", None, [])
     assert raised.value.code == 128 + signal.SIGTERM
+
+
+def test_a_review_is_imported_with_its_file_and_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(
+        "raypipe.labeling.reviewed.import_reviews", lambda config, *given: seen.extend(given)
+    )
+    monkeypatch.setattr("raypipe.labeling.console.LabelingConsole.imported", lambda *_: None)
+    assert main("review", None, ["run.name=own", "--import", "export.json", "--as", "seed"]) == 0
+    assert seen == ["export.json", "seed"]
+
+
+@pytest.mark.parametrize("arguments", [["--import", "export.json"], ["--as", "seed"]])
+def test_half_of_an_import_exits_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main("review", None, arguments) == 2
+    assert "--import and --as need each other" in capsys.readouterr().err
+
+
+def test_a_role_that_is_none_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main("review", None, ["--import", "export.json", "--as", "pool"])
+    assert raised.value.code == 2
+    assert "invalid choice: 'pool'" in capsys.readouterr().err
+
+
+def test_a_run_without_labels_has_nothing_to_review(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main("review", None, [f"run.directory={tmp_path}"]) == 3
+    assert "has no labels yet: make them with jobs/label.py" in capsys.readouterr().err
+
+
+def test_a_flag_of_a_job_is_given_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        "raypipe.labeling.driver.label_catalog",
+        lambda config, console, plan_only: seen.append(plan_only),
+    )
+    assert main("label", None, ["--plan"]) == main("label", None, []) == 0
+    assert seen == [True, False]

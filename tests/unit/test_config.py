@@ -32,6 +32,7 @@ RESOURCE_KEYS = frozenset(
         "rates.million_prompt_tokens",
         "rates.million_answer_tokens",
         "labeling.num_reviews",
+        "labeling.review_order",
         "rates.engine_hour",
         "rates.currency",
         "rates.chains_per_second",

@@ -18,6 +18,7 @@ import raypipe.evaluation.stage as evaluation
 from raypipe import config as configuration
 from raypipe import progress
 from raypipe.artifacts import Attempt, Run, committed
+from raypipe.catalog.answer_files import open_answers
 from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS, open_source
 from raypipe.command import main
 from raypipe.config import Config
@@ -227,7 +228,7 @@ def test_a_truth_without_a_listing_is_named(tmp_path: Path, foreign: list[str]) 
             run,
             schema=_schema(config, run),
             listings=open_source(places["listings"], LISTINGS_COLUMNS),
-            truth=open_source(str(path), TRUTH_COLUMNS),
+            truth=open_answers(str(path), TRUTH_COLUMNS),
         )
 
 

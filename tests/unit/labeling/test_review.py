@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raypipe.artifacts import Run
-from raypipe.labeling.review import export_review
+from raypipe.labeling.review import CANNOT_TELL, ReviewOrder, export_review
 from raypipe.schemas import LABELS, LISTINGS
 from tests.conftest import CommitRows, MakeListing, Row
 from tests.unit.labeling.test_generations import label
@@ -34,7 +34,9 @@ def rows() -> list[Row]:
 
 @pytest.fixture
 def tasks_of(run: Run, commit_rows: CommitRows, make_listing: MakeListing, tmp_path: Path) -> Any:
-    def export(rows: list[Row], limit: int = 10, without: str = "") -> Tasks:
+    def export(
+        rows: list[Row], limit: int = 10, without: str = "", order: ReviewOrder = "worst"
+    ) -> Tasks:
         commit_rows(run, "labels/000001/labels", LABELS, rows, per_file=2)
         listings = [make_listing(row["listing_id"], "pool", ["colour"]) for row in rows]
         kept = [listing for listing in listings if listing["listing_id"] != without]
@@ -44,6 +46,7 @@ def tasks_of(run: Run, commit_rows: CommitRows, make_listing: MakeListing, tmp_p
             run.artifact("catalog/listings", LISTINGS),
             tmp_path / "review",
             limit,
+            order,
         )
         return list(json.loads(path.read_text()))
 
@@ -62,30 +65,92 @@ def test_no_more_tasks_than_asked_for(tasks_of: Any, rows: list[Row]) -> None:
     assert names == ["contradicted", "mute"]
 
 
+def test_a_random_order_is_another_choice_and_always_the_same(tasks_of: Any) -> None:
+    rows = [labeled(f"L{index:03}", index / 100) for index in range(100)]
+    chosen = [task["data"]["listing_id"] for task in tasks_of(rows, limit=20, order="random")]
+    assert len(set(chosen)) == 20
+    probable = sum(name >= "L050" for name in chosen)
+    assert 4 <= probable <= 16  # the worst would be none of them
+
+
+def test_the_draw_does_not_depend_on_the_order_of_rows(
+    run: Run, commit_rows: CommitRows, tmp_path: Path
+) -> None:
+    rows = [labeled(f"L{index:02}", 0.5) for index in range(30)]
+    commit_rows(run, "catalog/listings", LISTINGS, [])
+    seen = []
+    for number, given in enumerate((rows, rows[::-1])):
+        commit_rows(run, f"labels/{number}/labels", LABELS, given, per_file=7)
+        path = export_review(
+            run.artifact(f"labels/{number}/labels", LABELS),
+            run.artifact("catalog/listings", LISTINGS),
+            tmp_path / str(number),
+            10,
+            "random",
+            seed=3,
+        )
+        seen.append([task["data"]["listing_id"] for task in json.loads(path.read_text())])
+    assert seen[0] == seen[1]
+
+
 def test_a_task_shows_the_question_the_images_and_what_was_said(
     tasks_of: Any, rows: list[Row]
 ) -> None:
     task = tasks_of(rows)[0]
     data = task["data"]
     assert data["question"] == "colour of contradicted?"
-    assert data["options"] == [{"value": "Red"}, {"value": "Blue"}]
+    assert data["options"] == [{"value": "Red"}, {"value": "Blue"}, {"value": CANNOT_TELL}]
     head, _, content = data["images"][0].partition(",")
     assert head == "data:image/jpeg;base64"
     assert base64.b64decode(content) == b"image of contradicted"
     assert data["seller"] == "The seller says: Blue"
-    assert (data["votes"], data["reasoning"]) == ({"Red": 7}, "It is red.")
+    assert (data["votes"], data["model_reasoning"]) == ({"Red": 7}, "It is red.")
+    assert data["belief"] == (
+        "The model says: Red (confidence 1.00, right with probability 0.90). Votes: Red 7."
+    )
     (prediction,) = task["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("p", 0.9)
-    assert prediction["result"][0]["value"] == {"choices": ["Red"]}
+    assert [region["value"] for region in prediction["result"]] == [
+        {"choices": ["Red"]},
+        {"text": ["It is red."]},
+    ]
+
+
+def test_a_task_says_where_it_comes_from(tasks_of: Any, rows: list[Row]) -> None:
+    data = tasks_of(rows)[0]["data"]
+    keys = ("query", "listing_id", "attribute", "policy_id", "scope", "review_order")
+    assert [data[key] for key in keys] == [
+        "contradicted/colour",
+        "contradicted",
+        "colour",
+        "p",
+        "labels/000001",
+        "worst",
+    ]
+
+
+def test_json_min_lays_answers_and_data_beside_each_other(
+    tasks_of: Any, rows: list[Row], tmp_path: Path
+) -> None:
+    task = tasks_of(rows)[0]
+    interface = ET.parse(tmp_path / "review" / "interface.xml").getroot()
+    controls = {str(tag.get("name")) for tag in interface.iter() if tag.get("toName")}
+    assert controls == {"answer", "reasoning"}
+    assert controls.isdisjoint(task["data"])
+
+
+def test_without_a_calibration_the_score_is_the_confidence(tasks_of: Any) -> None:
+    (task,) = tasks_of([labeled("unknown", None, confidence=0.25)])
+    assert task["predictions"][0]["score"] == 0.25
 
 
 def test_predictions_fit_the_interface(tasks_of: Any, rows: list[Row], tmp_path: Path) -> None:
     task = tasks_of(rows)[0]
     interface = ET.parse(tmp_path / "review" / "interface.xml").getroot()
     named = {tag.get("name"): tag for tag in interface.iter() if tag.get("name")}
-    (found,) = task["predictions"][0]["result"]
-    assert named[found["from_name"]].tag.lower() == found["type"]
-    assert named[found["from_name"]].get("toName") == found["to_name"]
+    for found in task["predictions"][0]["result"]:
+        assert named[found["from_name"]].tag.lower() == found["type"]
+        assert named[found["from_name"]].get("toName") == found["to_name"]
     variables = {
         value[1:]
         for tag in interface.iter()
@@ -101,3 +166,5 @@ def test_an_abstention_has_no_prediction_and_a_lost_listing_no_images(
     tasks = tasks_of(rows, without="mute")
     mute = next(task for task in tasks if task["data"]["listing_id"] == "mute")
     assert (mute["predictions"], mute["data"]["images"]) == ([], [])
+    assert mute["data"]["belief"] == "The model has no answer (tie). Votes: none."
+    assert mute["data"]["options"] == [{"value": CANNOT_TELL}]
