@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raypipe.doctor.finding import Finding, fail, ok, warn
 
-_UNSAFE = {
+UNSAFE = {
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "the engine's processes unpickle what they are sent",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "a vLLM server loads whatever adapter it is told to",
     "VLLM_SERVER_DEV_MODE": "a vLLM server opens its development endpoints",
@@ -20,7 +20,7 @@ _UNSAFE = {
     "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE": "a Parquet file of others may run code when read",
     "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "a checkpoint of others may run code when loaded",
 }
-_COSTLY = {
+COSTLY = {
     "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "Ray writes down the log offsets of every actor call",
     "RAY_record_ref_creation_sites": "Ray walks the stack for every object",
     "RAY_PROFILING": "Ray keeps an event of every call",
@@ -43,7 +43,7 @@ def is_on(environment: Mapping[str, str], name: str) -> bool:
 def check_switches(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Variables that are better left unset on a machine that does real work."""
     found = False
-    for meanings, word in ((_UNSAFE, "unsafe"), (_COSTLY, "slow")):
+    for meanings, word in ((UNSAFE, "unsafe"), (COSTLY, "slow")):
         for name, meaning in meanings.items():
             if is_on(environment, name):
                 found = True
