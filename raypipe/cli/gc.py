@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raypipe.cli.arguments import add_run
+from raypipe.cli.status import said_age
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,10 +85,12 @@ def run(parsed: argparse.Namespace) -> int:
     if busy is not None and parsed.yes:
         raise InputError(
             f"{target.location} may be in use: {busy} is not committed, and was written to less "
-            f"than {parsed.older_than:,} s ago. Wait, or name a smaller --older-than when "
+            f"than {said_age(parsed.older_than)} ago. Wait, or name a smaller --older-than when "
             "nothing runs"
         )
-    if parsed.yes:
+    if not pieces and not cached:
+        console.print(f"nothing to delete in {escape(target.location)}")
+    elif parsed.yes:
         gone = garbage.delete(target, pieces)
         caches.delete_caches(cached)
         console.print(_table("Deleted", target.location, gone, cached))
@@ -95,7 +98,7 @@ def run(parsed: argparse.Namespace) -> int:
         console.print(_table("Would delete", target.location, pieces, cached))
         if busy is not None:
             console.print(f"[yellow]![/yellow] {busy} may be under way: --yes would refuse")
-        elif pieces or cached:
+        else:
             console.print("[dim]nothing was deleted; --yes deletes it[/dim]")
     return EXIT_INPUT if faults else 0
 

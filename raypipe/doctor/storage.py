@@ -39,10 +39,10 @@ def check_storage(directory: str, open_run: Callable[[str], Run] = Run) -> Findi
     if not first or second:
         return fail(
             what,
-            f"{place.location} creates a file that is there: two writers would both commit",
+            f"{directory} creates a file that is there: two writers would both commit",
             "a local disk, or an object store with conditional writes (S3, GCS, Azure)",
         )
-    return ok(what, f"{place.location}: a file is created once")
+    return ok(what, f"{directory}: a file is created once")
 
 
 def _absent_folders(directory: str) -> list[Path]:

@@ -26,7 +26,7 @@ State = Literal["done", "under way", "interrupted", "next", "waiting", "broken"]
 # it, or somebody who waits for room.
 RECENT_S = 900.0
 _PATIENCE = 2000  # files of an unfinished stage whose rows are counted
-_TOLD = ("images", "queries", "chains", "tokens", "kept", "pairs", "carried")
+_TOLD = ("images", "chains", "tokens", "kept", "pairs", "carried")
 _GENERATION = re.compile(r"labels/\d{6}")
 _EVALUATION = re.compile(r"evaluations/(?!catalog-).+-[0-9a-f]{12}")
 _SEED = re.compile(r"seed-(\d+)/")

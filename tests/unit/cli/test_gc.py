@@ -101,7 +101,7 @@ def test_with_yes_exactly_the_litter_goes_and_every_artifact_still_reads(
     check_all_read(run)
     assert not Path(run.path(".training/sft")).exists()
     assert main(["gc", run.location, *NOW]) == 0
-    assert "│     0 │" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"nothing to delete in {run.location}\n"
 
 
 def test_what_salvage_took_from_an_older_attempt_stays(littered: tuple[Run, set[str]]) -> None:
@@ -223,6 +223,8 @@ def test_nothing_of_a_broken_artifact_goes(
     run, litter = littered
     Path(run.path("catalog/truth/_COMMIT.json")).write_text("{")
     before = files(run)
+    assert main(["gc", run.location, *NOW]) == 3
+    assert "│ catalog/truth" not in capsys.readouterr().out
     assert main(["gc", run.location, *NOW, "--yes"]) == 3
     gone = before - files(run)
     assert gone == {path for path in litter if not path.startswith("catalog/truth/")}
