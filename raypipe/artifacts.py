@@ -424,13 +424,16 @@ class Attempt:
                 raise ArtifactError(f"{info.path} is missing or corrupt")
 
     def _plain_files(self) -> list[File]:
-        local = self.local_files()
-        paths = sorted(path for path in local.rglob("*") if path.is_file())
-        if not self.artifact.run.is_local:
-            for path in paths:
+        run, local = self.artifact.run, self.local_files()
+        if not run.is_local:
+            for path in sorted(path for path in local.rglob("*") if path.is_file()):
                 self.write_file(str(path.relative_to(local)), path.read_bytes())
-        target = self.artifact._path("files", self.name)
-        return [self._file(f"{target}/{path.relative_to(local)}", "files") for path in paths]
+        # Beside them lies what write_file put there at once; the directory is this attempt's alone.
+        selector = pafs.FileSelector(
+            self.artifact._path("files", self.name), recursive=True, allow_not_found=True
+        )
+        found = (info.path for info in run.filesystem.get_file_info(selector) if info.is_file)
+        return [self._file(path, "files") for path in sorted(found)]
 
     def _file(self, path: str, kind: Kind, rows: int | None = None) -> File:
         relative = path.removeprefix(self.artifact._path() + "/")

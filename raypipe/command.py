@@ -16,13 +16,21 @@ from raypipe.config import Config
 from raypipe.errors import ArtifactError, ConfigError, RaypipeError
 
 
-def main(job: str, description: str | None, arguments: Sequence[str] | None = None) -> int:
+def main(
+    job: str,
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+) -> int:
     """Parse the command line of a job and do it; returns the exit code.
+
+    Args:
+        program: what its help calls it; None is the script's own name.
 
     0 done, 2 configuration, 3 input or gate, 4 worth retrying (see :mod:`raypipe.errors`).
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", help="YAML file; default: jobs/configs/local.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
@@ -110,7 +118,15 @@ def _sweep(config: Config, *, plan: bool) -> None:
         return
     from raypipe.sweep.driver import run_sweep
 
-    run_sweep(config, SweepConsole(), command=shlex.join(["python", *sys.argv]))
+    run_sweep(config, SweepConsole(), command=_typed(sys.argv))
+
+
+def _typed(words: Sequence[str]) -> str:
+    """What a person typed, for documents that say how they were made."""
+    program = Path(words[0])
+    if program.suffix == ".py":
+        return shlex.join(["python", *words])
+    return shlex.join([program.name, *words[1:]])
 
 
 def _review(

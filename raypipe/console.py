@@ -12,6 +12,11 @@ from raypipe.manifest import Commit
 _WIDTH = 110
 
 
+def plain_console() -> RichConsole:
+    """Standard output, of one width everywhere, with nothing coloured that was not meant to be."""
+    return RichConsole(highlight=False, soft_wrap=True, width=_WIDTH)
+
+
 class _Lines(logging.Handler):
     """Prints progress under the stage that it belongs to."""
 
@@ -27,7 +32,7 @@ class StageConsole:
     """Prints to standard output; one line for every stage, also in a log file of a job."""
 
     def __init__(self) -> None:
-        self._rich = RichConsole(highlight=False, soft_wrap=True, width=_WIDTH)
+        self._rich = plain_console()
         progress.logger.addHandler(_Lines(self._rich))
         progress.logger.setLevel(logging.INFO)
         progress.logger.propagate = False

@@ -1,18 +1,83 @@
-"""Open the run that a configuration names."""
+"""Open the run that a configuration names, or find one that is there."""
 
 import json
+from pathlib import Path
 
+from raypipe import config as configuration
 from raypipe.artifacts import Run
 from raypipe.config import Config
+from raypipe.errors import ArtifactError, ConfigError, InputError
+
+CONFIGURATION = "run.json"
 
 
 def open_run(config: Config) -> Run:
     """The run's directory, made if needed, with the configuration that it was begun with."""
     run = run_of(config)
-    run.create("run.json", json.dumps(config.model_dump(mode="json"), indent=1).encode())
+    run.create(CONFIGURATION, json.dumps(config.model_dump(mode="json"), indent=1).encode())
     return run
 
 
 def run_of(config: Config) -> Run:
     """The same directory, begun or not."""
     return Run(f"{config.run.directory.rstrip('/')}/{config.run.name}")
+
+
+def find_run(name: str, directory: str = "runs") -> Run:
+    """A run that exists; nothing is made.
+
+    Args:
+        name: path or URI of a run, or its name below ``directory``.
+
+    Raises:
+        InputError: there is none; says what is there instead.
+    """
+    below = f"{directory.rstrip('/')}/{name}"
+    places = [name] if "://" in name or Path(name).is_absolute() else [name, below]
+    there = [place for place in places if "://" in place or Path(place).is_dir()]
+    for place in there:
+        run = _opened(place)
+        if run.read(CONFIGURATION) is not None:
+            return run
+    if there:
+        held = ", ".join(_held(_opened(there[0]))) or "nothing"
+        raise InputError(f"{there[0]} is no run: it has no {CONFIGURATION}, and holds {held}")
+    known = ""
+    if "://" not in directory and Path(directory).is_dir():
+        found = sorted(path.parent.name for path in Path(directory).glob(f"*/{CONFIGURATION}"))
+        known = f"; runs in {directory}: {', '.join(found) or 'none'}"
+    raise InputError(f"there is no run at {' or '.join(places)}{known}")
+
+
+def begun_with(run: Run) -> Config:
+    """The configuration that a run was begun with.
+
+    Raises:
+        ArtifactError: it cannot be read.
+        ConfigError: this version of raypipe does not know what it says.
+    """
+    content = run.read(CONFIGURATION)
+    try:
+        values = json.loads(content or b"")
+    except ValueError as error:
+        raise ArtifactError(f"{run.location}/{CONFIGURATION} is unreadable: {error}") from error
+    try:
+        return configuration.resolve(values)
+    except ConfigError as error:
+        raise ConfigError(f"{run.location}/{CONFIGURATION}: {error}") from error
+
+
+def _opened(place: str) -> Run:
+    try:
+        return Run(place)
+    except (OSError, ValueError) as error:  # what Arrow raises of a place that it does not know
+        raise InputError(f"{place} is no place of a run: {str(error).splitlines()[0]}") from error
+
+
+def _held(run: Run) -> list[str]:
+    """Names of the first few things in a directory."""
+    import pyarrow.fs as pafs
+
+    selector = pafs.FileSelector(run.root, allow_not_found=True)
+    names = sorted(info.base_name for info in run.filesystem.get_file_info(selector))
+    return [*names[:6], f"{len(names) - 6} more"] if len(names) > 6 else names

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from raypipe.config import Config
 from raypipe.console import StageConsole
+from raypipe.rounds.estimate import Expectation
 from raypipe.rounds.gate import REFUSED, Judged
 
 
@@ -19,6 +20,30 @@ class Console(StageConsole):
             f"{rounds.num_rounds} rounds of {config.training.method} from {rounds.start}"
         )
         self._rich.print(f"[dim]{location}[/dim]")
+
+    def plan(self, config: Config, expected: Expectation) -> None:
+        """What a run would take, policy by policy and in all; what is made already counts not."""
+        self._rich.print(_plan(config, expected))
+        whence = "counted" if expected.counted else "assumed: the catalog is not prepared yet"
+        sizes = ", ".join(
+            f"{name} {split.listings:,} listings with {split.queries:,} queries"
+            for name, split in expected.splits.items()
+        )
+        self._rich.print(f"[dim]{sizes} ({whence})[/dim]")
+        if not expected.counted and config.catalog.embedded is None:
+            self.note("the sizes are the paper's, not your catalog's: raypipe prepare counts them")
+        unknown = [
+            f"rates.{name}"
+            for name, known in (
+                ("chains_per_second", expected.engine_hours(config) is not None),
+                ("engine_hour", config.rates.engine_hour),
+                ("examples_per_second", config.rates.examples_per_second),
+                ("trainer_hour", config.rates.trainer_hour),
+            )
+            if not known
+        ]
+        if unknown:
+            self.note(f"set {', '.join(unknown)} to see hours and cost")
 
     def judged(self, judged: Judged, best: Judged) -> None:
         accuracy = f"anchor accuracy {judged.anchor_accuracy:.3f}"
@@ -39,6 +64,35 @@ class Console(StageConsole):
         self._rich.print(_time_table(summary["seconds"], summary["within"]))
         self._rich.print(f"report   {page}")
         self._rich.print(f"this call took {seconds:.0f} s")
+
+
+def _plan(config: Config, expected: Expectation) -> Table:
+    table = Table(title="What the run would take", title_justify="left")
+    for column, left in (
+        ("policy", True),
+        ("listings", False),
+        ("queries", False),
+        ("chains", False),
+        ("examples, at most", False),
+    ):
+        table.add_column(column, justify="left" if left else "right")
+    for line in expected.lines:
+        chains = "made" if line.is_sampled else f"{line.chains:,}"
+        examples = "made" if line.is_trained else f"{line.examples:,}"
+        table.add_row(line.policy, f"{line.listings:,}", f"{line.queries:,}", chains, examples)
+    table.add_section()
+    table.add_row("to make", "", "", f"{expected.chains:,}", f"{expected.examples:,}")
+    most = expected.chains * config.sampling.max_tokens
+    tokens = f"at most {most:,}" if expected.tokens is None else f"{expected.tokens:,.0f}"
+    table.add_row("tokens of chains", "", "", tokens, "")
+    hours = expected.engine_hours(config), expected.trainer_hours(config)
+    table.add_row("engine hours, trainer hours", "", "", *map(_shown, hours))
+    table.add_row(f"cost ({config.rates.currency})", "", "", _shown(expected.cost(config)), "")
+    return table
+
+
+def _shown(figure: float | None) -> str:
+    return "unknown" if figure is None else f"{figure:,.2f}"
 
 
 def _accuracy_table(summary: dict[str, Any]) -> Table:

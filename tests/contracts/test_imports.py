@@ -60,7 +60,8 @@ def test_the_pipeline_is_all_packages_that_have_a_stage() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_imports_no_other_stage_and_not_what_drives_it(stage: str) -> None:
-    others = [f"raypipe.{name}" for name in (*STAGES, "rounds", "command") if name != stage]
+    drivers = ("rounds", "sweep", "command", "cli", "upkeep", "doctor")
+    others = [f"raypipe.{name}" for name in (*STAGES, *drivers) if name != stage]
     found = [
         f"{label(path)} imports {other}"
         for path in sorted((PACKAGE / stage).rglob("*.py"))
@@ -73,11 +74,17 @@ def test_a_stage_imports_no_other_stage_and_not_what_drives_it(stage: str) -> No
 def test_nothing_but_rounds_and_the_command_line_imports_rounds() -> None:
     allowed = {"raypipe/command.py"}
     found = {label(path) for path in MODULES if takes(path, "raypipe.rounds")}
-    assert {path for path in found if not path.startswith("raypipe/rounds/")} == allowed
+    above = ("raypipe/rounds/", "raypipe/cli/")
+    assert {path for path in found if not path.startswith(above)} == allowed
+
+
+def test_nothing_imports_the_command_line_but_itself() -> None:
+    found = {label(path) for path in MODULES if takes(path, "raypipe.cli")}
+    assert {path for path in found if not path.startswith("raypipe/cli/")} == set()
 
 
 def test_the_modules_that_stages_share_import_no_stage() -> None:
-    upper = [f"raypipe.{name}" for name in (*STAGES, "rounds", "command")]
+    upper = [f"raypipe.{name}" for name in (*STAGES, "rounds", "sweep", "command", "cli")]
     shared = [path for path in MODULES if path.parent == PACKAGE and path.name != "command.py"]
     assert len(shared) > 8
     found = [
@@ -167,3 +174,14 @@ def test_help_loads_neither_arrow_nor_anything_heavy() -> None:
     call = "raypipe.command.main('round', None, ['no.such.key=1'])"
     loaded = loaded_by(f"import raypipe.command; assert {call} == 2")
     assert loaded.isdisjoint({*HEAVY, "numpy", "pyarrow"})
+
+
+def test_the_command_line_explains_itself_without_arrow_or_anything_heavy() -> None:
+    code = "import contextlib, raypipe.cli.main as cli\nwith contextlib.suppress(SystemExit):\n"
+    loaded = loaded_by(f"{code}    with contextlib.redirect_stdout(None): cli.main(['--help'])")
+    assert loaded.isdisjoint({*HEAVY, "numpy", "pyarrow", "rich"})
+
+
+def test_looking_at_a_run_and_a_machine_loads_nothing_heavy() -> None:
+    loaded = loaded_by("import raypipe.upkeep.standing, raypipe.doctor.examination")
+    assert loaded.isdisjoint(HEAVY)

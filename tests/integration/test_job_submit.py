@@ -78,15 +78,21 @@ def wait_for_jobs_api(address: str) -> None:
 
 def submit(head: str, *command: str) -> None:
     """Submit a job as the README does, and wait for it to succeed."""
-    submitted = subprocess.run(
-        [RAY, "job", "submit", f"--address={head}", "--working-dir=.", "--", *command],
-        cwd=ROOT,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=840,
-    )
+    deadline = time.monotonic() + 120
+    while True:
+        submitted = subprocess.run(
+            [RAY, "job", "submit", f"--address={head}", "--working-dir=.", "--", *command],
+            cwd=ROOT,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=840,
+        )
+        # The job server answers before the node's agent, which starts jobs, is there.
+        if "No available agent" not in submitted.stderr or time.monotonic() > deadline:
+            break
+        time.sleep(1)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "succeeded" in submitted.stdout
 

@@ -200,7 +200,8 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_adapter(
     ).read_bytes()
     first, second = (steps_of(path) for path in event_files(run))
     assert first[0] == 1
-    assert 1 < second[0] <= first[-1] + 1, "the second try began again from nothing"
+    # A killed writer may have kept its last events to itself.
+    assert second[0] > 1, "the second try began again from nothing"
     assert second[-1] == NUM_STEPS
 
 

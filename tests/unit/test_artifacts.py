@@ -400,6 +400,16 @@ def test_plain_files_of_an_object_store_are_copied_once_per_machine(
     assert artifact.local_directory() == directory
 
 
+def test_a_file_written_by_name_is_committed_on_an_object_store_too(remote_run: Run) -> None:
+    attempt = remote_run.artifact("sft/evaluation").attempt({})
+    attempt.write_json("metrics.json", {"accuracy": 0.5})
+    (attempt.local_files() / "figure.svg").write_bytes(b"<svg/>")
+    attempt.commit()
+    artifact = remote_run.artifact("sft/evaluation")
+    assert artifact.read_json("metrics.json") == {"accuracy": 0.5}
+    assert artifact.read_file("figure.svg") == b"<svg/>"
+
+
 def test_differing_keys_are_sorted_and_tell_absent_from_none() -> None:
     assert differing_keys({"b": 1, "a": None}, {"a": None, "c": 2}) == [
         "b: 1 -> 'absent'",

@@ -1,0 +1,34 @@
+"""``raypipe plan``: what a job would take, before anything is spent.
+
+Listings, queries, chains, tokens, hours and cost; what nobody can know yet is said to be unknown.
+For labels the catalog is surveyed, which starts Ray; nothing is sampled.
+"""
+
+import argparse
+
+from raypipe.cli.arguments import add_configuration
+
+SUMMARY = "what a job would take, before it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--job", choices=("round", "label", "sweep"), default="round", help="default: round"
+    )
+    add_configuration(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print the plan; returns the exit code. Raises ConfigError."""
+    from raypipe import command
+    from raypipe import config as configuration
+
+    if parsed.job != "round":
+        given = ["--config", parsed.config] if parsed.config is not None else []
+        return command.main(parsed.job, None, ["--plan", *given, *parsed.overrides])
+    from raypipe.rounds.console import Console
+    from raypipe.rounds.estimate import expect
+
+    config = configuration.load(parsed.config, parsed.overrides)
+    Console().plan(config, expect(config))
+    return 0

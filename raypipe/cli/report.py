@@ -1,0 +1,43 @@
+"""``raypipe report``: write the page of a run, or of a sweep, again.
+
+The page is made from what is committed and from the configuration that the run was begun with.
+"""
+
+import argparse
+import json
+
+from raypipe.cli.arguments import add_run
+
+SUMMARY = "write a run's page again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Write it and print where it is; returns the exit code.
+
+    Raises:
+        InputError: there is no such run.
+        ArtifactError: something committed is corrupt.
+    """
+    from pydantic import ValidationError
+
+    from raypipe.console import plain_console
+    from raypipe.errors import ArtifactError
+    from raypipe.report import stage
+    from raypipe.results import PATH, Results
+    from raypipe.runs import begun_with, find_run
+
+    target = find_run(parsed.run, parsed.directory)
+    content = target.read(PATH)
+    if content is not None:
+        try:
+            page = stage.run_sweep(target, Results.model_validate(json.loads(content)))
+        except (ValueError, ValidationError) as error:
+            raise ArtifactError(f"{target.location}/{PATH} is unreadable: {error}") from error
+    else:
+        page = stage.run(begun_with(target), target)
+    plain_console().print(f"report   {page}", markup=False)
+    return 0

@@ -1,0 +1,117 @@
+"""``raypipe status``: what of a run is done, what is under way, and what comes next.
+
+Reads manifests, never what is in the tables. Exits 3 when something in the run is broken.
+"""
+
+import argparse
+import json
+import time
+from typing import TYPE_CHECKING
+
+from raypipe.cli.arguments import add_run
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from raypipe.upkeep.standing import Line, Standing
+
+SUMMARY = "what of a run is done, and what is next"
+_MARKS = {
+    "done": "[green]✓[/green]",
+    "under way": "[blue]…[/blue]",
+    "interrupted": "[yellow]![/yellow]",
+    "next": "[bold]→[/bold]",
+    "waiting": "[dim]·[/dim]",
+    "broken": "[red]✗[/red]",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--watch", action="store_true", help="look again until it is done")
+    shown.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--every", type=float, default=5.0, metavar="SECONDS", help="between two looks (5)"
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print how the run stands; returns the exit code.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    from raypipe.console import plain_console
+    from raypipe.errors import EXIT_INPUT
+    from raypipe.runs import find_run
+    from raypipe.upkeep.standing import stand
+
+    target = find_run(parsed.run, parsed.directory)
+    if parsed.json:
+        standing = stand(target, time.time())
+        print(json.dumps(standing.to_json(), indent=1))  # noqa: T201
+        return EXIT_INPUT if standing.faults else 0
+    console = plain_console()
+    if not parsed.watch:
+        standing = stand(target, time.time())
+        console.print(view(standing))
+        return EXIT_INPUT if standing.faults else 0
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            standing = stand(target, time.time())
+            live.update(view(standing), refresh=True)
+            if standing.is_done or standing.faults:
+                return EXIT_INPUT if standing.faults else 0
+            time.sleep(parsed.every)
+
+
+def view(standing: "Standing") -> "Group":
+    """The table, what is broken, and what is next."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=standing.location, title_justify="left")
+    for column, left in (
+        ("", True),
+        ("stage", True),
+        ("state", True),
+        ("rows", False),
+        ("refused", False),
+        ("seconds", False),
+        ("", True),
+    ):
+        table.add_column(column, justify="left" if left else "right")
+    for lines in (standing.stages, standing.besides):
+        for line in lines:
+            table.add_row(*map(str, _cells(line)))
+        table.add_section()
+    faults = [Text.from_markup(f"[red]✗[/red] {escape(fault)}") for fault in standing.faults]
+    return Group(table, *faults, Text(standing.upshot))
+
+
+def _cells(line: "Line") -> tuple[str, ...]:
+    from rich.markup import escape
+
+    age = "" if line.age_s is None else f", last written {said_age(line.age_s)} ago"
+    return (
+        _MARKS[line.state],
+        line.name,
+        line.state,
+        "" if line.rows is None else f"{line.rows:,}",
+        "" if line.refused is None else f"{line.refused:,}",
+        "" if line.seconds is None else f"{line.seconds:,.1f}",
+        f"[dim]{escape(line.detail + age)}[/dim]",
+    )
+
+
+def said_age(seconds: float) -> str:
+    """An age as a person says it: 40 s, 12 min, 3 h, 2 days."""
+    for limit, unit, word in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {word}"
+    return f"{seconds / 86_400:.0f} days"

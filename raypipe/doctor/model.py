@@ -1,0 +1,108 @@
+"""Whether the base model is there, and whether it will be the same one tomorrow."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from raypipe.config import ModelConfig
+from raypipe.doctor.environment import is_on
+from raypipe.doctor.finding import Finding, fail, ok, warn
+from raypipe.errors import ConfigError
+
+_COMMIT_ID = re.compile(r"[0-9a-f]{40}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+IsCached = Callable[[str, str | None], bool]
+
+
+def is_cached(path: str, revision: str | None) -> bool:
+    """Whether the hub's cache of this machine holds a model's configuration."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
+
+
+def check_model(
+    model: ModelConfig, environment: Mapping[str, str], cached: IsCached
+) -> Iterator[Finding]:
+    """Args:
+    cached: whether a hub id at a revision lies in this machine's cache.
+    """
+    from raypipe.policies import model_path
+
+    what = "model.path"
+    try:
+        path = model_path(model)
+    except ConfigError as error:
+        yield fail(what, str(error), "model.path=embedded:nano")
+        return
+    directory = Path(path)
+    if directory.is_dir():
+        yield from _local(what, model.path, directory)
+    elif directory.is_absolute() or path.startswith((".", "~")) or not _HUB_ID.fullmatch(path):
+        yield fail(what, f"{path} is no directory", "name a checkpoint's directory or a hub id")
+    else:
+        yield from _hub(what, model, environment, cached)
+
+
+def _local(what: str, said: str, directory: Path) -> Iterator[Finding]:
+    try:
+        settings = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        yield fail(what, f"{said} holds no readable config.json: {error}", "a whole checkpoint")
+        return
+    if not any(any(directory.glob(pattern)) for pattern in _WEIGHTS):
+        yield fail(what, f"{said} holds no *.safetensors", "a whole checkpoint, in safetensors")
+    elif "auto_map" in settings:
+        yield fail(
+            what,
+            f"{said} brings code of its own (auto_map), which raypipe never runs",
+            "a model that transformers and vLLM know",
+        )
+    else:
+        yield ok(what, f"{said} ({settings.get('model_type', 'unknown type')})")
+
+
+def _hub(
+    what: str, model: ModelConfig, environment: Mapping[str, str], cached: IsCached
+) -> Iterator[Finding]:
+    offline = is_on(environment, "HF_HUB_OFFLINE") or is_on(environment, "TRANSFORMERS_OFFLINE")
+    if cached(model.path, model.revision):
+        yield ok(what, f"{model.path} is in the hub's cache")
+    elif offline:
+        yield fail(
+            what,
+            f"{model.path} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it",
+            f"hf download {model.path}, or unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE",
+        )
+    else:
+        yield warn(
+            what,
+            f"{model.path} is not in the hub's cache: every node fetches it first",
+            f"hf download {model.path}",
+        )
+    if model.revision is None:
+        yield warn(
+            "model.revision",
+            "not set: the newest is taken, and a run cannot be made again",
+            "model.revision= the commit that the hub shows",
+        )
+    elif not _COMMIT_ID.fullmatch(model.revision):
+        yield warn(
+            "model.revision",
+            f"'{model.revision}' is a branch or a tag, which may move",
+            "model.revision= the commit's forty digits",
+        )
+    else:
+        yield ok("model.revision", model.revision)
+
+
+def check_remote_code(engine: Mapping[str, object]) -> Iterator[Finding]:
+    """Args: engine: arguments of vLLM's engine (``sampling.engine``)."""
+    if engine.get("trust_remote_code"):
+        yield warn(
+            "sampling.engine.trust_remote_code",
+            "true: the engine runs whatever code lies beside the model's weights",
+            "leave it out; Qwen2-VL and Qwen2.5-VL need none",
+        )

@@ -1,0 +1,22 @@
+"""The stages of a run of one round, and the summary that its driver writes at the end."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from raypipe.artifacts import Attempt, Run
+
+Begin = Callable[..., Run]
+Finish = Callable[..., None]
+WriteRows = Callable[..., Attempt]
+PREPARED = ["catalog/seed", "catalog/truth", "catalog/listings"]
+SFT = ["sft/adapter", "sft/chains", "sft/consensus", "sft/pairs", "sft/evaluation"]
+ROUND_1 = ["round-1/adapter", "round-1/chains", "round-1/evaluation"]
+STAGES = [*PREPARED, "pretrained/chains", "pretrained/evaluation", *SFT, *ROUND_1]
+
+
+def summarise(run: Run, outcome: str = "trained", **changed: Any) -> None:
+    """Write ``summary.json``; ``outcome`` is of round 1."""
+    record = {"round": 1, "outcome": outcome, "reason": "loss is nan", "source": "sft"}
+    summary = {"best": "round-1", "alarm": None, "pairs": [record]}
+    run.replace("summary.json", json.dumps(summary | changed).encode())

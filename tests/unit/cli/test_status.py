@@ -1,0 +1,283 @@
+"""What is told of a run: done, under way, interrupted, next, broken."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from begun import PREPARED, ROUND_1, SFT, STAGES, Begin, Finish, WriteRows, summarise
+
+from raypipe.artifacts import Run
+from raypipe.cli import status
+from raypipe.cli.main import main
+from raypipe.config import load
+from raypipe.sweep.arms import plan, scope_of
+from raypipe.upkeep.standing import Standing, stand
+
+
+def states(run: Run) -> dict[str, str]:
+    standing = stand(run, time.time())
+    return {line.name: line.state for line in (*standing.stages, *standing.besides)}
+
+
+def age(run: Run, scope: str, seconds: float) -> None:
+    """Make everything below a scope as old as that."""
+    then = time.time() - seconds
+    for path in Path(run.path(scope)).rglob("*"):
+        os.utime(path, (then, then))
+
+
+def test_of_a_run_that_was_only_begun_the_catalog_is_next(begin: Begin) -> None:
+    run = begin()
+    found = states(run)
+    assert list(found) == STAGES
+    assert found["catalog/seed"] == "next"
+    assert set(list(found.values())[1:]) == {"waiting"}
+    assert stand(run, time.time()).upshot == "next: catalog/seed"
+
+
+@pytest.mark.parametrize("done", range(1, len(STAGES)))
+def test_the_first_stage_that_is_not_done_is_next(begin: Begin, finish: Finish, done: int) -> None:
+    run = begin()
+    finish(run, *STAGES[:done])
+    found = list(states(run).items())
+    assert found[:done] == [(name, "done") for name in STAGES[:done]]
+    assert found[done] == (STAGES[done], "next")
+    assert stand(run, time.time()).upshot == f"next: {STAGES[done]}"
+
+
+def test_a_finished_run_is_told_with_rows_seconds_and_the_policy_to_use(
+    begin: Begin, finish: Finish, write_rows: WriteRows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin()
+    write_rows(run, "catalog/truth", "a", "b", refused="c").commit(counts={"images": 9})
+    finish(run, *(name for name in STAGES if name != "catalog/truth"))
+    summarise(run)
+    assert main(["status", run.location]) == 0
+    shown = capsys.readouterr().out
+    (truth,) = [line for line in shown.splitlines() if "catalog/truth" in line]
+    assert [cell.strip() for cell in truth.split("│")][1:6] == [
+        "✓",
+        "catalog/truth",
+        "done",
+        "2",
+        "1",
+    ]
+    assert "9 images" in truth
+    assert "accuracy 0.750" in shown
+    assert "3 steps, loss 0.500" in shown
+    assert shown.splitlines()[-1] == "done: the policy to use is round-1"
+
+
+def test_an_attempt_under_way_is_told_with_its_rows_and_its_age(
+    begin: Begin, finish: Finish, write_rows: WriteRows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin()
+    finish(run, *PREPARED)
+    write_rows(run, "pretrained/chains", "a", "b", "c", refused="d")
+    torn = Path(run.path("pretrained/chains/data/0123456789ab-01234567/1.parquet"))
+    torn.parent.mkdir()
+    torn.write_bytes(b"PAR1 and no end")
+    assert main(["status", run.location]) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if "pretrained/chains" in line and "│" in line]
+    assert [cell.strip() for cell in line.split("│")][2:6] == [
+        "pretrained/chains",
+        "under way",
+        "3",
+        "1",
+    ]
+    assert "4 files, last written 0 s ago" in line
+    age(run, "pretrained", 3 * 3600)
+    assert main(["status", run.location]) == 0
+    shown = capsys.readouterr().out
+    assert "interrupted" in shown
+    assert "last written 3 h ago" in shown
+    assert "next: pretrained/chains, where the same command goes on" in shown
+
+
+def test_a_training_under_way_is_told_by_its_checkpoints(begin: Begin, finish: Finish) -> None:
+    run = begin()
+    finish(run, *STAGES[: STAGES.index("sft/adapter")])
+    checkpoint = Path(run.path(".training/sft/0123456789ab/checkpoint_1/adapter.safetensors"))
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert states(run)["sft/adapter"] == "under way"
+
+
+def test_a_name_is_looked_for_below_the_directory_of_runs(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin()
+    parent = Path(run.root).parents[1]
+    monkeypatch.chdir(parent)
+    assert main(["status", "mine"]) == 0
+    assert main(["status", "mine", "--directory", f"{parent}/runs"]) == 0
+    assert main(["status", "runs/mine"]) == 0
+    assert capsys.readouterr().out.count("next: catalog/seed") == 3
+
+
+def test_what_is_no_run_is_refused_with_what_it_is(
+    begin: Begin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begin()
+    monkeypatch.chdir(tmp_path)
+    assert main(["status", "runs"]) == 3
+    assert "runs is no run: it has no run.json, and holds mine" in capsys.readouterr().err
+    assert main(["status", "absent"]) == 3
+    assert "no run at absent or runs/absent; runs in runs: mine" in capsys.readouterr().err
+    assert not (tmp_path / "absent").exists()
+    assert not (tmp_path / "runs" / "absent").exists()
+    assert main(["status", "zz://bucket/run"]) == 3
+    assert "is no place of a run" in capsys.readouterr().err
+
+
+def test_a_corrupt_manifest_is_a_line_and_exits_3(
+    begin: Begin, finish: Finish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    Path(run.path("sft/chains/_COMMIT.json")).write_text('{"artifact": "sft/ch')
+    assert main(["status", run.location]) == 3
+    shown = capsys.readouterr()
+    assert "✗ sft/chains: unreadable manifest" in shown.out
+    assert "broken: sft/chains must be restored" in shown.out
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_committed_file_that_is_gone_or_cut_is_told(
+    begin: Begin, finish: Finish, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    (weights,) = Path(run.path("sft/adapter")).rglob("*.safetensors")
+    weights.unlink() if how == "gone" else weights.write_bytes(b"s")
+    assert main(["status", run.location]) == 3
+    said = "is missing" if how == "gone" else "has 1 bytes instead of 11"
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_json_that_cannot_be_read_hides_nothing_else(
+    begin: Begin, finish: Finish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    run.replace("run.json", b"{")
+    assert main(["status", run.location]) == 3
+    shown = capsys.readouterr().out
+    assert "run.json is unreadable" in shown
+    assert "accuracy 0.750" in shown
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        ("no_pairs", "round 1 found nothing to learn from"),
+        ("diverged", "round 1 diverged: loss is nan"),
+    ],
+)
+def test_a_run_that_ended_early_is_done_and_says_why(
+    begin: Begin, finish: Finish, outcome: str, says: str
+) -> None:
+    run = begin("rounds.num_rounds=3")
+    finish(run, *(name for name in STAGES if name not in ROUND_1))
+    summarise(run, outcome, best="sft")
+    standing = stand(run, time.time())
+    assert standing.is_done
+    assert standing.upshot == f"done: the policy to use is sft; {says}"
+    assert set(states(run).values()) == {"done"}
+
+
+def test_a_run_that_is_continued_with_more_rounds_is_told_by_what_is_there(
+    begin: Begin, finish: Finish
+) -> None:
+    run = begin()
+    finish(run, *STAGES, "round-2-draw/chains", "round-2-draw/consensus", "round-2/adapter")
+    found = states(run)
+    assert "round-1/consensus" not in found  # it was the last round once, and drew no chains
+    assert found["round-2-draw/pairs"] == "next"
+
+
+def test_without_its_summary_a_run_is_not_done(begin: Begin, finish: Finish) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    standing = stand(run, time.time())
+    assert not standing.is_done
+    assert standing.upshot == "next: summary and report, which the same command writes"
+
+
+def test_labels_evaluations_and_a_sweep_are_told_in_short(begin: Begin, finish: Finish) -> None:
+    run = begin("sweep.groups=[table4]")
+    arms = [scope_of(0, arm.name) for arm in plan(load(None, ["sweep.groups=[table4]"]), 0)]
+    finish(run, *PREPARED, *(f"{arm}/evaluation" for arm in arms[:2]))
+    finish(run, "labels/000001/calibration", "labels/000001/labels", "labels/000002/calibration")
+    finish(run, "evaluations/gpt-0123456789ab/chains", "evaluations/catalog-0123456789ab/listings")
+    standing = stand(run, time.time())
+    told = {line.name: (line.state, line.detail) for line in standing.besides}
+    assert told["seed-0"] == ("next", f"2 of {len(arms)} arms")
+    assert told["labels/000001/labels"][0] == "done"
+    assert told["labels/000002/labels"][0] == "next"
+    assert told["evaluations/gpt-0123456789ab/evaluation"][0] == "next"
+    assert len(told) == 4
+    assert [line.name for line in standing.stages] == PREPARED  # no rounds were begun
+
+
+def test_json_holds_what_the_table_shows(
+    begin: Begin, finish: Finish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin()
+    finish(run, *PREPARED, "pretrained/chains")
+    assert main(["status", run.location, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["upshot"] == "next: pretrained/evaluation"
+    assert not told["is_done"]
+    by_name = {line["name"]: line for line in told["stages"]}
+    assert by_name["pretrained/chains"]["detail"] == "70 chains, 700 tokens"
+    assert by_name["sft/adapter"]["state"] == "waiting"
+
+
+def test_watching_ends_when_the_run_is_done(
+    begin: Begin,
+    finish: Finish,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = begin()
+    finish(run, *PREPARED)
+    pauses: list[float] = []
+
+    def work(seconds: float) -> None:
+        pauses.append(seconds)
+        finish(run, *(name for name in STAGES if name not in PREPARED))
+        summarise(run)
+
+    monkeypatch.setattr(status.time, "sleep", work)
+    assert main(["status", run.location, "--watch", "--every", "2"]) == 0
+    assert pauses == [2.0]
+    assert "done: the policy to use is round-1" in capsys.readouterr().out
+
+
+def test_watching_ends_with_the_keyboard(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", interrupt)
+    assert main(["status", begin().location, "--watch"]) == 130
+
+
+def test_looking_changes_nothing(begin: Begin, finish: Finish) -> None:
+    run = begin()
+    finish(run, *SFT)
+
+    def files() -> dict[str, Any]:
+        return {str(path): path.stat().st_mtime_ns for path in Path(run.root).rglob("*")}
+
+    before = files()
+    assert isinstance(stand(run, time.time()), Standing)
+    assert files() == before
