@@ -8,11 +8,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from raypipe import config as configuration
 from raypipe.config import Config
-from raypipe.errors import RaypipeError
+from raypipe.errors import InputError, RaypipeError
 
 
 def main(job: str, description: str | None, arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +26,11 @@ def main(job: str, description: str | None, arguments: Sequence[str] | None = No
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     for flag, meaning in _FLAGS.get(job, {}).items():
         parser.add_argument(f"--{flag}", action="store_true", help=meaning)
+    for option, meaning in _OPTIONS.get(job, {}).items():
+        parser.add_argument(f"--{option}", required=option in _REQUIRED, help=meaning)
     parsed = parser.parse_args(arguments)
-    flags = {flag: getattr(parsed, flag) for flag in _FLAGS.get(job, {})}
+    named = (*_FLAGS.get(job, {}), *_OPTIONS.get(job, {}))
+    flags = {name: getattr(parsed, name) for name in named}
     # A job that is stopped gets SIGTERM; leaving through SystemExit shuts Ray down on the way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -64,19 +66,29 @@ def _report(config: Config) -> None:
 
 
 def _export(config: Config) -> None:
-    from raypipe.consensus.export import export_preferences
     from raypipe.labeling.driver import export_labels
     from raypipe.rounds.console import Console
-    from raypipe.rounds.driver import learned_scopes
+    from raypipe.rounds.exports import export_run
     from raypipe.runs import open_run
 
     run, console = open_run(config), Console()
     reviewed = export_labels(config, run)
     if reviewed is not None:
         console.note(f"labels to review: {reviewed}")
-    for scope in learned_scopes(run) if reviewed is None or run.read("summary.json") else ():
-        path = export_preferences(config, run, scope, Path(run.path("exports", scope)))
-        console.note(f"pairs of {scope}: {path}")
+    exported = list(export_run(config, run))
+    for what, path in exported:
+        console.note(f"{what}: {path}")
+    if reviewed is None and not exported:
+        raise InputError(f"{run.location} has nothing to export yet: finish a round first")
+
+
+def _merge(config: Config, *, policy: str | None, target: str) -> None:
+    from raypipe.rounds.console import Console
+    from raypipe.runs import open_run
+    from raypipe.sampling.merge import merge
+
+    path = merge(config, open_run(config), policy or "best", target)
+    Console().note(f"merged weights: {path}")
 
 
 def _label(config: Config, *, plan: bool) -> None:
@@ -108,6 +120,13 @@ def _sweep(config: Config, *, plan: bool) -> None:
 
 _PLAN = {"plan": "say what it would take, and stop"}
 _FLAGS = {"label": _PLAN, "sweep": _PLAN}
+_OPTIONS = {
+    "merge": {
+        "policy": "a policy of the run or an adapter's directory; default: best",
+        "target": "directory to write, not there yet or empty",
+    }
+}
+_REQUIRED = frozenset({"target"})
 _JOBS: dict[str, Callable[..., None]] = {
     "evaluate": _evaluate,
     "label": _label,
@@ -115,5 +134,6 @@ _JOBS: dict[str, Callable[..., None]] = {
     "prepare": _prepare,
     "report": _report,
     "export": _export,
+    "merge": _merge,
     "sweep": _sweep,
 }

@@ -8,7 +8,6 @@ its manifest at once, so that the same command begins, resumes and repeats a run
             → per round: train → [round: sample, vote, evaluate] → gate → alarm
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -63,18 +62,6 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
         if driver.stopped is not None:
             raise driver.stopped
     return written
-
-
-def learned_scopes(run: Run) -> list[str]:
-    """The scopes whose pairs a round of this run has learned from, in the order of rounds.
-
-    Raises:
-        InputError: the run has no summary yet.
-    """
-    content = run.read(summary.PATH)
-    if content is None:
-        raise InputError(f"{run.location} has no {summary.PATH} yet: finish a round first")
-    return [record["source"] for record in json.loads(content)["pairs"] if record["pairs"]]
 
 
 class Driver:
