@@ -1,4 +1,5 @@
-"""Export the preference pairs of a run as TRL's preference data set, and labels for review.
+"""Export what a run has: pairs as TRL's preference data set, chains, adapters with model cards, and
+labels for review.
 
 python jobs/export.py run.name=local
 """

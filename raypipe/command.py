@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from raypipe import config as configuration
 from raypipe.config import Config
-from raypipe.errors import ArtifactError, ConfigError, RaypipeError
+from raypipe.errors import ArtifactError, ConfigError, InputError, RaypipeError
 
 
 def main(
@@ -79,19 +79,29 @@ def _report(config: Config) -> None:
 
 
 def _export(config: Config) -> None:
-    from raypipe.consensus.export import export_preferences
     from raypipe.labeling.driver import export_labels
     from raypipe.rounds.console import Console
-    from raypipe.rounds.driver import learned_scopes
+    from raypipe.rounds.exports import export_run
     from raypipe.runs import open_run
 
     run, console = open_run(config), Console()
     reviewed = export_labels(config, run)
     if reviewed is not None:
         console.note(f"labels to review: {reviewed}")
-    for scope in learned_scopes(run) if reviewed is None or run.read("summary.json") else ():
-        path = export_preferences(config, run, scope, Path(run.path("exports", scope)))
-        console.note(f"pairs of {scope}: {path}")
+    exported = list(export_run(config, run))
+    for what, path in exported:
+        console.note(f"{what}: {path}")
+    if reviewed is None and not exported:
+        raise InputError(f"{run.location} has nothing to export yet: finish a round first")
+
+
+def _merge(config: Config, *, policy: str | None, target: str) -> None:
+    from raypipe.rounds.console import Console
+    from raypipe.runs import open_run
+    from raypipe.sampling.merge import merge
+
+    path = merge(config, open_run(config), policy or "best", target)
+    Console().note(f"merged weights: {path}")
 
 
 def _label(config: Config, *, plan: bool) -> None:
@@ -176,5 +186,6 @@ _JOBS: dict[str, Callable[..., None]] = {
     "report": _report,
     "export": _export,
     "review": _review,
+    "merge": _merge,
     "sweep": _sweep,
 }

@@ -25,6 +25,7 @@ from raypipe import receipts
 from raypipe.artifacts import Artifact, Attempt
 from raypipe.errors import EngineStartError, QuarantineLimitError, RaypipeError, StorageError
 from raypipe.manifest import Commit
+from raypipe.metrics import Meter
 from raypipe.progress import reported
 from raypipe.receipts import Receipt
 from raypipe.schemas import QUARANTINE
@@ -183,6 +184,8 @@ def _write(attempt: Attempt, outcome: Outcome) -> pa.Table:
     if outcome.refused:
         refused = QUARANTINE.from_rows([dict(row) for row in outcome.refused])
         made.append(attempt.store(refused, "quarantine"))
+    meter = Meter.of(attempt.artifact, attempt.fingerprint.get("policy_id", ""))
+    meter.block(outcome.rows, outcome.refused, outcome.counts)
     # The block's counts travel with its first receipt.
     counts = [json.dumps(dict(outcome.counts)), *["{}"] * len(made)][: len(made)]
     return receipts.to_table(made).append_column("counts", pa.array(counts, pa.string()))

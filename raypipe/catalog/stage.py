@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raypipe import metrics
 from raypipe.artifacts import Artifact, Attempt, Run
 from raypipe.attributes import AttributeSchema
 from raypipe.catalog.answer_files import AnswerFiles
@@ -168,7 +169,12 @@ def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: I
         tables = spill.tables(splits, config.catalog.rows_per_file)
         counts = _write_listings(attempt, tables, census, inputs.schema)
         counts["beyond_cap"] = len(inputs.listings.listing_ids) - len(roles)
-        return attempt.commit(expected=roles, counts=counts)
+        commit = attempt.commit(expected=roles, counts=counts)
+    meter = metrics.Meter.of(attempt.artifact)
+    meter.count(metrics.LISTINGS, commit.rows)
+    meter.count(metrics.QUERIES, sum(counts["queries"].values()))
+    meter.count_by(metrics.QUARANTINED, counts["refused"])
+    return commit
 
 
 def _settle(census: Census, config: Config) -> dict[str, Split]:

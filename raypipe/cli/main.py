@@ -34,7 +34,8 @@ JOBS = {
     "evaluate": "judge a policy or an endpoint on labeled listings",
     "sweep": "the paper's experiments, arm by arm",
     "review": "labels out to people, and their answers back",
-    "export": "preference pairs and labels in formats of others",
+    "merge": "write a policy's merged weights, for serving with plain vLLM",
+    "export": "pairs, chains, adapters and reviews in formats of others",
 }
 
 

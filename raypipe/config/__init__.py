@@ -80,7 +80,8 @@ class RunConfig(Section):
     seed: int = 0
     """Root of every random draw of the run, chains and pairs included."""
     report_to: tuple[str, ...] = Field(("tensorboard",), json_schema_extra=RESOURCE)
-    """Trackers of trainings by transformers' names: tensorboard, mlflow, wandb and others."""
+    """Trackers by transformers' names: tensorboard, mlflow and wandb are told of the run as a whole
+    and of its trainings, others of trainings alone; an empty list reports nothing."""
 
 
 class ModelConfig(Section):

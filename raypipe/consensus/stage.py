@@ -1,6 +1,7 @@
 """Chains in, consensus and preference pairs out (paper §3.2)."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raypipe import metrics
 from raypipe.answers import PARSER_VERSION
 from raypipe.artifacts import Artifact, Attempt, Run
 from raypipe.attributes import Attribute, AttributeSchema
@@ -69,7 +71,9 @@ def run(
     refused = set(chains.read(["id"], kind="quarantine").column("id").to_pylist())
     consensus_attempt = consensus.attempt(fingerprint)
     pairs_attempt = pairs.attempt(fingerprint) if paired is None else None
-    funnel, with_pairs = _write(judged, consensus_attempt, pairs_attempt)
+    policy_id = chains.required().fingerprint.get("policy_id", "")
+    meter = metrics.Meter.of(consensus, policy_id)
+    funnel, with_pairs = _write(judged, consensus_attempt, pairs_attempt, meter)
     queries, num_pairs = funnel["total"]["queries"], funnel["total"]["pairs"]
     counts = {"queries": queries["asked"], "kept": queries["kept"], "pairs": num_pairs}
     if pairs_attempt is not None:
@@ -144,7 +148,10 @@ class _JudgedQuery:
 
 
 def _write(
-    judged: Iterator[_JudgedQuery], consensus: Attempt, pairs: Attempt | None
+    judged: Iterator[_JudgedQuery],
+    consensus: Attempt,
+    pairs: Attempt | None,
+    meter: metrics.Meter,
 ) -> tuple[dict[str, Any], set[str]]:
     """Write every query, and its pairs unless they are committed.
 
@@ -162,7 +169,19 @@ def _write(
         if paired and pairs is not None:
             pairs.write(PAIRS.from_rows([query.pairs_row() for query in paired]))
             with_pairs.update(query.listing_id for query in paired)
+        _count(meter, [query.verdict for query in batch if query.split == "pool"])
     return funnel.to_json(), with_pairs
+
+
+def _count(meter: metrics.Meter, verdicts: Sequence[Verdict]) -> None:
+    """The vote on queries of the pool, as its commit counts it."""
+    reasons = Counter[str](reason for verdict in verdicts for reason in verdict.reasons)
+    del reasons["ok"]
+    meter.count(metrics.QUERIES, len(verdicts))
+    meter.count_by(metrics.INVALID_CHAINS, reasons)
+    meter.count_by(metrics.GATED, Counter(verdict.gate for verdict in verdicts))
+    meter.count(metrics.PAIRS, sum(len(verdict.pairs) for verdict in verdicts))
+    meter.observe(metrics.CONFIDENCE, (verdict.vote.confidence for verdict in verdicts))
 
 
 def _batches(judged: Iterator[_JudgedQuery]) -> Iterator[list[_JudgedQuery]]:

@@ -8,7 +8,6 @@ its manifest at once, so that the same command begins, resumes and repeats a run
             → per round: train → [round: sample, vote, evaluate] → gate → alarm
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -31,15 +30,18 @@ from raypipe.rounds import summary
 from raypipe.rounds.alarm import Evidence, Gain, Measured, collapse
 from raypipe.rounds.console import Console
 from raypipe.rounds.gate import Judged, best, decide, next_start
+from raypipe.rounds.points import points_of, step_of
 from raypipe.rounds.summary import RoundRecord
 from raypipe.runs import open_run
 from raypipe.slices import WHOLE, Slice, slice_of_round
+from raypipe.tracking import Tracking, tracked
 
 
 def run_rounds(config: Config, console: Console) -> dict[str, Any]:
     """Run, resume or repeat a whole run; returns its summary.
 
     Raises:
+        ConfigError: a tracker that ``run.report_to`` names is not installed.
         RaypipeError: whatever stopped a stage. What was committed stays, and the same call
             goes on from there.
         NonFiniteLossError: a round's training diverged; summary and report are written, with the
@@ -50,35 +52,28 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
     run = open_run(config)
     console.begin(config, run.location)
     training.check(config)
-    with ray_session(config.cluster):
-        driver = Driver(config, run, console)
-        written = driver.go()
-    page = report.run(config, run)
-    console.end(written, page, time.time() - started)
-    if driver.stopped is not None:
-        raise driver.stopped
+    with tracked(config, run, console.note) as tracking:
+        with ray_session(config.cluster):
+            driver = Driver(config, run, console, tracking)
+            written = driver.go()
+        page = report.run(config, run)
+        tracking.text("report", page)
+        console.end(written, page, time.time() - started)
+        if driver.stopped is not None:
+            raise driver.stopped
     return written
-
-
-def learned_scopes(run: Run) -> list[str]:
-    """The scopes whose pairs a round of this run has learned from, in the order of rounds.
-
-    Raises:
-        InputError: the run has no summary yet.
-    """
-    content = run.read(summary.PATH)
-    if content is None:
-        raise InputError(f"{run.location} has no {summary.PATH} yet: finish a round first")
-    return [record["source"] for record in json.loads(content)["pairs"] if record["pairs"]]
 
 
 class Driver:
     """One pass over a run."""
 
-    def __init__(self, config: Config, run: Run, console: Console) -> None:
+    def __init__(
+        self, config: Config, run: Run, console: Console, tracking: Tracking | None = None
+    ) -> None:
         self.config = config
         self.run = run
         self.console = console
+        self.tracking = tracking or Tracking()
         self.commits: dict[str, Commit] = {}
         self.policies: list[str] = []
         self.judged: list[Judged] = []
@@ -154,6 +149,8 @@ class Driver:
         self.judged.append(judged)
         winner = best(self.judged)
         self.console.judged(judged, winner)
+        self.tracking.log(step_of(name), {"gate/accepted": float(judged.decision == "accepted")})
+        self.tracking.text(f"gate/{name}", judged.decision)
         if self.alarm is not None:
             self.console.note(self.alarm.reason)
             self.stopped = CollapseError(
@@ -278,4 +275,5 @@ class Driver:
         commit = work()
         self.commits[name] = commit
         self.console.committed(name, commit)
+        self.tracking.log(*points_of(self.run, name, commit, self.config.rounds.start))
         return commit

@@ -37,7 +37,8 @@ def merged_checkpoint(
     target = Path.home() / ".cache" / "raypipe" / "merged" / policy_id
     if not (target / _PROBE_FILE).exists():
         partial = target.with_name(f"{policy_id}.{uuid.uuid4().hex[:8]}")
-        _merge(base, revision, dtype, adapter, partial)
+        before, after = write_merged(base, revision, dtype, adapter, partial)
+        (partial / _PROBE_FILE).write_text(json.dumps({"base": before, "policy": after}))
         try:
             os.rename(partial, target)
         except OSError:  # another engine was first
@@ -46,7 +47,14 @@ def merged_checkpoint(
     return MergedCheckpoint(str(target), tuple(values["base"]), tuple(values["policy"]))
 
 
-def _merge(base: str, revision: str | None, dtype: str, adapter: Path, target: Path) -> None:
+def write_merged(
+    base: str, revision: str | None, dtype: str, adapter: Path, target: Path
+) -> tuple[list[float], list[float]]:
+    """Write a checkpoint of the base model with the adapter merged in.
+
+    Returns:
+        The probe's per-token log-probabilities (nats) before and after.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -61,7 +69,7 @@ def _merge(base: str, revision: str | None, dtype: str, adapter: Path, target: P
     after = _logprobs(merged, token_ids)
     merged.save_pretrained(target, safe_serialization=True)
     processor.save_pretrained(target)
-    (target / _PROBE_FILE).write_text(json.dumps({"base": before, "policy": after}))
+    return before, after
 
 
 def _logprobs(model: Any, token_ids: Any) -> list[float]:

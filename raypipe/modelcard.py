@@ -1,0 +1,176 @@
+"""The model card of a policy that leaves its run: an adapter, or weights with it merged in.
+
+It says what the run's commits say and names no directory of the machine that it was made on.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from raypipe.artifacts import Run
+from raypipe.config import Config, ModelConfig
+from raypipe.manifest import Commit
+from raypipe.policies import PRETRAINED, Policy, model_identity, model_path
+from raypipe.prompts import SYSTEM_PROMPTS
+
+Kind = Literal["adapter", "merged"]
+CARD = "README.md"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_QWEN = "https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct/blob/main/LICENSE"
+LICENCES: dict[str, dict[str, str]] = {
+    "embedded:nano": {"license": "apache-2.0"},
+    "Qwen/Qwen2-VL-2B-Instruct": {"license": "apache-2.0"},
+    "Qwen/Qwen2.5-VL-7B-Instruct": {"license": "apache-2.0"},
+    "Qwen/Qwen2.5-VL-3B-Instruct": {
+        "license": "other",
+        "license_name": "qwen-research",
+        "license_link": _QWEN,
+    },
+}
+"""Of base models that the shipped configurations name; another one's is read from its own card."""
+UNKNOWN = {"license": "unknown"}
+Values = dict[str, Any]
+
+
+def model_card(config: Config, run: Run, policy: Policy, kind: Kind) -> str:
+    """The card's Markdown with its YAML front matter, as the Hugging Face Hub reads it.
+
+    Args:
+        policy: of the run, or from elsewhere: then the card has no figures.
+        kind: what the card lies beside.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    facts = _Facts.of(config, run, policy)
+    front = yaml.safe_dump(_front_matter(config, facts, kind), sort_keys=False, allow_unicode=True)
+    page = Environment(
+        loader=PackageLoader("raypipe", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("modelcard.md.j2")
+    text = page.render(
+        config=config,
+        facts=facts,
+        kind=kind,
+        base=base_name(config.model),
+        licence=licence(config.model),
+        unknown=UNKNOWN,
+        system=SYSTEM_PROMPTS[config.model.answer_format],
+    )
+    return f"---\n{front}---\n\n{text}"
+
+
+def base_name(model: ModelConfig) -> str | None:
+    """The base model's id on the Hub; None for one that is not there."""
+    on_hub = _HUB_ID.fullmatch(model.path) and not Path(model.path).exists()
+    return model.path if on_hub else None
+
+
+def licence(model: ModelConfig) -> dict[str, str]:
+    """The base model's licence in the words of the Hub's front matter; ``UNKNOWN`` must be filled
+    in by who publishes."""
+    if model.path in LICENCES:
+        return LICENCES[model.path]
+    card = Path(model_path(model)) / CARD
+    if not card.is_file():
+        return UNKNOWN
+    _, _, rest = card.read_text().partition("---\n")
+    found = yaml.safe_load(rest.partition("\n---")[0]) if rest else None
+    if not isinstance(found, dict):
+        return UNKNOWN
+    return {key: str(found[key]) for key in found if key.startswith("license")} or UNKNOWN
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the run knows of a policy; parts are None or empty where it knows nothing."""
+
+    name: str
+    policy_id: str
+    base_digest: str | None
+    adapter: Commit | None
+    seed: Commit | None
+    listings: Commit | None
+    measured: Values | None
+    base_measured: Values | None
+    comparison: Values | None
+    pairs: Values | None
+
+    @classmethod
+    def of(cls, config: Config, run: Run, policy: Policy) -> "_Facts":
+        adapter = run.artifact(f"{policy.name}/adapter").commit()
+        own = adapter is not None and not isinstance(policy.adapter, Path)
+        content = run.read("summary.json") if own else None
+        summary: Values = json.loads(content) if content else {}
+        comparison = summary.get("comparison")
+        learned = {f"round-{record['round']}": record for record in summary.get("pairs", ())}
+        return cls(
+            name=policy.name,
+            policy_id=policy.policy_id,
+            base_digest=model_identity(config.model).get("model.files"),
+            adapter=adapter if own else None,
+            seed=run.artifact("catalog/seed").commit() if own else None,
+            listings=run.artifact("catalog/listings").commit() if own else None,
+            measured=_measured(run, policy.name) if own else None,
+            base_measured=_measured(run, PRETRAINED) if own else None,
+            comparison=comparison if comparison and comparison["to"] == policy.name else None,
+            pairs=learned.get(policy.name),
+        )
+
+    @property
+    def method(self) -> str:
+        """How the adapter's last training learned; empty for a foreign one."""
+        if self.adapter is None:
+            return ""
+        return str(self.adapter.fingerprint.get("training.method", "sft"))
+
+
+def _measured(run: Run, name: str) -> Values | None:
+    evaluation = run.artifact(f"{name}/evaluation")
+    if evaluation.commit() is None:
+        return None
+    metrics: Values = evaluation.read_json("metrics.json")
+    return metrics["eval"] if metrics["eval"]["accuracy"] is not None else None
+
+
+def _front_matter(config: Config, facts: _Facts, kind: Kind) -> Values:
+    base = base_name(config.model)
+    values: Values = {}
+    if base is not None:
+        relation = "adapter" if kind == "adapter" else "finetune"
+        values |= {"base_model": base, "base_model_relation": relation}
+        if config.model.revision is not None:
+            values["base_model_revision"] = config.model.revision
+    values |= licence(config.model)
+    values["library_name"] = "peft" if kind == "adapter" else "transformers"
+    values["pipeline_tag"] = "image-text-to-text"
+    method = {"dpo": "dpo", "self_learning": "self-learning", "sft": "sft"}.get(facts.method)
+    values["tags"] = ["raypipe", "product-attributes", "lora", *([method] if method else [])]
+    if facts.measured is not None:
+        metric = {
+            "type": "accuracy",
+            "value": round(facts.measured["accuracy"], 4),
+            "name": "accuracy, greedy, micro over queries",
+        }
+        values["model-index"] = [
+            {
+                "name": f"{config.run.name}/{facts.name}",
+                "results": [
+                    {
+                        "task": {"type": "image-text-to-text"},
+                        "dataset": {
+                            "type": config.run.name,
+                            "name": f"eval split of run {config.run.name}",
+                        },
+                        "metrics": [metric],
+                    }
+                ],
+            }
+        ]
+    return values

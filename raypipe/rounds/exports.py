@@ -1,0 +1,46 @@
+"""What a run has to give to others: pairs, chains and adapters, each in its ecosystem's form."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from raypipe.artifacts import Run
+from raypipe.config import Config
+from raypipe.consensus.export import export_preferences
+from raypipe.policies import PRETRAINED, SFT, round_name
+from raypipe.sampling.export import export_chains
+from raypipe.training.export import export_adapter
+
+
+def export_run(config: Config, run: Run) -> Iterator[tuple[str, Path]]:
+    """Export what the run has committed so far, below ``<run>/exports``.
+
+    A run in an object store is exported to ``exports/<run>`` below the working directory.
+
+    Yields:
+        What was exported, and where: ``<scope>/preferences.parquet`` of pairs,
+        ``<scope>/chains.parquet`` of chains that were voted on, ``adapters/<policy>``.
+    """
+    root = Path(run.path("exports") if run.is_local else f"exports/{config.run.name}")
+    for scope in _scopes(run):
+        pairs = run.artifact(f"{scope}/pairs").commit()
+        if pairs is not None and pairs.rows:
+            yield f"pairs of {scope}", export_preferences(config, run, scope, root / scope)
+        if pairs is not None:
+            yield f"chains of {scope}", export_chains(config, run, scope, root / scope)
+        if run.artifact(f"{scope}/adapter").commit() is not None:
+            (root / "adapters").mkdir(parents=True, exist_ok=True)
+            path = export_adapter(config, run, scope, root / "adapters" / scope)
+            yield f"adapter of {scope}", path
+
+
+def _scopes(run: Run) -> Iterator[str]:
+    """Where a run of rounds commits, in the order of rounds."""
+    yield PRETRAINED
+    yield SFT
+    for number in count(1):
+        name = round_name(number)
+        yield f"{name}-draw"
+        if run.artifact(f"{name}/adapter").commit() is None:
+            return
+        yield name

@@ -1,0 +1,52 @@
+"""A policy as one checkpoint, for servers that know nothing of adapters."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+from raypipe.artifacts import Run
+from raypipe.config import Config
+from raypipe.errors import AdapterInactiveError, ConfigError
+from raypipe.modelcard import CARD, model_card
+from raypipe.policies import model_path, policy
+from raypipe.sampling import probe
+from raypipe.sampling.weights import write_merged
+
+
+def merge(config: Config, run: Run, name: str, target: str | Path) -> Path:
+    """Write a policy's merged weights with configuration, tokenizer, processor and model card.
+
+    What comes out loads with ``AutoModelForImageTextToText.from_pretrained`` and with plain vLLM,
+    in ``model.dtype``. It appears whole or not at all.
+
+    Args:
+        name: a policy of the run, "best", or the directory of a PEFT adapter.
+        target: local directory that is not there yet, or empty.
+
+    Raises:
+        ConfigError: the target holds something, or the policy has no adapter to merge.
+        ArtifactError: the policy is not committed.
+        AdapterInactiveError: the adapter changes nothing.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} is not empty: name another --target, or delete it")
+    chosen = policy(run, config.model, name)
+    adapter = chosen.adapter_directory()
+    if adapter is None:
+        raise ConfigError(f"the policy '{name}' has no adapter: serve {chosen.model.path} itself")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    model = config.model
+    try:
+        before, after = write_merged(
+            model_path(model), model.revision, model.dtype, adapter, partial
+        )
+        if probe.distance(before, after) == 0:
+            raise AdapterInactiveError(f"merging '{name}' changes nothing: all its updates are 0")
+        (partial / CARD).write_text(model_card(config, run, chosen, "merged"))
+        if target.exists():
+            target.rmdir()
+        return partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,313 @@
+"""A run as a whole in TensorBoard, MLflow and W&B: ``run.report_to``'s trackers, told once a stage.
+
+What is told is derived from commits, and told again by every call of the same command; each tracker
+takes what it does not know yet, so that a resumed run has no point twice and lacks none. A point is
+a tag at a step, and a step is a round.
+
+The trainers tell the same trackers of every optimizer step, in runs of their own.
+"""
+
+import importlib.util
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+from raypipe.artifacts import Run
+from raypipe.config import Config, flatten
+from raypipe.errors import ConfigError
+
+MEMORY = "tracking.json"
+"""Of the run: which MLflow and W&B runs are its own, and what W&B was told."""
+EVENTS = "tensorboard/run"
+_PROJECT = "raypipe"
+_PARAMS_PER_CALL = 100  # MLflow takes no more at once
+_LONGEST_PARAM = 6000
+Point = tuple[str, int]
+
+
+class Tracker(Protocol):
+    """Where points go. ``known`` are those that it has."""
+
+    name: str
+    known: set[Point]
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def text(self, name: str, text: str) -> None: ...
+
+    def end(self, *, failed: bool) -> None: ...
+
+
+class Tracking:
+    """All trackers of a run, or none. One that fails is left out from then on: a run of days does
+    not end because a server is gone."""
+
+    def __init__(
+        self,
+        makers: Mapping[str, Callable[[], Tracker]] | None = None,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._warn = warn
+        self._trackers: list[Tracker] = []
+        for name, make in (makers or {}).items():
+            with self._forgiving(name):
+                self._trackers.append(make())
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Points by tag, at a step."""
+        for tracker in tuple(self._trackers):
+            fresh = {
+                tag: value for tag, value in values.items() if (tag, step) not in tracker.known
+            }
+            if fresh:
+                with self._forgiving(tracker.name):
+                    tracker.log(step, fresh)
+                    tracker.known.update((tag, step) for tag in fresh)
+
+    def text(self, name: str, text: str) -> None:
+        """Words; those of the same name are replaced."""
+        for tracker in tuple(self._trackers):
+            with self._forgiving(tracker.name):
+                tracker.text(name, text)
+
+    def end(self, *, failed: bool) -> None:
+        for tracker in tuple(self._trackers):
+            with self._forgiving(tracker.name):
+                tracker.end(failed=failed)
+
+    @contextmanager
+    def _forgiving(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - trackers and their servers fail with errors of any kind
+            self._trackers = [tracker for tracker in self._trackers if tracker.name != name]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            self._warn(f"{name} is told nothing more in this call: {reason[:300]}")
+
+
+@contextmanager
+def tracked(config: Config, run: Run, warn: Callable[[str], None]) -> Iterator[Tracking]:
+    """The trackers of ``run.report_to`` while the body runs; its parameters are told at once.
+
+    Args:
+        warn: gets one line for each tracker that fails, then or later.
+
+    Raises:
+        ConfigError: a tracker's package is not installed.
+    """
+    wanted = check(config.run.report_to)
+    tracking = Tracking({name: _maker(name, config, run) for name in wanted}, warn)
+    failed = True
+    try:
+        yield tracking
+        failed = False
+    finally:
+        tracking.end(failed=failed)
+
+
+def check(report_to: Sequence[str]) -> list[str]:
+    """The names in ``run.report_to`` that a run as a whole has a tracker for, each once.
+
+    Raises:
+        ConfigError: one of them is not installed; says how to.
+    """
+    if "all" in report_to:
+        return ["tensorboard", *(name for name in _OPTIONAL if _installed(name))]
+    wanted = [name for name in dict.fromkeys(report_to) if name in _TRACKERS]
+    for name in wanted:
+        if name in _OPTIONAL and not _installed(name):
+            raise ConfigError(
+                f"run.report_to names {name}, which is not installed: pip install {name}, or leave "
+                "it out"
+            )
+    return wanted
+
+
+class TensorBoard:
+    """Event files in ``<run>/tensorboard/run``, written anew by every call."""
+
+    name = "tensorboard"
+
+    def __init__(self, config: Config, run: Run) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.known: set[Point] = set()
+        self._run = run
+        # An object store takes whole files: they are made here and put there.
+        self._local = None if run.is_local else TemporaryDirectory(prefix="raypipe-events-")
+        self._directory = Path(self._local.name if self._local else run.path(EVENTS))
+        self._directory.mkdir(parents=True, exist_ok=True)
+        run.filesystem.delete_dir_contents(run.path(EVENTS), missing_dir_ok=True)
+        # A server that has read the files of an earlier call forgets them.
+        self._writer = SummaryWriter(str(self._directory), purge_step=0)
+        rows = "".join(f"| {key} | `{value}` |\n" for key, value in _params(config).items())
+        self.text("config", f"| key | value |\n| --- | --- |\n{rows}")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+        self._flush()
+
+    def text(self, name: str, text: str) -> None:
+        self._writer.add_text(name, text, 0)
+        self._flush()
+
+    def end(self, *, failed: bool) -> None:
+        self._flush()
+        self._writer.close()
+        if self._local is not None:
+            self._local.cleanup()
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        if self._local is not None:
+            for path in self._directory.iterdir():
+                self._run.replace(f"{EVENTS}/{path.name}", path.read_bytes())
+
+
+class MLflow:
+    """One MLflow run, where ``MLFLOW_TRACKING_URI`` says, in ``MLFLOW_EXPERIMENT_NAME``."""
+
+    name = "mlflow"
+
+    def __init__(self, config: Config, run: Run) -> None:
+        # By default a server that is gone would hold up each stage for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        import mlflow
+
+        self._mlflow = mlflow
+        self._client = mlflow.MlflowClient()
+        memory = _Memory(run, f"mlflow {mlflow.get_tracking_uri()}")
+        self._id, self.known = self._resumed(memory.values.get("run"))
+        if not self._id:
+            self._id = self._created(config)
+            memory.keep({"run": self._id})
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        now = int(1000 * time.time())
+        metrics = [
+            self._mlflow.entities.Metric(tag, float(value), now, step)
+            for tag, value in values.items()
+        ]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def text(self, name: str, text: str) -> None:
+        self._client.set_tag(self._id, name, text)
+
+    def end(self, *, failed: bool) -> None:
+        self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
+
+    def _resumed(self, run_id: str | None) -> tuple[str, set[Point]]:
+        """The run that an earlier call began, and its points; nothing where there is none."""
+        if run_id is None:
+            return "", set()
+        try:
+            found = self._client.get_run(run_id)
+        except self._mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return "", set()
+        self._client.update_run(run_id, status="RUNNING")
+        known = {
+            (tag, point.step)
+            for tag in found.data.metrics
+            for point in self._client.get_metric_history(run_id, tag)
+        }
+        return run_id, known
+
+    def _created(self, config: Config) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
+        experiment = self._client.get_experiment_by_name(name)
+        place = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        run_id = str(self._client.create_run(place, run_name=config.run.name).info.run_id)
+        params = [
+            self._mlflow.entities.Param(key, value[:_LONGEST_PARAM])
+            for key, value in _params(config).items()
+        ]
+        for first in range(0, len(params), _PARAMS_PER_CALL):
+            self._client.log_batch(run_id, params=params[first : first + _PARAMS_PER_CALL])
+        return run_id
+
+
+class WandB:
+    """One W&B run in ``WANDB_PROJECT``; ``WANDB_MODE=offline`` leaves it in ``<run>/wandb``."""
+
+    name = "wandb"
+
+    def __init__(self, config: Config, run: Run) -> None:
+        import wandb
+
+        self._memory = _Memory(run, "wandb")
+        values = self._memory.values or {"id": uuid.uuid4().hex[:12], "known": []}
+        self._id = values["id"]
+        self.known: set[Point] = {(tag, step) for tag, step in values["known"]}
+        # W&B cannot be asked offline what it knows, so the run remembers.
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", _PROJECT),
+            name=config.run.name,
+            id=self._id,
+            resume="allow",
+            config=_params(config),
+            dir=run.root if run.is_local else None,
+            settings=wandb.Settings(console="off", quiet=True),
+        )
+        self._run.define_metric("*", step_metric="round")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({"round": step, **values})
+        known = sorted(self.known | {(tag, step) for tag in values})
+        self._memory.keep({"id": self._id, "known": known})
+
+    def text(self, name: str, text: str) -> None:
+        self._run.summary[name] = text
+
+    def end(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+class _Memory:
+    """What a tracker remembers in the run from call to call."""
+
+    def __init__(self, run: Run, key: str) -> None:
+        self._run, self._key = run, key
+        self.values: dict[str, Any] = self._all().get(key, {})
+
+    def keep(self, values: Mapping[str, Any]) -> None:
+        content = json.dumps(self._all() | {self._key: values}, indent=1)
+        self._run.replace(MEMORY, content.encode())
+
+    def _all(self) -> dict[str, Any]:
+        return dict(json.loads(self._run.read(MEMORY) or b"{}"))
+
+
+_OPTIONAL = ("mlflow", "wandb")
+_TRACKERS: dict[str, Callable[[Config, Run], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": WandB,
+}
+
+
+def _maker(name: str, config: Config, run: Run) -> Callable[[], Tracker]:
+    return lambda: _TRACKERS[name](config, run)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _params(config: Config) -> dict[str, str]:
+    """The configuration by dotted key; keys without a value are left out."""
+    values = flatten(config.model_dump(mode="json"))
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in values.items()
+        if value is not None
+    }

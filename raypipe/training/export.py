@@ -1,0 +1,43 @@
+"""An adapter as others take it: PEFT's files with a model card, ready for the Hub."""
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+
+from raypipe.artifacts import Run
+from raypipe.config import Config
+from raypipe.modelcard import CARD, model_card
+from raypipe.policies import Policy
+
+_PEFT_CONFIG = "adapter_config.json"
+
+
+def export_adapter(config: Config, run: Run, name: str, directory: str | Path) -> Path:
+    """Write ``<name>/adapter`` with a model card, in place of an earlier export.
+
+    ``adapter_config.json`` names the base model as the configuration does, not by the directory
+    that it was loaded from.
+
+    Args:
+        name: of a policy of the run.
+        directory: local directory that is made.
+
+    Raises:
+        ArtifactError: the adapter is not committed.
+    """
+    policy = Policy(name, config.model, run.artifact(f"{name}/adapter"))
+    source = policy.adapter_directory()
+    assert source is not None
+    target = Path(directory)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    shutil.copytree(source, partial)
+    adapter = json.loads((partial / _PEFT_CONFIG).read_text())
+    adapter |= {
+        "base_model_name_or_path": config.model.path,
+        "revision": config.model.revision,
+    }
+    (partial / _PEFT_CONFIG).write_text(json.dumps(adapter, indent=2, sort_keys=True))
+    (partial / CARD).write_text(model_card(config, run, policy, "adapter"))
+    shutil.rmtree(target, ignore_errors=True)
+    return partial.rename(target)

@@ -1,0 +1,69 @@
+"""A run with a trained-looking adapter of the nano, its evaluation and what it came from."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForImageTextToText
+
+from raypipe.artifacts import Run
+from raypipe.config import Config, ModelConfig, resolve
+from raypipe.policies import model_path
+from raypipe.training.lora import lora_config
+
+NANO = ModelConfig(path="embedded:nano", dtype="float32")
+PAIRS_DIGEST = "0123abcd"
+NAMED = {"run": {"name": "shoes"}, "rounds": {"num_rounds": 1}}
+
+
+def nano_config(**model: str) -> Config:
+    return resolve({**NAMED, "model": {**NANO.model_dump(), **model}})
+
+
+def write_adapter(directory: Path, seed: int, std: float = 0.05) -> Path:
+    """A PEFT directory as the trainer writes it; ``std`` 0 is an adapter that changes nothing."""
+    base = AutoModelForImageTextToText.from_pretrained(model_path(NANO))
+    model = get_peft_model(base, lora_config(nano_config().lora))
+    torch.manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=std)
+    model.save_pretrained(directory)
+    (directory / "README.md").unlink(missing_ok=True)
+    return directory
+
+
+def metrics(accuracy: float) -> bytes:
+    measured = {
+        "accuracy": accuracy,
+        "ci95": [accuracy - 0.05, accuracy + 0.05],
+        "queries": 400,
+        "invalid": 0.025,
+    }
+    return json.dumps({"eval": measured, "anchor": measured}).encode()
+
+
+def adapted_run(location: Path, std: float = 0.05) -> Run:
+    """Round 1 is committed and evaluated, and the run has its summary."""
+    run = Run(str(location))
+    for name in ("catalog/listings", "catalog/seed"):
+        run.artifact(name).attempt({}).commit()
+    for name, accuracy in (("pretrained", 0.5), ("round-1", 0.6)):
+        attempt = run.artifact(f"{name}/evaluation").attempt({})
+        attempt.write_file("metrics.json", metrics(accuracy))
+        attempt.commit()
+    attempt = run.artifact("round-1/adapter").attempt(
+        {
+            "training.method": "dpo",
+            "upstream.pairs": PAIRS_DIGEST,
+            "versions.peft": "0.21.2",
+        }
+    )
+    write_adapter(attempt.local_files(), seed=1, std=std)
+    attempt.commit(counts={"num_examples": 96, "num_steps": 6})
+    record = {"round": 1, "start": "sft", "source": "sft", "pairs": 96, "queries": 40}
+    comparison = {"from": "sft", "to": "round-1", "difference": 0.031, "ci95": [-0.01, 0.07]}
+    summary = {"best": "round-1", "pairs": [record], "comparison": comparison}
+    run.replace("summary.json", json.dumps(summary).encode())
+    return run

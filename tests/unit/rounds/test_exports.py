@@ -1,0 +1,85 @@
+"""One call exports whatever a run has by now."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raypipe.artifacts import Run
+from raypipe.attributes import Attribute, AttributeSchema
+from raypipe.command import main
+from raypipe.rounds.exports import export_run
+from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
+from tests.adapted import adapted_run, nano_config
+from tests.conftest import CommitRows, MakeListing, Row
+
+
+def chains_of(listing: Row) -> Row:
+    chain = {"text": "Red", "token_ids": [1], "logprob": -1.0, "finish_reason": "stop"}
+    queries = [
+        {"attribute": query["attribute"], "greedy": None, "chains": [chain, chain]}
+        for query in listing["queries"]
+    ]
+    kept = {name: listing[name] for name in ("listing_id", "vertical", "split")}
+    return kept | {"policy_id": "p", "queries": queries}
+
+
+def pairs_of(listing: Row) -> Row:
+    pair = {"chosen": "Red", "rejected": "Blue", "chosen_index": 0, "rejected_index": 1}
+    query = {"attribute": "colour", "prompt": "colour?", "margin": 0.5, "pairs": [pair]}
+    return {"listing_id": listing["listing_id"], **query}
+
+
+@pytest.fixture
+def sampled(tmp_path: Path, make_listing: MakeListing, commit_rows: CommitRows) -> Run:
+    """A run whose SFT policy has been sampled and voted on, and no more."""
+    attribute = Attribute("Shoe", "colour", "The colour.", ("Red", "Blue"), {})
+    run = Run(str(tmp_path / "runs" / "sampled"))
+    listing = make_listing("a", "pool", ["colour"])
+    schema = json.dumps(AttributeSchema((attribute,)).to_json()).encode()
+    commit_rows(
+        run, "catalog/listings", LISTINGS, [listing], files={"attribute_schema.json": schema}
+    )
+    commit_rows(run, "sft/chains", CHAINS, [chains_of(listing)])
+    commit_rows(run, "sft/pairs", PAIRS, [pairs_of(listing)])
+    commit_rows(run, "sft/consensus", CONSENSUS)
+    return run
+
+
+def exported(run: Run) -> dict[str, str]:
+    root = Path(run.path("exports"))
+    return {what: str(path.relative_to(root)) for what, path in export_run(nano_config(), run)}
+
+
+def test_an_unfinished_run_gives_what_it_has(sampled: Run) -> None:
+    assert exported(sampled) == {
+        "pairs of sft": "sft/preferences.parquet",
+        "chains of sft": "sft/chains.parquet",
+    }
+
+
+def test_an_adapter_is_exported_with_its_card(tmp_path: Path) -> None:
+    run = adapted_run(tmp_path / "shoes")
+    assert exported(run) == {"adapter of round-1": "adapters/round-1"}
+    assert Path(run.path("exports", "adapters", "round-1", "README.md")).is_file()
+
+
+def test_a_scope_without_pairs_has_no_pairs_to_export(
+    sampled: Run, commit_rows: CommitRows
+) -> None:
+    commit_rows(sampled, "pretrained/chains", CHAINS)
+    commit_rows(sampled, "pretrained/pairs", PAIRS)
+    assert [what for what in exported(sampled) if "pretrained" in what] == ["chains of pretrained"]
+
+
+def test_the_job_names_every_file(sampled: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["run.name=sampled", f"run.directory={Path(sampled.root).parent}"]
+    assert main("export", None, where) == 0
+    shown = capsys.readouterr().out
+    assert "pairs of sft" in shown
+    assert "chains of sft" in shown
+
+
+def test_a_run_that_has_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("export", None, ["run.name=new", f"run.directory={tmp_path}"]) == 3
+    assert "nothing to export yet" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""A merged checkpoint is base and adapter in one, and never lands on something else."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from raypipe.artifacts import Run
+from raypipe.command import main
+from raypipe.errors import AdapterInactiveError, ArtifactError, ConfigError
+from raypipe.policies import model_path
+from raypipe.sampling.merge import merge
+from tests.adapted import NANO, adapted_run, nano_config
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return adapted_run(tmp_path_factory.mktemp("runs") / "shoes")
+
+
+@pytest.fixture(scope="module")
+def merged(adapted: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return merge(nano_config(), adapted, "best", tmp_path_factory.mktemp("served") / "shoes")
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    token_ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        return model.eval()(input_ids=token_ids).logits  # type: ignore[no-any-return]
+
+
+def test_its_logits_are_those_of_base_and_adapter(adapted: Run, merged: Path) -> None:
+    base = AutoModelForImageTextToText.from_pretrained(model_path(NANO), dtype=torch.float32)
+    plain = logits(base)
+    adapter = adapted.artifact("round-1/adapter").local_directory()
+    wanted = logits(PeftModel.from_pretrained(base, str(adapter)))
+    found = logits(AutoModelForImageTextToText.from_pretrained(merged))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert (found - plain).abs().max() > 0.1
+
+
+def test_it_has_the_processor_and_chat_template_of_the_base(merged: Path) -> None:
+    found, base = (AutoProcessor.from_pretrained(path) for path in (merged, model_path(NANO)))
+    question = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "colour?"}]}
+    ]
+    assert found.apply_chat_template(question) == base.apply_chat_template(question)
+    assert found.tokenizer.get_vocab() == base.tokenizer.get_vocab()
+
+
+def test_its_card_says_how_to_serve_it(merged: Path) -> None:
+    card = ModelCard.load(merged / "README.md")
+    assert card.data.library_name == "transformers"
+    assert "vllm serve THIS_DIRECTORY" in card.text
+
+
+def test_nothing_but_a_checkpoint_is_in_it(merged: Path) -> None:
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(
+        os.listdir(merged)
+    )
+    assert not [name for name in os.listdir(merged) if "adapter" in name or "probe" in name]
+    assert os.listdir(merged.parent) == [merged.name]
+
+
+@pytest.mark.parametrize("holds", ["file", "directory"])
+def test_a_target_that_holds_something_is_left_alone(
+    adapted: Run, tmp_path: Path, holds: str
+) -> None:
+    target = tmp_path / "served"
+    kept = target if holds == "file" else target / "kept"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        merge(nano_config(), adapted, "round-1", target)
+    assert kept.read_text() == "mine"
+
+
+def test_an_empty_target_is_taken(adapted: Run, tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    merge(nano_config(), adapted, "round-1", tmp_path / "served")
+    assert (tmp_path / "served" / "model.safetensors").is_file()
+
+
+def test_the_base_has_nothing_to_merge(adapted: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'pretrained' has no adapter"):
+        merge(nano_config(), adapted, "pretrained", tmp_path / "served")
+
+
+def test_a_policy_that_was_never_made_is_refused(adapted: Run, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="round-7/adapter is not committed"):
+        merge(nano_config(), adapted, "round-7", tmp_path / "served")
+
+
+def test_an_adapter_that_changes_nothing_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    idle = adapted_run(tmp_path / "idle", std=0.0)
+    with pytest.raises(AdapterInactiveError, match="changes nothing"):
+        merge(nano_config(), idle, "round-1", tmp_path / "served" / "shoes")
+    assert os.listdir(tmp_path / "served") == []
+
+
+def test_the_job_takes_policy_and_target(
+    adapted: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "served"
+    where = ["run.name=shoes", f"run.directory={Path(adapted.root).parent}"]
+    assert main("merge", None, ["--policy", "round-1", "--target", str(target), *where]) == 0
+    assert (target / "model.safetensors").is_file()
+    assert main("merge", None, ["--target", str(target), *where]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main("merge", None, where)
