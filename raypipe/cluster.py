@@ -48,6 +48,15 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def ray_at_hand(cluster: ClusterConfig) -> Iterator[None]:
+    """The Ray session that there is, or one for as long as the body runs."""
+    import ray
+
+    with contextlib.nullcontext() if ray.is_initialized() else ray_session(cluster):
+        yield
+
+
 def _arguments(cluster: ClusterConfig) -> dict[str, Any]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
@@ -77,4 +86,6 @@ def _tame_ray_data() -> None:
 
 def _worth_telling(record: logging.LogRecord) -> bool:
     """Of an error that Ray Data raises too, whoever catches it tells once."""
-    return record.levelno >= logging.WARNING and record.name != "ray.data.exceptions"
+    caught = record.name == "ray.data.exceptions"
+    few_files = "Reducing the parallelism" in record.getMessage()  # of every small Iceberg table
+    return record.levelno >= logging.WARNING and not caught and not few_files

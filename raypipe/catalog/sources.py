@@ -90,16 +90,24 @@ SPLITS_COLUMNS = (_ID, Column("split", "string", is_text))
 class Source:
     """A Parquet file, or all Parquet files below a directory, whose columns were checked.
 
-    ``directory`` is where the paths of images start.
+    ``directory`` is where the paths of images start; with None there are none, and images are bytes
+    or URIs.
     """
 
     filesystem: pafs.FileSystem
     files: tuple[str, ...]
-    directory: str
+    directory: str | None
     columns: tuple[Column, ...]
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.files[0]
 
     def beside(self, name: str, columns: tuple[Column, ...]) -> "Source | None":
         """The file ``name`` in this source's directory, checked; None when it is not there."""
+        if self.directory is None:
+            return None
         path = posixpath.join(self.directory, name)
         if not self.filesystem.get_file_info(path).is_file:
             return None
@@ -228,7 +236,7 @@ def open_source(location: str, columns: tuple[Column, ...]) -> Source:
 def _checked(source: Source) -> Source:
     for path in source.files:
         with _opened(source.filesystem, path) as file:
-            _check_columns(file.schema_arrow, source.columns, path)
+            check_columns(file.schema_arrow, source.columns, path)
     return source
 
 
@@ -252,13 +260,14 @@ def _opened(filesystem: pafs.FileSystem, path: str) -> pq.ParquetFile:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from error
 
 
-def _check_columns(schema: pa.Schema, columns: tuple[Column, ...], path: str) -> None:
+def check_columns(schema: pa.Schema, columns: tuple[Column, ...], path: str) -> None:
+    """Raises InputError for the first column that is missing or mistyped in ``path``."""
     for column in columns:
         if column.name not in schema.names:
             if column.required:
                 raise InputError(
-                    f"{path}: the column '{column.name}' ({column.expected}) is missing; the file "
-                    f"has {', '.join(schema.names)}"
+                    f"{path}: the column '{column.name}' ({column.expected}) is missing; there "
+                    f"are {', '.join(schema.names)}"
                 )
             continue
         kind = schema.field(column.name).type
