@@ -6,6 +6,7 @@ deletion files are applied by those readers, Delta's deletion vectors are refuse
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,8 @@ def _refuse_hidden_deletes(location: Location, table: Any) -> None:
 def _lance(location: Location) -> Snapshot:
     import lance
 
+    # Ray forks to start its own programs alone.
+    warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
     address = _absolute(location.place)
     try:
         table = lance.dataset(address, version=location.pin)

@@ -55,7 +55,8 @@ def run(config: Config, run: Run) -> Commit:
     """
     if config.catalog.embedded is not None:
         return _run_embedded(config, config.catalog.embedded, run)
-    inputs = open_inputs(config.catalog, Tables(config, run, _held(run)))
+    with Tables(config, run, _held(run)) as tables:
+        inputs = open_inputs(config.catalog, tables)
     fingerprint = _fingerprint(config) | inputs.fingerprint()
     return _committed(run, fingerprint) or _prepare(config, run, fingerprint, inputs)
 

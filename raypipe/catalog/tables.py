@@ -7,12 +7,14 @@ copy sees Parquet files as ever. The copy is a committed artifact: files of an i
 in no manifest, and the same call copies again. It is derived, and may be deleted to save space.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -21,13 +23,14 @@ from raypipe.artifacts import Attempt, Run
 from raypipe.catalog.snapshots import Location, Snapshot, parse, resolve
 from raypipe.catalog.sources import Column, Source, check_columns, is_text, open_source
 from raypipe.catalog.whole import checked
-from raypipe.cluster import ray_at_hand
+from raypipe.cluster import ray_at_hand, without_bars
 from raypipe.config import Config
 from raypipe.errors import ConfigDriftError, InputError, RaypipeError
 from raypipe.manifest import Commit
+from raypipe.receipts import Receipt
 from raypipe.schemas import Table
 
-ROWS = pa.struct({"attribute": pa.string(), "value": pa.string()})
+_PAIR = pa.struct({"attribute": pa.string(), "value": pa.string()})
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Copy(Source):
 
 
 class Tables:
-    """Opens what a configuration names, tables and Parquet files alike.
+    """Opens what a configuration names, tables and Parquet files alike. Use it as a context
+    manager: where no Ray runs, the first copy starts one for all copies.
 
     Args:
         config: ``catalog.iceberg`` and ``cluster`` are used.
@@ -71,6 +75,18 @@ class Tables:
         self._config = config
         self._run = run
         self._held = dict(held or {})
+        self._session = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._session.__exit__(kind, error, traceback)
 
     def open(self, location: str, columns: tuple[Column, ...], prefix: str = "") -> Source:
         """A source over Parquet files; a table is copied first, if it was not yet.
@@ -125,8 +141,8 @@ class Tables:
         if commit is None:
             progress.logger.info(f"copying {name} to {self._run.path(artifact.name)}")
             fingerprint = {"snapshot": name, "columns": [column.name for column in columns]}
-            with ray_at_hand(self._config.cluster):
-                commit = _copy(artifact.attempt(fingerprint), snapshot, contract)
+            self._session.enter_context(ray_at_hand(self._config.cluster))
+            commit = _copy(artifact.attempt(fingerprint), snapshot, contract)
         return self._source(commit, name, columns)
 
     def _source(self, commit: Commit, snapshot: str, columns: tuple[Column, ...]) -> Copy:
@@ -170,7 +186,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.binary()
     if pa.types.is_map(kind):
         texts = is_text(kind.key_type) and is_text(kind.item_type)
-        return pa.list_(ROWS) if texts else kind
+        return pa.list_(_PAIR) if texts else kind
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return pa.list_(_plain(kind.value_type))
     if pa.types.is_struct(kind):
@@ -185,13 +201,18 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
         InputError: no rows, an id that is null or there twice, or files that cannot be read.
     """
     name = str(snapshot)
-    written = []
+    written: list[Receipt] = []
+
+    def far() -> str | None:
+        return f"{sum(len(receipt.ids) for receipt in written):,} rows copied" if written else None
+
     try:
-        dataset = snapshot.read(contract.schema.names).map_batches(
-            partial(_write, attempt, name), batch_format="pyarrow", batch_size=None
-        )
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            written += receipts.from_table(batch)
+        with without_bars(), progress.reported(far):
+            dataset = snapshot.read(contract.schema.names).map_batches(
+                partial(_write, attempt, name), batch_format="pyarrow", batch_size=None
+            )
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                written += receipts.from_table(batch)
     except Exception as error:
         known = stream.explained(error)
         if isinstance(known, OSError | pa.ArrowException | ValueError):

@@ -88,13 +88,11 @@ class Driver:
         judging = self.config.judging
         if judging.listings is None or judging.truth is None:
             return OWN
-        tables = Tables(self.config, self.run)
+        with Tables(self.config, self.run) as tables:
+            listings = tables.open(judging.listings, LISTINGS_COLUMNS)
+            truth = tables.open(judging.truth, TRUTH_COLUMNS)
         scope = catalog.run_labeled(
-            self.config,
-            self.run,
-            schema=self._schema(),
-            listings=tables.open(judging.listings, LISTINGS_COLUMNS),
-            truth=tables.open(judging.truth, TRUTH_COLUMNS),
+            self.config, self.run, schema=self._schema(), listings=listings, truth=truth
         )
         name = f"{scope}/listings"
         self.console.committed(name, self.run.artifact(name).required())

@@ -208,7 +208,8 @@ class Driver:
         location = self.config.labeling.listings
         if location is None:
             return None
-        return Tables(self.config, self.run).open(location, LISTINGS_COLUMNS)
+        with Tables(self.config, self.run) as tables:
+            return tables.open(location, LISTINGS_COLUMNS)
 
     def _survey(self) -> pa.Table:
         if self._source is None:

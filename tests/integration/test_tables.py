@@ -11,14 +11,15 @@ import pytest
 from raypipe import config as configuration
 from raypipe import progress
 from raypipe.artifacts import Run
-from raypipe.catalog import stage
+from raypipe.attributes import AttributeSchema
+from raypipe.catalog import stage, whole
 from raypipe.catalog.sources import LISTINGS_COLUMNS, Source
 from raypipe.catalog.tables import Copy, Tables
 from raypipe.cluster import ray_session
 from raypipe.config import Config, resolve
 from raypipe.errors import ConfigDriftError, InputError
 from tests.unit.catalog.lakes import FORMATS, Lake
-from tests.unit.catalog.shop import LISTINGS, Shop, photo
+from tests.unit.catalog.shop import LISTINGS, SCHEMA, Shop, photo
 
 pytestmark = pytest.mark.engine
 NAMES = ("listings", "seed", "truth")
@@ -118,6 +119,36 @@ def test_added_and_deleted_rows_are_of_their_snapshots(lake: Lake, run: Run) -> 
     assert ids(opened(lake, run)) == ids(opened(lake, run, deleted)) == after
     assert ids(opened(lake, run, added)) == before | {"L12"}
     assert ids(opened(lake, run, version)) == ids(first) == before
+
+
+def test_rows_that_iceberg_deletes_on_reading_are_gone_or_refused(
+    shop: Shop, run: Run, tmp_path: Path
+) -> None:
+    lake = Lake("iceberg", tmp_path / "iceberg")
+    lake.append("listings", shop.tables()["listings"])
+    lake.delete_on_reading("listings", 5, "POSITION_DELETES")
+    assert ids(opened(lake, run)) == {f"L{index:02}" for index in range(12)} - {"L05"}
+    lake.delete_on_reading("listings", 6, "EQUALITY_DELETES")
+    with pytest.raises(InputError, match="does not yet support equality deletes"):
+        opened(lake, run)
+
+
+def test_what_has_not_changed_keeps_its_key_when_the_table_moves_on(lake: Lake, run: Run) -> None:
+    schema = AttributeSchema.from_json(SCHEMA)
+
+    def keys() -> dict[str, str]:
+        found = whole.survey(source := opened(lake, run), schema)
+        identities.append(source.identity())
+        columns = (found.column(name).to_pylist() for name in ("listing_id", "source_key"))
+        return dict(zip(*columns, strict=True))
+
+    identities: list[list[list[object]]] = []
+    before = keys()
+    lake.delete("listings", "L05")
+    lake.append("listings", another("L05"))
+    after = keys()
+    assert {name for name in after if after[name] != before.get(name)} == {"L05"}
+    assert identities[0] != identities[1]
 
 
 def test_a_prepared_run_stays_with_its_snapshot_and_says_so(

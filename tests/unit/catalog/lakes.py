@@ -5,7 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+_POSITION_DELETES = pa.schema(
+    [
+        pa.field("file_path", pa.string(), False, {"PARQUET:field_id": "2147483546"}),
+        pa.field("pos", pa.int64(), False, {"PARQUET:field_id": "2147483545"}),
+    ]
+)
+_STATISTICS = (
+    "column_sizes",
+    "value_counts",
+    "null_value_counts",
+    "nan_value_counts",
+    "lower_bounds",
+    "upper_bounds",
+)
 FORMATS = ("delta", "iceberg", "lance")
 
 
@@ -70,6 +85,35 @@ class Lake:
         found.delete(condition)
         return int(found.current_snapshot().snapshot_id)
 
+    def delete_on_reading(self, name: str, position: int, content: str) -> None:
+        """Delete a row of an Iceberg table of one file as other writers do: by a file of
+        POSITION_DELETES, or of EQUALITY_DELETES (of which there is no more than the entry)."""
+        from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+        from pyiceberg.table.snapshots import Operation
+        from pyiceberg.typedef import Record
+
+        table = self._iceberg(name)
+        (task,) = table.scan().plan_files()
+        path = self.directory / "warehouse" / "deletes.parquet"
+        rows = pa.table(
+            {"file_path": [task.file.file_path], "pos": [position]}, schema=_POSITION_DELETES
+        )
+        pq.write_table(rows, path)
+        deletes = DataFile.from_args(
+            content=DataFileContent[content],
+            file_path=f"file://{path}",
+            file_format=FileFormat.PARQUET,
+            partition=Record(),
+            record_count=1,
+            file_size_in_bytes=path.stat().st_size,
+            **{key: {} for key in _STATISTICS},
+        )
+        deletes.spec_id = 0
+        with table.transaction() as transaction:
+            producer = _deletes()(Operation.APPEND, transaction, table.io)
+            producer.append_data_file(deletes)
+            producer.commit()
+
     def data_files(self, name: str) -> list[Path]:
         """The files that hold the rows."""
         place = self.directory / ("warehouse/shop" if self.kind == "iceberg" else ".") / name
@@ -84,6 +128,44 @@ class Lake:
             return catalog.load_table(f"shop.{name}")
         catalog.create_namespace_if_not_exists("shop")
         return catalog.create_table_if_not_exists(f"shop.{name}", schema=schema)
+
+
+def _deletes() -> Any:
+    """What pyiceberg has for data files, for files of deletes: it reads them and writes none."""
+    from pyiceberg.manifest import (
+        ManifestContent,
+        ManifestEntry,
+        ManifestEntryStatus,
+        ManifestWriterV2,
+    )
+    from pyiceberg.table.update.snapshot import _FastAppendFiles
+
+    class Writer(ManifestWriterV2):
+        def content(self) -> ManifestContent:
+            return ManifestContent.DELETES
+
+        @property
+        def _meta(self) -> dict[str, str]:
+            return super()._meta | {"content": "deletes"}
+
+    class Deletes(_FastAppendFiles):
+        def _manifests(self) -> list[Any]:
+            spec, output = self._transaction.table_metadata.spec(), self.new_manifest_output()
+            with Writer(
+                spec, self.schema(), output, self._snapshot_id, self._compression
+            ) as writer:
+                for file in self._added_data_files:
+                    entry = ManifestEntry.from_args(
+                        status=ManifestEntryStatus.ADDED,
+                        snapshot_id=self._snapshot_id,
+                        sequence_number=None,
+                        file_sequence_number=None,
+                        data_file=file,
+                    )
+                    writer.add(entry)
+            return [writer.to_manifest_file(), *self._existing_manifests()]
+
+    return Deletes
 
 
 def protocol_asks(delta: Path, protocol: dict[str, Any], **configuration: str) -> None:
