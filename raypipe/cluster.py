@@ -29,6 +29,9 @@ QUIET_ENVIRONMENT = {
 # object store is full, so that memory would grow with the catalog up to there.
 READ_AHEAD = {"RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD": "0"}
 
+# Warnings of what is meant: of an Iceberg table with few files, and of bars switched off.
+_USUAL = ("Reducing the parallelism to ", "Progress bars disabled.")
+
 
 @contextlib.contextmanager
 def ray_session(cluster: ClusterConfig) -> Iterator[None]:
@@ -46,6 +49,28 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def ray_at_hand(cluster: ClusterConfig) -> Iterator[None]:
+    """The Ray session that there is, or one for as long as the body runs."""
+    import ray
+
+    with contextlib.nullcontext() if ray.is_initialized() else ray_session(cluster):
+        yield
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """No bars of Ray Data while the body runs; one of its readers draws them into logs too."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    shown, context.enable_progress_bars = context.enable_progress_bars, False
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = shown
 
 
 def _arguments(cluster: ClusterConfig) -> dict[str, Any]:
@@ -77,4 +102,6 @@ def _tame_ray_data() -> None:
 
 def _worth_telling(record: logging.LogRecord) -> bool:
     """Of an error that Ray Data raises too, whoever catches it tells once."""
-    return record.levelno >= logging.WARNING and record.name != "ray.data.exceptions"
+    caught = record.name == "ray.data.exceptions"
+    usual = record.getMessage().startswith(_USUAL)
+    return record.levelno >= logging.WARNING and not caught and not usual

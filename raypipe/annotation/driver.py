@@ -28,9 +28,11 @@ from raypipe.attributes import load_attribute_schema
 from raypipe.catalog.answer_files import find_answers
 from raypipe.catalog.census import Census, take_census
 from raypipe.catalog.listings import quarantine_rows
-from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS, open_source
+from raypipe.catalog.snapshots import parse
+from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import Role
+from raypipe.catalog.tables import Tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, InputError, SpendingLimitError
 from raypipe.manifest import Commit, versions
@@ -73,7 +75,8 @@ class Driver:
         self.run = run
         self.console = console
         self.schema = load_attribute_schema(str(config.catalog.attribute_schema))
-        self.listings = open_source(str(config.catalog.listings), LISTINGS_COLUMNS)
+        with Tables(config, run) as tables:
+            self.listings = tables.open(str(config.catalog.listings), LISTINGS_COLUMNS)
         self._scope = _newest_vote(run) if config.annotation.choose == "disagreement" else None
         self.seed = seed_file(config.catalog, self._campaign())
         console.begin(config, self.seed.path, run.location)
@@ -144,6 +147,9 @@ class Driver:
 
     def _verified(self) -> frozenset[str]:
         location = str(self.config.catalog.truth)
+        if parse(location) is not None:
+            with Tables(self.config, self.run) as tables:
+                return tables.answers(location, TRUTH_COLUMNS).listing_ids
         source = find_answers(location, TRUTH_COLUMNS)
         if source is None:
             self.console.note(f"{location} is not there yet: no listing is kept out for it")

@@ -12,6 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.catalog.answer_files import find_answers
+from raypipe.catalog.snapshots import parse
 from raypipe.catalog.sources import SEED_COLUMNS
 from raypipe.config import CatalogConfig
 from raypipe.errors import ConfigError, StorageError
@@ -84,6 +85,10 @@ def seed_file(catalog: CatalogConfig, campaign: str) -> SeedFile:
         ConfigError: ``catalog.seed`` is a file that something else wrote.
     """
     location = str(catalog.seed)
+    if parse(location) is not None:
+        raise ConfigError(
+            f"catalog.seed: {location} is a table; name a directory, to which a file can be added"
+        )
     absolute = location if "://" in location else str(Path(location).resolve())
     try:
         filesystem, path = pafs.FileSystem.from_uri(absolute)

@@ -253,16 +253,19 @@ class Reader:
 
 @contextmanager
 def open_reader(
-    config: CatalogConfig, filesystem: pafs.FileSystem, directory: str
+    config: CatalogConfig, filesystem: pafs.FileSystem, directory: str | None
 ) -> Iterator[Reader]:
     """A reader of the images that a catalog names; any thread may call its ``read``.
 
     Args:
         config: says what may be fetched.
         filesystem: where the catalog's Parquet file is.
-        directory: where paths begin: the directory of the catalog's Parquet file.
+        directory: where paths begin: the directory of the catalog's Parquet file. None refuses
+            paths, as of a table.
     """
-    beside = partial(locations.read_path, filesystem=filesystem, directory=directory)
+    beside = None
+    if directory is not None:
+        beside = partial(locations.read_path, filesystem=filesystem, directory=directory)
     with Fetcher(config.fetch, read_path=beside) as fetcher:
         yield Reader(fetcher)
 

@@ -13,10 +13,12 @@ from raypipe.catalog.sources import (
     SPLITS_COLUMNS,
     SPLITS_FILE,
     TRUTH_COLUMNS,
+    Column,
     Source,
     open_source,
 )
 from raypipe.catalog.splits import Role, choose_pool
+from raypipe.catalog.tables import Tables
 from raypipe.config import CatalogConfig
 from raypipe.errors import InputError
 
@@ -48,17 +50,32 @@ class Inputs:
         return values
 
 
-def open_inputs(config: CatalogConfig) -> Inputs:
-    """Open and check all files. Raises InputError for the first fault."""
+def open_inputs(config: CatalogConfig, tables: Tables | None = None) -> Inputs:
+    """Open and check all files, and all tables if they may be. Raises InputError for the first
+    fault."""
+
+    def answers(name: str, columns: tuple[Column, ...]) -> AnswerFiles:
+        location = str(getattr(config, name))
+        if tables is None:
+            return open_answers(location, columns)
+        return tables.answers(location, columns, f"inputs.{name}")
+
     schema = load_attribute_schema(str(config.attribute_schema))
-    truth = open_answers(str(config.truth), TRUTH_COLUMNS)
+    truth = answers("truth", TRUTH_COLUMNS)
     return Inputs(
         schema=schema,
-        listings=open_source(str(config.listings), LISTINGS_COLUMNS),
-        seed=open_answers(str(config.seed), SEED_COLUMNS),
+        listings=_listings(config, tables),
+        seed=answers("seed", SEED_COLUMNS),
         truth=truth,
         splits=truth.beside(SPLITS_FILE, SPLITS_COLUMNS),
     )
+
+
+def _listings(config: CatalogConfig, tables: Tables | None) -> Source:
+    location = str(config.listings)
+    if tables is None:
+        return open_source(location, LISTINGS_COLUMNS)
+    return tables.open(location, LISTINGS_COLUMNS, "inputs.listings")
 
 
 def roles_of(inputs: Inputs, max_listings: int | None, run_seed: int) -> dict[str, Role]:
@@ -70,19 +87,19 @@ def roles_of(inputs: Inputs, max_listings: int | None, run_seed: int) -> dict[st
     """
     known = inputs.listings.listing_ids
     if not known:
-        raise InputError(f"{inputs.listings.files[0]} holds no listings")
+        raise InputError(f"{inputs.listings.name} holds no listings")
     seed, truth = inputs.seed.listing_ids, inputs.truth.listing_ids
     for name, source in (("seed", inputs.seed), ("truth", inputs.truth)):
         absent = sorted(source.listing_ids - known)
         if absent:
             raise InputError(
-                f"{source.files[0]}: {len(absent)} {name} ids are not among the listings "
+                f"{source.name}: {len(absent)} {name} ids are not among the listings "
                 f"(first: '{absent[0]}')"
             )
     both = sorted(seed & truth)
     if both:
         raise InputError(
-            f"{inputs.truth.files[0]}: {len(both)} ids are in the seed and in the truth "
+            f"{inputs.truth.name}: {len(both)} ids are in the seed and in the truth "
             f"(first: '{both[0]}'); a listing is either annotated or verified"
         )
     pool = known - seed - truth

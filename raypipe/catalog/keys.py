@@ -34,7 +34,7 @@ def prepared_key(listing: Mapping[str, Any]) -> str:
 
 
 def image_identities(
-    images: Iterable[bytes | str | None], filesystem: pafs.FileSystem, directory: str
+    images: Iterable[bytes | str | None], filesystem: pafs.FileSystem, directory: str | None
 ) -> list[str]:
     """What tells the images of a row apart without fetching them.
 
@@ -43,7 +43,9 @@ def image_identities(
     """
     names = [image or "" for image in images]
     paths = [name for name in names if isinstance(name, str) and "://" not in name]
-    infos = filesystem.get_file_info([posixpath.join(directory, path) for path in paths])
+    if directory is None:  # a table's: nothing is read from a path
+        paths = []
+    infos = filesystem.get_file_info([posixpath.join(directory or "", path) for path in paths])
     known = {
         path: f"{path} {info.size} {info.mtime_ns}" for path, info in zip(paths, infos, strict=True)
     }

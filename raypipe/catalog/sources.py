@@ -91,18 +91,25 @@ SPLITS_FILE = "splits.parquet"
 class Source:
     """A Parquet file, or all Parquet files below a directory, whose columns were checked.
 
-    ``directory`` is where the paths of images start; ``is_directory`` says that it was named, and
-    not one file in it.
+    ``directory`` is where the paths of images start; with None there are none, and images are bytes
+    or URIs. ``is_directory`` says that the directory was named, and not one file in it.
     """
 
     filesystem: pafs.FileSystem
     files: tuple[str, ...]
-    directory: str
+    directory: str | None
     columns: tuple[Column, ...]
     is_directory: bool = False
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.files[0]
+
     def beside(self, name: str, columns: tuple[Column, ...]) -> "Source | None":
         """The file ``name`` in this source's directory, checked; None when it is not there."""
+        if self.directory is None:
+            return None
         path = posixpath.join(self.directory, name)
         if not self.filesystem.get_file_info(path).is_file:
             return None
@@ -268,7 +275,7 @@ def find_source(
 def _checked(source: Source) -> Source:
     for path in source.files:
         with _opened(source.filesystem, path) as file:
-            _check_columns(file.schema_arrow, source.columns, path)
+            check_columns(file.schema_arrow, source.columns, path)
     return source
 
 
@@ -292,13 +299,14 @@ def _opened(filesystem: pafs.FileSystem, path: str) -> pq.ParquetFile:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from error
 
 
-def _check_columns(schema: pa.Schema, columns: tuple[Column, ...], path: str) -> None:
+def check_columns(schema: pa.Schema, columns: tuple[Column, ...], path: str) -> None:
+    """Raises InputError for the first column that is missing or mistyped in ``path``."""
     for column in columns:
         if column.name not in schema.names:
             if column.required:
                 raise InputError(
-                    f"{path}: the column '{column.name}' ({column.expected}) is missing; the file "
-                    f"has {', '.join(schema.names)}"
+                    f"{path}: the column '{column.name}' ({column.expected}) is missing; there "
+                    f"are {', '.join(schema.names)}"
                 )
             continue
         kind = schema.field(column.name).type

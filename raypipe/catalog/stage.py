@@ -26,6 +26,7 @@ from raypipe.catalog.listings import RefusedListing, quarantine_rows
 from raypipe.catalog.sources import Source
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import assign
+from raypipe.catalog.tables import Tables
 from raypipe.catalog.whole import image_settings
 from raypipe.config import CatalogConfig, Config, EmbeddedCatalogConfig, flatten
 from raypipe.errors import InputError
@@ -56,7 +57,8 @@ def run(config: Config, run: Run) -> Commit:
     """
     if config.catalog.embedded is not None:
         return _run_embedded(config, config.catalog.embedded, run)
-    inputs = open_inputs(config.catalog)
+    with Tables(config, run, _held(run)) as tables:
+        inputs = open_inputs(config.catalog, tables)
     fingerprint = _fingerprint(config) | inputs.fingerprint()
     return _committed(run, fingerprint) or _prepare(config, run, fingerprint, inputs)
 
@@ -91,11 +93,11 @@ def run_labeled(
         return scope
     roles = dict.fromkeys(truth.listing_ids, EVAL)
     if not roles:
-        raise InputError(f"{truth.files[0]} holds no verified listings")
+        raise InputError(f"{truth.name} holds no verified listings")
     absent = sorted(roles.keys() - listings.listing_ids)
     if absent:
         raise InputError(
-            f"{truth.files[0]}: {len(absent)} ids are not among the listings (first: '{absent[0]}')"
+            f"{truth.name}: {len(absent)} ids are not among the listings (first: '{absent[0]}')"
         )
     attempt = artifact.attempt(fingerprint)
     with tempfile.TemporaryDirectory(prefix="raypipe-labeled-") as directory:
@@ -137,6 +139,13 @@ def _fingerprint(config: Config) -> dict[str, Any]:
         "prompts.template": TEMPLATE_VERSION,
         **versions("raypipe", "pillow"),
     }
+
+
+def _held(run: Run) -> Mapping[str, Any]:
+    """What the run was prepared from, or has begun to be: the snapshots of tables among it."""
+    names = (LISTINGS_ARTIFACT, TRUTH_ARTIFACT, SEED_ARTIFACT)
+    commits = (run.artifact(name).commit() for name in names)
+    return next((commit.fingerprint for commit in commits if commit is not None), {})
 
 
 def _committed(run: Run, fingerprint: Mapping[str, Any]) -> Commit | None:

@@ -20,8 +20,9 @@ class LabelingConfig(Section):
     precision: float = Field(0.95, gt=0, le=1)
     """Share (0-1) of the published values that should be right, by the anchor split."""
     listings: str | None = None
-    """Parquet file or directory of the catalog to label, in the form of catalog.listings; None
-    labels the run's own listings."""
+    """Parquet file or directory, or table, of the catalog to label, in the form of
+    catalog.listings; None labels the run's own listings. Of a table without @<snapshot> the newest
+    is labeled."""
     num_reviews: int = Field(500, ge=0, json_schema_extra=RESOURCE)
     """Labels that jobs/review.py hands to people."""
     review_order: Literal["worst", "random"] = Field("worst", json_schema_extra=RESOURCE)
@@ -108,10 +109,11 @@ class JudgingConfig(EndpointConfig):
     """Whose answers are judged: 'best', a policy of the run, the directory of a PEFT adapter or of
     a whole checkpoint. None is 'best', unless an endpoint is judged."""
     listings: str | None = None
-    """Parquet of labeled listings in the form of catalog.listings, of which those with a truth are
-    asked; None asks the run's own eval and anchor listings."""
+    """Parquet or table of labeled listings in the form of catalog.listings, of which those with a
+    truth are asked; None asks the run's own eval and anchor listings."""
     truth: str | None = None
-    """Parquet of their values in the form of catalog.truth; None with judging.listings alone."""
+    """Parquet or table of their values in the form of catalog.truth; None with judging.listings
+    alone."""
 
     @model_validator(mode="after")
     def _one_answerer(self) -> Self:

@@ -21,8 +21,8 @@ import raypipe.report.evaluation as report
 import raypipe.sampling.stage as sampling
 from raypipe.artifacts import Run
 from raypipe.attributes import AttributeSchema, load_attribute_schema
-from raypipe.catalog.answer_files import open_answers
-from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS, open_source
+from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS
+from raypipe.catalog.tables import Tables
 from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.judging.console import JudgingConsole
@@ -88,12 +88,11 @@ class Driver:
         judging = self.config.judging
         if judging.listings is None or judging.truth is None:
             return OWN
+        with Tables(self.config, self.run) as tables:
+            listings = tables.open(judging.listings, LISTINGS_COLUMNS)
+            truth = tables.answers(judging.truth, TRUTH_COLUMNS)
         scope = catalog.run_labeled(
-            self.config,
-            self.run,
-            schema=self._schema(),
-            listings=open_source(judging.listings, LISTINGS_COLUMNS),
-            truth=open_answers(judging.truth, TRUTH_COLUMNS),
+            self.config, self.run, schema=self._schema(), listings=listings, truth=truth
         )
         name = f"{scope}/listings"
         self.console.committed(name, self.run.artifact(name).required())

@@ -13,7 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from raypipe.answers import PARSER_VERSION
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.attributes import AttributeSchema, load_attribute_schema
 from raypipe.catalog import whole
-from raypipe.catalog.sources import LISTINGS_COLUMNS, open_source
+from raypipe.catalog.sources import LISTINGS_COLUMNS, Source
+from raypipe.catalog.tables import Tables
 from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.evaluation.confidence import Calibration
@@ -200,18 +201,26 @@ class Driver:
             counts=counts,
         )
 
-    def _survey(self) -> pa.Table:
+    @cached_property
+    def _source(self) -> Source | None:
+        """The catalog to label, opened once: a table may move on between two looks at it. None is
+        the run's own."""
         location = self.config.labeling.listings
         if location is None:
+            return None
+        with Tables(self.config, self.run) as tables:
+            return tables.open(location, LISTINGS_COLUMNS)
+
+    def _survey(self) -> pa.Table:
+        if self._source is None:
             return whole.survey_prepared(self.run, "catalog/listings")
-        return whole.survey(open_source(location, LISTINGS_COLUMNS), self.schema)
+        return whole.survey(self._source, self.schema)
 
     def _prepared(self, scope: str, changed: pa.Table) -> str:
         """The artifact of the listings to label."""
-        location = self.config.labeling.listings
-        if location is None:
+        source = self._source
+        if source is None:
             return "catalog/listings"
-        source = open_source(location, LISTINGS_COLUMNS)
         name = f"{scope}/listings"
         self._stage(
             name,
@@ -229,10 +238,10 @@ class Driver:
     def _generation(self) -> Generation:
         labeling = self.config.labeling
         place: Any
-        if labeling.listings is None:
+        if self._source is None:
             place = self.run.artifact("catalog/listings").required().digest
         else:
-            place = open_source(labeling.listings, LISTINGS_COLUMNS).identity()
+            place = self._source.identity()
         request = {
             "law": self._law,
             "precision": labeling.precision,

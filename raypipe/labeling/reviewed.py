@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from raypipe.catalog.answer_files import REVIEW, AnswerFiles
 from raypipe.catalog.inputs import Inputs, open_inputs, stated_splits
 from raypipe.catalog.sources import SPLITS_FILE
+from raypipe.catalog.tables import Tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, StorageError
 from raypipe.labeling.annotations import read_annotations
@@ -100,13 +101,14 @@ def import_reviews(config: Config, path: str, role: ReviewRole) -> Imported:
             "catalog.embedded has no files to add answers to: write a catalog of your own and set "
             "catalog.listings"
         )
-    inputs = open_inputs(config.catalog)
+    with Tables(config, run_of(config)) as tables:
+        inputs = open_inputs(config.catalog, tables)
     place = inputs.seed if role == "seed" else inputs.truth
     if not place.is_directory:
         key = "catalog.seed" if role == "seed" else "catalog.truth"
         beside = f", {SPLITS_FILE} with it," if role != "seed" and inputs.splits else ""
         raise ConfigError(
-            f"{key}={place.files[0]} is a single file, and an import adds one beside it: move it"
+            f"{key}={place.name} is no directory, and an import adds one beside it: move it"
             f"{beside} into a directory of its own and set {key} to that"
         )
     tasks = read_annotations(path)
@@ -213,8 +215,9 @@ def _digest(content: object) -> str:
 
 def _write(place: AnswerFiles, name: str, content: bytes) -> tuple[str, bool]:
     """Write a file whole unless it is there; its path, and whether it is new."""
-    path = posixpath.join(place.directory, name)
-    hidden = posixpath.join(place.directory, f".{name}.{uuid.uuid4().hex[:8]}")
+    directory = str(place.directory)
+    path = posixpath.join(directory, name)
+    hidden = posixpath.join(directory, f".{name}.{uuid.uuid4().hex[:8]}")
     try:
         if place.filesystem.get_file_info(path).is_file:
             return path, False

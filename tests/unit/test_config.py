@@ -15,6 +15,7 @@ RESOURCE_KEYS = frozenset(
         "run.name",
         "run.directory",
         "run.report_to",
+        "catalog.iceberg",
         "catalog.rows_per_file",
         "catalog.fetch.concurrency",
         "catalog.fetch.attempts",

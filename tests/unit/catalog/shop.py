@@ -61,18 +61,21 @@ class Shop:
     def write(self, listings_schema: pa.Schema = LISTINGS) -> None:
         self.directory.mkdir(exist_ok=True)
         (self.directory / "schema.yaml").write_text(yaml.safe_dump(self.schema))
+        for name, table in self.tables(listings_schema).items():
+            pq.write_table(table, self.directory / f"{name}.parquet", row_group_size=3)
+
+    def tables(self, listings_schema: pa.Schema = LISTINGS) -> dict[str, pa.Table]:
+        """The rows of listings, seed and truth."""
         seed = [{"listing_id": name, "answers": given} for name, given in self.seed.items()]
         truth = [
             {"listing_id": name, "answers": given, "split": self.stated_splits.get(name)}
             for name, given in self.truth.items()
         ]
-        for name, rows, schema in (
-            ("listings", self.listings, listings_schema),
-            ("seed", seed, SEED),
-            ("truth", truth, TRUTH),
-        ):
-            path = self.directory / f"{name}.parquet"
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=3)
+        return {
+            "listings": pa.Table.from_pylist(self.listings, schema=listings_schema),
+            "seed": pa.Table.from_pylist(seed, schema=SEED),
+            "truth": pa.Table.from_pylist(truth, schema=TRUTH),
+        }
 
     def config(self, **catalog: Any) -> Config:
         places = {
