@@ -1,32 +1,25 @@
-"""``raypipe init``: from a user's sheet and images to the files that every other command reads.
+"""Bring your own catalog: writes catalog.yaml, schema.yaml and, from a sheet, listings.parquet.
 
-Parsing loads nothing; what reads tables is imported when it runs.
+    raypipe init listings.csv --images photos      CSV, TSV or JSON lines, and a folder of images
+    raypipe init listings.parquet                  in the form of catalog.listings: checks it
+    raypipe init --truth verified.csv              values that people verified, to truth/
+    raypipe init --seed seed.csv                   annotated values with reasoning, to seed/
+
+Nothing that exists is written over without --force. Parsing loads nothing; what reads tables is
+imported by run.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from raypipe.errors import ConfigError, RaypipeError
 
-if TYPE_CHECKING:
-    from raypipe.intake.console import IntakeConsole
-
-DESCRIPTION = """\
-Bring your own catalog: writes catalog.yaml, schema.yaml and, from a sheet, listings.parquet.
-
-  raypipe init listings.csv --images photos      CSV, TSV or JSON lines, and a folder of images
-  raypipe init listings.parquet                  in the form of catalog.listings: checks it
-  raypipe init --truth verified.csv              values that people verified, to truth/
-  raypipe init --seed seed.csv                   annotated values with reasoning, to seed/
-"""
+SUMMARY = "make a configuration, a schema and listings of your own sheet and images"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``raypipe init``."""
-    parser.description = DESCRIPTION
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "listings", nargs="?", metavar="LISTINGS",
         help="CSV, TSV, JSON lines; or Parquet, a file, a directory or an address",
@@ -62,19 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Do what was parsed; returns the exit code (0, 2 the call, 3 the input, 4 the disk)."""
-    from raypipe.intake.console import IntakeConsole
+    """Do what was parsed; returns 0.
 
-    try:
-        _run(parsed, IntakeConsole())
-    except RaypipeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    return 0
-
-
-def _run(parsed: argparse.Namespace, console: "IntakeConsole") -> None:
+    Raises:
+        ConfigError: the call is wrong, or a file is there already.
+        InputError: a sheet, a Parquet file or the images cannot be used.
+        StorageError: a file cannot be written.
+    """
     from raypipe.intake.columns import Wishes
+    from raypipe.intake.console import IntakeConsole
     from raypipe.intake.take import Wanted, take_answers, take_listings
 
     if parsed.listings is None and parsed.truth is None and parsed.seed is None:
@@ -97,6 +86,7 @@ def _run(parsed: argparse.Namespace, console: "IntakeConsole") -> None:
         delimiter="\t" if parsed.delimiter == "\\t" else parsed.delimiter,
         gpus=parsed.gpus,
     )
+    console = IntakeConsole()
     if parsed.listings is not None:
         take_listings(parsed.listings, wanted, console)
     if parsed.seed is not None:
@@ -104,13 +94,22 @@ def _run(parsed: argparse.Namespace, console: "IntakeConsole") -> None:
     if parsed.truth is not None:
         take_answers(parsed.truth, "truth", wanted, console)
     console.next_steps(parsed.target)
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """``python -m raypipe.cli.init``."""
-    parser = argparse.ArgumentParser(prog="raypipe init")
+    """``python -m raypipe.cli.init``; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="raypipe init",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    try:
+        return run(parser.parse_args(arguments))
+    except RaypipeError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
 
 
 if __name__ == "__main__":

@@ -198,7 +198,11 @@ def _written(rows: list[dict[str, Any]], kind: Kind, catalog: Catalog | None) ->
             continue
         name = row["listing_id"]
         vertical = catalog.verticals[name]
-        known = catalog.schema.attributes(vertical) if vertical in catalog.schema.verticals else ()
+        if vertical not in catalog.schema.verticals:
+            lost = [f"{name}: its vertical '{vertical}' is not there"] * len(row["answers"])
+            written.doubtful += lost
+            continue
+        known = catalog.schema.attributes(vertical)
         checked = check_answers(name, row["answers"], known, VALUE_FIELDS[kind])
         written.doubtful += [f"{lost['id']}: {lost['detail']}" for lost in checked.dropped]
     return written

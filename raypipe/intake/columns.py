@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from raypipe.errors import ConfigError, InputError
+from raypipe.intake.refused import REFUSAL_COLUMNS
 
 IDS = ("listing_id", "id", "sku", "product_id", "item_id", "article", "article_number", "asin",
        "gtin", "ean", "handle")  # fmt: skip
@@ -13,7 +14,7 @@ VERTICALS = ("vertical", "category", "product_category", "product_type", "catego
              "taxonomy", "department")  # fmt: skip
 GROUPS = ("group_id", "group", "parent_id", "parent_sku", "item_group_id")
 _IMAGES = re.compile(
-    r"(additional_)?(images?|photos?|pictures?|imgs?|pics?)"
+    r"((additional|main|primary|product|front|back|side)_?)*(images?|photos?|pictures?|imgs?|pics?)"
     r"(_?(urls?|links?|paths?|files?|names?|filenames?|src))?_?\d*(_?(urls?|links?|paths?|files?))?"
 )
 
@@ -94,7 +95,7 @@ def map_columns(columns: Sequence[str], wishes: Wishes, source: str, *, has_file
             "--image-columns COLUMN …, or the folder of <id>.jpg files with --images DIR"
         )
     group = wishes.group or first_named(columns, GROUPS)
-    taken = {identifier, vertical, group, *images}
+    taken = {identifier, vertical, group, *images, *REFUSAL_COLUMNS}
     return Columns(
         identifier=identifier,
         vertical=vertical,
@@ -118,8 +119,9 @@ def id_column(columns: Sequence[str], source: str) -> str:
 
 def first_named(columns: Iterable[str], names: Iterable[str]) -> str | None:
     """The column with the first of the names, whatever its case, spaces and hyphens."""
-    known = {plain(column): column for column in columns}
-    return next((known[name] for name in names if name in known), None)
+    known = {plain(column).replace("_", ""): column for column in columns}
+    plainer = (name.replace("_", "") for name in names)
+    return next((known[name] for name in plainer if name in known), None)
 
 
 def plain(column: str) -> str:

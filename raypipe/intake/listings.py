@@ -122,9 +122,9 @@ class Taker:
             names, absent = self._images(row, listing_id)
             self._intake.survey.missing += absent
             if not names:
-                detail = (
-                    f"there is no {', '.join(absent)}" if absent else "no file is named after it"
-                )
+                places = "beside the sheet or in --images"
+                named = f"there is no {', '.join(absent)} {places}"
+                detail = named if absent else "no image is named, and no file after it"
                 fault = ("no_image", f"{listing_id}: {detail}"[:500])
         if fault is not None:
             refusals.add(*fault, row)

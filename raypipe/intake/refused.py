@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-_OWN = ("refused_because", "refused_detail")
+REFUSAL_COLUMNS = ("refused_because", "refused_detail")
 
 
 class Refusals:
@@ -20,7 +20,7 @@ class Refusals:
         self.path = path
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self._columns = tuple(columns)
+        self._columns = tuple(name for name in columns if name not in REFUSAL_COLUMNS)
         self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
@@ -45,7 +45,7 @@ class Refusals:
         """Keep a row; None for one that could not be read and whose text is in the detail."""
         if self._file is None:
             self._file = self.path.open("w", newline="", encoding="utf-8")
-            csv.writer(self._file).writerow((*_OWN, *self._columns))
+            csv.writer(self._file).writerow((*REFUSAL_COLUMNS, *self._columns))
         cells = ("" if row is None else _joined(row[name]) for name in self._columns)
         csv.writer(self._file).writerow((reason, detail, *cells))
         self.counts[reason] += 1

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ DELIMITERS = ",;\t|"
 _SNIFFED_BYTES = 1 << 16
 _SNIFFED_ROWS = 50
 _BLOCK_BYTES = 1 << 22
+MAX_SHOWN = 2000
 # Objects whose keys are attributes; the keys of any other object keep its name in front.
 _ATTRIBUTE_OBJECTS = ("attributes", "seller_values", "specifications", "specs", "properties")
 
@@ -55,7 +57,7 @@ class Sheet:
             for number, value in _json_rows(self.path, self.encoding):
                 row = _flat(value)
                 if row is None:
-                    unreadable(f"row {number} is not a JSON object: {str(value)[:200]}")
+                    unreadable(f"row {number} is not a JSON object: {str(value)[:MAX_SHOWN]}")
                 else:
                     yield {name: row.get(name, "") for name in self.columns}
             return
@@ -66,15 +68,22 @@ class Sheet:
     def _batches(self, delimiter: str, unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
         def skip(row: Any) -> str:
             wanted, found = row.expected_columns, row.actual_columns
-            text = row.text[:200]
-            unreadable(f"it has {found} columns where the header has {wanted}: {text}")
+            lines = row.text.count("\n") + 1
+            where = f" over {lines:,} lines (is a quote not closed?)" if lines > 1 else ""
+            text = row.text[:MAX_SHOWN]
+            unreadable(f"it has {found} columns{where}, the header has {wanted}: {text}")
             return "skip"
 
         texts = arrow_csv.ConvertOptions(column_types=dict.fromkeys(self.columns, pa.string()))
         parsing = arrow_csv.ParseOptions(
             delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
         )
-        reading = arrow_csv.ReadOptions(encoding=self.encoding, block_size=_BLOCK_BYTES)
+        reading = arrow_csv.ReadOptions(
+            encoding=self.encoding,
+            block_size=_BLOCK_BYTES,
+            column_names=self.columns,
+            skip_rows_after_names=1,  # the header
+        )
         try:
             with arrow_csv.open_csv(
                 self.path, read_options=reading, parse_options=parsing, convert_options=texts
@@ -85,7 +94,9 @@ class Sheet:
         except pa.ArrowInvalid as error:
             if "UTF8" in str(error):
                 raise _not_text(self.path, self.encoding) from error
-            raise InputError(f"{self.path} cannot be read as CSV: {error}") from error
+            raise InputError(
+                f"{self.path} cannot be read as CSV ({error}); look for a quote that is not closed"
+            ) from error
 
 
 def open_sheet(path: Path, encoding: str | None = None, delimiter: str | None = None) -> Sheet:
@@ -119,8 +130,16 @@ def open_sheet(path: Path, encoding: str | None = None, delimiter: str | None = 
         raise InputError(f"{path} is empty")
     if delimiter is None:
         delimiter = "\t" if kind in (".tsv", ".tab") else _delimiter_of(text)
-    header = next(csv.reader(io.StringIO(text), delimiter=delimiter))
+    try:
+        header = next(_split(text, delimiter))
+    except (csv.Error, TypeError) as error:
+        raise InputError(f"{path}: the header cannot be read ({error}); mend it") from error
     return Sheet(path, _checked_header(path, header), encoding, delimiter)
+
+
+def _split(text: str, delimiter: str) -> Iterator[list[str]]:
+    rows = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)
+    return (row for row in rows if row)
 
 
 def _marked(head: bytes) -> str:
@@ -157,11 +176,7 @@ def _delimiter_of(text: str) -> str:
     def fitness(delimiter: str) -> tuple[bool, int]:
         rows: list[list[str]] = []
         try:
-            for row in csv.reader(io.StringIO(text), delimiter=delimiter):
-                if row:
-                    rows.append(row)
-                if len(rows) == _SNIFFED_ROWS:
-                    break
+            rows += islice(_split(text, delimiter), _SNIFFED_ROWS)
         except csv.Error:
             return False, 0
         width = len(rows[0]) if rows else 0

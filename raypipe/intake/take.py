@@ -13,13 +13,7 @@ from tempfile import TemporaryDirectory
 
 from raypipe import config as configuration
 from raypipe.attributes import load_attribute_schema
-from raypipe.catalog.sources import (
-    LISTINGS_COLUMNS,
-    SEED_COLUMNS,
-    TRUTH_COLUMNS,
-    Column,
-    open_source,
-)
+from raypipe.catalog.sources import LISTINGS_COLUMNS, open_source
 from raypipe.errors import ConfigError, InputError, StorageError
 from raypipe.intake.answers import Catalog, Kind, write_answers
 from raypipe.intake.columns import Wishes, map_columns
@@ -35,10 +29,7 @@ from raypipe.intake.survey import Survey, survey_source
 CONFIG, SCHEMA, LISTINGS, REFUSED = (
     "catalog.yaml", "schema.yaml", "listings.parquet", "listings.refused.csv",
 )  # fmt: skip
-_OTHER: dict[Kind, tuple[Kind, tuple[Column, ...]]] = {
-    "seed": ("truth", TRUTH_COLUMNS),
-    "truth": ("seed", SEED_COLUMNS),
-}
+_OTHER: dict[Kind, Kind] = {"seed": "truth", "truth": "seed"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ def take_answers(path: Path, kind: Kind, wanted: Wanted, console: IntakeConsole)
     """
     target, name, refused = wanted.target, f"{kind}/{kind}.parquet", f"{kind}.refused.csv"
     sheet = open_sheet(path, wanted.encoding, wanted.delimiter)
-    _check_free(wanted, [name, refused])
+    _check_free(wanted, [name, refused], path)
     catalog = _catalog(target, kind)
     console.source(str(path))
     with (
@@ -119,7 +110,7 @@ def _take_sheet(
     sheet = open_sheet(path, wanted.encoding, wanted.delimiter)
     photos = Photos(wanted.images) if wanted.images is not None else None
     columns = map_columns(sheet.columns, wanted.columns, str(path), has_files=photos is not None)
-    _check_free(wanted, [LISTINGS, REFUSED, *drafts])
+    _check_free(wanted, [LISTINGS, REFUSED, *drafts], path)
     console.source(str(path))
     console.columns(columns)
     target = wanted.target
@@ -190,8 +181,13 @@ def _refuse_sheet_options(wanted: Wanted) -> None:
         )
 
 
-def _check_free(wanted: Wanted, names: Sequence[str]) -> None:
-    """Refuse to write over files; with force, remove what an earlier call refused."""
+def _check_free(wanted: Wanted, names: Sequence[str], source: Path | None = None) -> None:
+    """Refuse to write over files; with force, remove what an earlier call refused.
+
+    The source itself is never written over.
+    """
+    if source is not None and source.resolve() in [(wanted.target / n).resolve() for n in names]:
+        raise ConfigError(f"{source} is what would be written; rename it first")
     there = [name for name in names if (wanted.target / name).exists()]
     if there and not wanted.force:
         raise ConfigError(
@@ -236,13 +232,10 @@ def _catalog(target: Path, kind: Kind) -> Catalog | None:
     listings = open_source(_from(target, config.listings), LISTINGS_COLUMNS)
     wanted = tuple(c for c in listings.columns if c.name in ("listing_id", "vertical"))
     rows = replace(listings, columns=wanted).rows()
-    other, columns = _OTHER[kind]
-    place = target / other
-    elsewhere = open_source(str(place), columns).listing_ids if _holds_tables(place) else ()
     return Catalog(
         schema=load_attribute_schema(_from(target, config.attribute_schema)),
         verticals={row["listing_id"]: row["vertical"] for row in rows},
-        elsewhere=elsewhere,
+        elsewhere=_ids_in(target / _OTHER[kind]),
     )
 
 
@@ -251,5 +244,8 @@ def _from(target: Path, location: str) -> str:
     return location if "://" in location else str(target / location)
 
 
-def _holds_tables(directory: Path) -> bool:
-    return any(directory.glob("*.parquet"))
+def _ids_in(directory: Path) -> set[str]:
+    """The listing ids of all Parquet files in a directory; none where there is no directory."""
+    only_ids = tuple(column for column in LISTINGS_COLUMNS if column.name == "listing_id")
+    sources = (open_source(str(path), only_ids) for path in directory.glob("*.parquet"))
+    return {row["listing_id"] for source in sources for row in source.rows()}

@@ -381,8 +381,49 @@ def test_refused_rows_can_be_mended_and_taken(init: Init, shop: Path) -> None:
     (shop / "schema.yaml").write_text("edited")
     assert init("mended.csv", "--force", "--listings-only") == 0
     assert [row["listing_id"] for row in rows_of(shop / "listings.parquet")] == ["S01"]
+    (row,) = rows_of(shop / "listings.parquet")
+    assert [pair["attribute"] for pair in row["seller_values"]] == ["colour", "price"]
     assert not (shop / "listings.refused.csv").exists()
     assert (shop / "schema.yaml").read_text() == "edited"
+
+
+def test_what_was_refused_is_not_lost_when_it_is_given_back(
+    init: Init, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sheet(shop / "listings.refused.csv", [HEADER])
+    assert init("listings.refused.csv", "--force") == 2
+    assert "rename it first" in capsys.readouterr().err
+    assert (shop / "listings.refused.csv").exists()
+
+
+def test_a_quote_that_is_not_closed_takes_rows_with_it_aloud(init: Init, shop: Path) -> None:
+    lines = (shop / "listings.csv").read_text().splitlines()
+    lines[5] = lines[5].replace("Blue", '"Blue').replace("Red", '"Red').replace("red", '"red')
+    (shop / "open.csv").write_text("\n".join(lines))
+    assert init("open.csv") == 0
+    assert len(rows_of(shop / "listings.parquet")) == 4
+    (lost,) = refused(shop / "listings.refused.csv")
+    assert "over 8 lines (is a quote not closed?)" in lost["refused_detail"]
+    assert "S11" in lost["refused_detail"]
+
+
+def test_a_large_sheet_is_taken_whole(init: Init, shop: Path) -> None:
+    rows = [(f"N{n}", "shoe", f"word {n} " * 60, "1", "photos/S00.jpg") for n in range(12_000)]
+    write_sheet(shop / "large.csv", [HEADER, *rows])
+    assert (shop / "large.csv").stat().st_size > 1 << 22
+    assert init("large.csv") == 0
+    assert pq.read_metadata(shop / "listings.parquet").num_rows == 12_000
+    assert not (shop / "listings.refused.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "header", ["productId,productType,imageUrl", "Product ID,Category,Main Image"]
+)
+def test_names_are_known_however_they_are_written(init: Init, shop: Path, header: str) -> None:
+    (shop / "names.csv").write_text(f"{header}\r7,shoe,photos/S00.jpg\r")
+    assert init("names.csv") == 0
+    (row,) = rows_of(shop / "listings.parquet")
+    assert (row["listing_id"], row["vertical"], row["images"]) == ("7", "shoe", ["photos/S00.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -514,6 +555,13 @@ def test_comments_on_unset_keys_are_the_keys_own_docstrings() -> None:
 def test_without_a_gpu_it_says_loudly_what_the_nano_is_for() -> None:
     assert "KNOWS NOTHING OF YOUR GOODS" in draft_config(Place("shop", "listings.parquet", 0))
     assert "KNOWS NOTHING" not in draft_config(Place("shop", "listings.parquet", 1))
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(10, 10), (11, 0)])
+def test_few_hosts_are_allowed_and_many_are_the_users_choice(count: int, allowed: int) -> None:
+    hosts = tuple(("https", f"cdn{number}.shop.com") for number in range(count))
+    made = settings(draft_config(Place("shop", "listings.parquet", 0, hosts)))
+    assert len(made["catalog.fetch.hosts"]) == allowed
 
 
 @pytest.mark.parametrize(
