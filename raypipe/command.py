@@ -176,6 +176,10 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "the split that these answers are for",
         },
     },
+    "merge": {
+        "--policy": {"help": "a policy of the run or an adapter's directory; default: best"},
+        "--target": {"required": True, "help": "directory to write, not there yet or empty"},
+    },
 }
 _JOBS: dict[str, Callable[..., None]] = {
     "annotate": _annotate,

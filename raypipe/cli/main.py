@@ -19,6 +19,7 @@ from raypipe.errors import RaypipeError
 # A command is a module with a SUMMARY, add_arguments(parser) and run(parsed) -> exit code. What is
 # heavy is imported by run.
 COMMANDS = {
+    "init": "raypipe.cli.init",
     "doctor": "raypipe.cli.doctor",
     "plan": "raypipe.cli.plan",
     "status": "raypipe.cli.status",

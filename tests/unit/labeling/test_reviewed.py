@@ -312,7 +312,7 @@ def test_a_single_file_is_no_place_to_add_to(
 ) -> None:
     place = str(shop.directory / key / "own.parquet")
     catalog = config.catalog.model_copy(update={key: place})
-    with pytest.raises(ConfigError, match=rf"catalog\.{key}=.*own.parquet is a single file.*move"):
+    with pytest.raises(ConfigError, match=rf"catalog\.{key}=.*own.parquet is no directory.*move"):
         imported({}, role, config.model_copy(update={"catalog": catalog}))
 
 
