@@ -8,6 +8,7 @@ environment and is written nowhere, also where the server repeats it.
 
 import asyncio
 import base64
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,12 @@ from raypipe.config import EndpointConfig
 from raypipe.errors import ConfigError, EndpointError
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import APIError, AsyncOpenAI
+
+# What reasoning models do not know, or know by another name.
+_DISPENSABLE = frozenset({"max_tokens", "temperature"})
+# Error codes of a refusal to look at a prompt.
+_POLICY = frozenset({"content_filter", "content_policy_violation"})
 
 
 class _Message(BaseModel):
@@ -59,10 +65,11 @@ class Reply:
 @dataclass(frozen=True)
 class NoReply:
     """A request that failed for good. ``is_rejected``: the server understood and will not do it,
-    such as an option that it does not know, and asking again is of no use."""
+    and asking again is of no use; ``option`` is what it does not know, where it says so."""
 
     detail: str
     is_rejected: bool
+    option: str | None = None
 
 
 class ChatServer:
@@ -76,6 +83,7 @@ class ChatServer:
         self._config = config
         self._key = _key(config)
         self._room = asyncio.Semaphore(config.concurrency)
+        self._unknown: set[str] = set()
 
     def client(self) -> "AsyncOpenAI":
         """Connections to the server, to be closed (``async with``)."""
@@ -89,30 +97,50 @@ class ChatServer:
         )
 
     async def ask(
-        self, client: "AsyncOpenAI", conversation: Sequence[Any], **options: Any
+        self,
+        client: "AsyncOpenAI",
+        conversation: Sequence[Any],
+        *,
+        max_tokens: int,
+        **options: Any,
     ) -> Reply | NoReply:
-        """One greedy answer.
+        """One answer, greedy where the model can be: some reasoning models take no temperature.
 
         Args:
             client: of :meth:`client`.
             conversation: messages as :func:`with_images` gives them.
-            options: of the protocol, such as ``max_tokens`` and ``response_format``.
+            max_tokens: limit of the answer.
+            options: others of the protocol, such as ``response_format``.
 
         Raises:
             ConfigError: the server does not accept the key.
             EndpointError: the account has no money left.
         """
+        while True:
+            sent = options | self._options(max_tokens)
+            reply = await self._persist(client, conversation, sent)
+            if not isinstance(reply, NoReply) or reply.option not in sent.keys() & _DISPENSABLE:
+                return reply
+            self._unknown.add(str(reply.option))
+
+    def _options(self, max_tokens: int) -> dict[str, Any]:
+        limit = "max_completion_tokens" if "max_tokens" in self._unknown else "max_tokens"
+        greedy = {} if "temperature" in self._unknown else {"temperature": 0}
+        return {limit: max_tokens} | greedy
+
+    async def _persist(
+        self, client: "AsyncOpenAI", conversation: Sequence[Any], options: Mapping[str, Any]
+    ) -> Reply | NoReply:
+        """Ask again while what comes back cannot be read: a proxy's page, or half an answer."""
         for _ in range(self._config.max_attempts):
-            answered = await self._try(client, conversation, options)
-            if answered is not None:
-                return answered
+            with contextlib.suppress(ValidationError):
+                return await self._try(client, conversation, options)
         detail = "the server answered with something else than a chat completion"
         return NoReply(detail, is_rejected=False)
 
     async def _try(
         self, client: "AsyncOpenAI", conversation: Sequence[Any], options: Mapping[str, Any]
-    ) -> Reply | NoReply | None:
-        """None for a body that cannot be read: a proxy's page, or half an answer."""
+    ) -> Reply | NoReply:
         import openai
 
         try:
@@ -120,23 +148,25 @@ class ChatServer:
                 response = await client.chat.completions.with_raw_response.create(
                     model=str(self._config.endpoint_model),
                     messages=list(conversation),
-                    temperature=0,
                     **options,
                 )
-            return self._reply(_Completion.model_validate_json(response.http_response.text))
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise self._refused(error.status_code) from None
-        except openai.OpenAIError as error:
-            if isinstance(error, openai.APIError) and error.code == "insufficient_quota":
-                raise EndpointError(
-                    f"{self._config.endpoint}: the account's quota is used"
-                ) from None
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            detail = self._silenced(f"{type(error).__name__}: {error}{cause}")
-            rejected = (openai.BadRequestError, openai.UnprocessableEntityError)
-            return NoReply(detail, isinstance(error, rejected))
-        except ValidationError:
-            return None
+        except openai.APIError as error:
+            return self._failed(error)
+        return self._reply(_Completion.model_validate_json(response.http_response.text))
+
+    def _failed(self, error: "APIError") -> Reply | NoReply:
+        import openai
+
+        if error.code == "insufficient_quota":
+            raise EndpointError(f"{self._config.endpoint}: the account's quota is used") from None
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        detail = self._silenced(f"{type(error).__name__}: {error}{cause}")
+        if error.code in _POLICY:
+            return Reply("", "content_filter", detail, 0, 0)
+        rejected = (openai.BadRequestError, openai.UnprocessableEntityError)
+        return NoReply(detail, isinstance(error, rejected), error.param)
 
     def _reply(self, completion: _Completion) -> Reply:
         usage = completion.usage or _Usage()

@@ -118,10 +118,11 @@ class Asker:
         asked = conversation(
             question.prompt, question.images, self._config.model.answer_format, form
         )
-        options: dict[str, Any] = {"max_tokens": self._config.annotation.max_tokens}
+        options: dict[str, Any] = {}
         if form == "json":
             options["response_format"] = response_format(question.options)
-        return await self._chat.ask(client, asked, **options)
+        max_tokens = self._config.annotation.max_tokens
+        return await self._chat.ask(client, asked, max_tokens=max_tokens, **options)
 
     def _fail(self, question: Question, reply: NoReply, total: int) -> None:
         self.failures[question.key] = reply.detail

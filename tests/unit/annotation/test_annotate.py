@@ -227,6 +227,35 @@ def test_a_refusal_in_the_protocol_s_own_field_is_one(
     }
 
 
+def test_a_policy_s_veto_is_a_refusal(configure: Configure, server: ChatServer) -> None:
+    veto = {"message": "The prompt was filtered.", "code": "content_filter"}
+    server.answer = lambda asked: (
+        (400, {"error": veto}) if attribute_of(asked) == "dial" else in_json(asked)
+    )
+    go(configure(max_total_tokens=1_000_000))
+    rows = answers(configure())
+    outcomes = {(row["attribute"] == "dial", row["outcome"]) for row in rows}
+    assert outcomes == {(True, "refused"), (False, "ok")}
+
+
+def test_a_reasoning_model_is_asked_with_the_options_that_it_knows(
+    configure: Configure, server: ChatServer
+) -> None:
+    def picky(asked: Asked) -> tuple[int, Any]:
+        for option in ("max_tokens", "temperature"):
+            if option in asked.body:
+                error = {"message": f"'{option}' is not supported", "param": option}
+                return 400, {"error": error | {"code": "unsupported_parameter"}}
+        assert asked.body["max_completion_tokens"] == 400
+        assert "response_format" in asked.body
+        return in_json(asked)
+
+    server.answer = picky
+    go(configure())
+    assert {row["outcome"] for row in answers(configure())} == {"ok"}
+    assert len(server.asked) <= 12 + 2 * 3  # only the first ones had to learn
+
+
 def test_a_model_that_answers_nothing_usable_is_no_seed(
     configure: Configure, shop: Shop, server: ChatServer
 ) -> None:
