@@ -20,12 +20,16 @@ from raypipe.config import EndpointConfig
 from raypipe.errors import ConfigError, EndpointError
 
 if TYPE_CHECKING:
-    from openai import APIError, AsyncOpenAI
+    from openai import APIError, APIStatusError, AsyncOpenAI
 
 # What reasoning models do not know, or know by another name.
 _DISPENSABLE = frozenset({"max_tokens", "temperature"})
 # Error codes of a refusal to look at a prompt.
-_POLICY = frozenset({"content_filter", "content_policy_violation"})
+_POLICY = frozenset(
+    {"content_filter", "content_policy_violation", "invalid_prompt", "moderation_blocked"}
+)
+# An answer that cannot be read may have been paid for.
+_READINGS = 3
 
 
 class _Message(BaseModel):
@@ -131,8 +135,10 @@ class ChatServer:
     async def _persist(
         self, client: "AsyncOpenAI", conversation: Sequence[Any], options: Mapping[str, Any]
     ) -> Reply | NoReply:
-        """Ask again while what comes back cannot be read: a proxy's page, or half an answer."""
-        for _ in range(self._config.max_attempts):
+        """Ask again, a few times, what comes back as something else: a proxy's page, or half an
+        answer. The client looks at statuses alone."""
+        for attempt in range(min(_READINGS, self._config.max_attempts)):
+            await asyncio.sleep(0 if attempt == 0 else 2.0 ** (attempt - 2))
             with contextlib.suppress(ValidationError):
                 return await self._try(client, conversation, options)
         detail = "the server answered with something else than a chat completion"
@@ -151,7 +157,7 @@ class ChatServer:
                     **options,
                 )
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise self._refused(error.status_code) from None
+            raise self._refused(error) from None
         except openai.APIError as error:
             return self._failed(error)
         return self._reply(_Completion.model_validate_json(response.http_response.text))
@@ -163,10 +169,11 @@ class ChatServer:
             raise EndpointError(f"{self._config.endpoint}: the account's quota is used") from None
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         detail = self._silenced(f"{type(error).__name__}: {error}{cause}")
-        if error.code in _POLICY:
+        if str(error.code) in _POLICY:
             return Reply("", "content_filter", detail, 0, 0)
         rejected = (openai.BadRequestError, openai.UnprocessableEntityError)
-        return NoReply(detail, isinstance(error, rejected), error.param)
+        option = error.param if isinstance(error.param, str) else None
+        return NoReply(detail, isinstance(error, rejected), option)
 
     def _reply(self, completion: _Completion) -> Reply:
         usage = completion.usage or _Usage()
@@ -182,11 +189,14 @@ class ChatServer:
             *tokens,
         )
 
-    def _refused(self, status: int) -> ConfigError:
+    def _refused(self, error: "APIStatusError") -> ConfigError:
         """The server's own words stay out: some repeat a part of the key."""
         variable = self._config.api_key_variable
         key = f"the key in {variable}" if self._key else f"requests without a key in {variable}"
-        return ConfigError(f"{self._config.endpoint} does not accept {key}: status {status}")
+        code = f" ({self._silenced(error.code)})" if isinstance(error.code, str) else ""
+        return ConfigError(
+            f"{self._config.endpoint} does not accept {key}: status {error.status_code}{code}"
+        )
 
     def _silenced(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text

@@ -1,11 +1,11 @@
 """Which listings are worth their money: any, those that chains disagree on, or the most unlike.
 
-All three choose per vertical, and more of a vertical only adds to fewer of it: raising
-``annotation.listings_per_vertical`` pays for the new listings alone.
+All three choose per vertical and keep what was chosen before: a larger
+``annotation.listings_per_vertical`` pays for the new listings alone, and a grown catalog for none.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -27,19 +27,19 @@ def by_vertical(verticals: Mapping[str, str]) -> dict[str, list[str]]:
     return dict(sorted(grouped.items()))
 
 
-def at_random(candidates: ByVertical, count: int, seed: int) -> dict[str, list[str]]:
-    """The ``count`` ids of each vertical with the smallest hashes, in that order (paper, §2)."""
+def at_random(candidates: ByVertical, seed: int) -> dict[str, list[str]]:
+    """The ids of each vertical in the order of their hashes (paper, §2)."""
 
     def rank(listing_id: str) -> int:
         return derive(seed, "annotate", listing_id)
 
-    return {vertical: sorted(ids, key=rank)[:count] for vertical, ids in candidates.items()}
+    return {vertical: sorted(ids, key=rank) for vertical, ids in candidates.items()}
 
 
 def most_disputed(
-    candidates: ByVertical, count: int, confidences: Mapping[str, Sequence[float]]
+    candidates: ByVertical, confidences: Mapping[str, Sequence[float]]
 ) -> dict[str, list[str]]:
-    """The listings whose queries' mean confidence is lowest, the most disputed first.
+    """The listings in the order of their queries' mean confidence, the most disputed first.
 
     Args:
         confidences: C (0-1) of each of a listing's queries; listings without one are left out.
@@ -49,27 +49,44 @@ def most_disputed(
         return float(np.mean(confidences[listing_id])), listing_id
 
     return {
-        vertical: sorted((name for name in ids if name in confidences), key=certainty)[:count]
+        vertical: sorted((name for name in ids if name in confidences), key=certainty)
         for vertical, ids in candidates.items()
     }
 
 
 def most_diverse(
-    candidates: ByVertical, count: int, embeddings: Mapping[str, np.ndarray]
+    candidates: ByVertical, kept: Collection[str], embeddings: Mapping[str, np.ndarray]
 ) -> dict[str, list[str]]:
-    """Greedy k-centre: the listing nearest the mean, then ever the one farthest from all chosen.
+    """Greedy k-centre: ever the listing farthest from all before it, and first those that are
+    kept, or the one nearest the mean.
 
     Args:
         embeddings: a vector of each listing, shape (dimension,); listings without one are left
             out.
     """
-    chosen = {}
+    ranked = {}
     for vertical, ids in candidates.items():
         known = [name for name in ids if name in embeddings]
         if known:
             points = np.stack([embeddings[name] for name in known])
-            chosen[vertical] = [known[index] for index in _centres(points, count)]
-    return chosen
+            first = [index for index, name in enumerate(known) if name in kept]
+            ranked[vertical] = [known[index] for index in _centres(points, first)]
+    return ranked
+
+
+def filled(ranked: ByVertical, kept: Mapping[str, str], count: int) -> dict[str, list[str]]:
+    """All that are kept, and of each vertical the first others up to ``count`` in all.
+
+    Args:
+        kept: the vertical of each listing that was chosen before.
+    """
+    chosen: dict[str, list[str]] = {vertical: [] for vertical in ranked}
+    for listing_id in sorted(kept):
+        chosen.setdefault(kept[listing_id], []).append(listing_id)
+    for vertical, ids in ranked.items():
+        others = [listing_id for listing_id in ids if listing_id not in kept]
+        chosen[vertical] += others[: max(0, count - len(chosen[vertical]))]
+    return dict(sorted(chosen.items()))
 
 
 def interleaved(chosen: Mapping[str, Sequence[str]]) -> list[str]:
@@ -82,14 +99,16 @@ def _interleave(columns: Iterable[Sequence[str]]) -> Iterator[str]:
         yield from (listing_id for listing_id in row if listing_id is not None)
 
 
-def _centres(points: np.ndarray, count: int) -> list[int]:
-    """Indices of the chosen rows of ``points``, shape (listings, dimension)."""
-    nearest = np.linalg.norm(points - points.mean(axis=0), axis=1)
-    chosen = [int(nearest.argmin())]
-    distance = np.linalg.norm(points - points[chosen[0]], axis=1)
-    while len(chosen) < min(count, len(points)):
-        chosen.append(int(distance.argmax()))
+def _centres(points: np.ndarray, first: Sequence[int]) -> list[int]:
+    """The order of all rows of ``points``, shape (listings, dimension), that begins so."""
+    chosen = list(first)
+    if not chosen:
+        chosen.append(int(np.linalg.norm(points - points.mean(axis=0), axis=1).argmin()))
+    distance = np.full(len(points), np.inf)
+    for index in chosen:
+        distance = np.minimum(distance, np.linalg.norm(points - points[index], axis=1))
+    while len(chosen) < len(points):
         distance[chosen] = -1.0
-        gained = np.linalg.norm(points - points[chosen[-1]], axis=1)
-        distance = np.where(distance < 0, distance, np.minimum(distance, gained))
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
     return chosen

@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raypipe.annotation.asking import Question
+from raypipe.annotation.candidates import Candidates
 from raypipe.annotation.ledger import Purse
 from raypipe.config import Config
 from raypipe.console import StageConsole
@@ -25,6 +26,19 @@ class AnnotationConsole(StageConsole):
         self._rich.print(f"[dim]{location}[/dim]")
         self._rich.print(f"[dim]the seed goes to {target}[/dim]")
 
+    def candidates(self, found: Candidates, dropped: int) -> None:
+        """Who may not be annotated.
+
+        Args:
+            dropped: listings of the campaign which may not be any more.
+        """
+        for reason, count in sorted(found.left_out.items()):
+            self._rich.print(f"[dim]left out: {count:,} {reason}[/dim]")
+        if not found.has_truth:
+            self.note("there is no truth yet: no listing is kept out for it")
+        if dropped:
+            self.note(f"{dropped:,} listings that were annotated are gone, verified or related now")
+
     def plan(
         self,
         chosen: Mapping[str, int],
@@ -39,9 +53,9 @@ class AnnotationConsole(StageConsole):
         for vertical, count in sorted(chosen.items()):
             table.add_row(escape(vertical), f"{count:,}")
         self._rich.print(table)
-        known = len(questions) - len(left)
+        asked = len({question.key for question in questions})
         self._rich.print(
-            f"{len(questions):,} questions, {known:,} of them answered already; "
+            f"{asked:,} questions, {asked - len(left):,} of them answered already; "
             f"{len(left):,} to ask{self._expected(purse, len(left))}"
         )
 
@@ -58,7 +72,7 @@ class AnnotationConsole(StageConsole):
         self._rich.print(table)
         tokens = counts["prompt_tokens"] + counts["answer_tokens"]
         priced = f", {counts['cost']:.4g} {config.rates.currency}" if counts["cost"] else ""
-        self._rich.print(f"{tokens:,} tokens{priced}, over all calls")
+        self._rich.print(f"{tokens:,} tokens{priced}, over all calls in this run")
         self._rich.print(f"[green]✓[/green] {listings:,} annotated listings in {target}")
         self._rich.print(
             "[dim]a new run learns from them: python jobs/round.py --config … run.name=…[/dim]"

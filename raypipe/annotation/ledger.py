@@ -1,32 +1,43 @@
 """Replies that were paid for, kept as they come, and what they cost.
 
-A reply is one small file in the run, named by what was asked: the server, the model, the prompt
-and the pixels. A call that is killed and called again, or that chooses other listings, pays for no
-question twice.
+A reply is one small file in the run, named by what was asked: the model, the prompt and the pixels.
+A call that is killed and called again, or that chooses other listings, pays for no question twice.
+What is read out of a reply is not kept: a new alias, or another parser, reads it anew.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from raypipe.annotation.questions import VERSIONS, Form
+import pyarrow.fs as pafs
+
+from raypipe.annotation.questions import TEMPLATES, Form
 from raypipe.artifacts import Run
 from raypipe.chat import Reply
 from raypipe.config import Config
-from raypipe.errors import ArtifactError, EndpointError
+from raypipe.errors import ArtifactError
 
+_REPLIES = "annotation/replies"
 _READERS = 32
 
 
 @dataclass(frozen=True)
 class Paid:
-    """A stored reply, and the form in which it was asked for."""
+    """A reply and how it was asked for; ``earlier_tokens`` (prompt, answer) went to replies to the
+    same question that this one took the place of."""
 
     reply: Reply
     form: Form
+    max_tokens: int
+    earlier_tokens: tuple[int, int] = (0, 0)
+
+    def settles(self, max_tokens: int) -> bool:
+        """Whether asking again, with this limit, would bring nothing else."""
+        return self.reply.finish_reason != "length" or max_tokens <= self.max_tokens
 
 
 class Ledger:
@@ -35,43 +46,41 @@ class Ledger:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def read(self, keys: Iterable[str]) -> dict[str, Paid]:
-        """The replies among these keys that are there, read side by side.
+    @cached_property
+    def replies(self) -> dict[str, Paid]:
+        """What was there when it was first looked at, and what was written since, by key.
 
         Raises:
             ArtifactError: a file is corrupt.
         """
-        wanted = list(keys)
+        selector = pafs.FileSelector(self._run.path(_REPLIES), recursive=True, allow_not_found=True)
+        found = self._run.filesystem.get_file_info(selector)
+        keys = [info.base_name[:-5] for info in found if info.base_name.endswith(".json")]
         with ThreadPoolExecutor(_READERS) as threads:
-            found = threads.map(self._read, wanted)
-            return {key: paid for key, paid in zip(wanted, found, strict=True) if paid is not None}
+            return dict(zip(keys, threads.map(self._read, keys), strict=True))
 
     def write(self, key: str, paid: Paid) -> None:
         """Keep a reply. Raises StorageError."""
-        self._run.create(_path(key), json.dumps(asdict(paid)).encode())
+        self._run.replace(_path(key), json.dumps(asdict(paid)).encode())
+        self.replies[key] = paid
 
-    def _read(self, key: str) -> Paid | None:
-        content = self._run.read(_path(key))
-        if content is None:
-            return None
+    def _read(self, key: str) -> Paid:
         try:
-            values = json.loads(content)
-            return Paid(Reply(**values["reply"]), values["form"])
-        except (ValueError, TypeError, KeyError) as error:
+            values = json.loads(self._run.read(_path(key)) or b"")
+            reply, earlier = Reply(**values.pop("reply")), values.pop("earlier_tokens")
+            return Paid(reply, earlier_tokens=(earlier[0], earlier[1]), **values)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
             path = self._run.path(_path(key))
             raise ArtifactError(f"{path} is corrupt; delete it to ask again: {error}") from error
 
 
 def law(config: Config) -> dict[str, Any]:
-    """What a reply depends on beside the listing, for keys and fingerprints."""
-    annotation = config.annotation
+    """What is the same in all questions, and says who answers; the server's address is not."""
     return {
-        "annotation.endpoint": annotation.endpoint,
-        "annotation.endpoint_model": annotation.endpoint_model,
-        "annotation.structured": annotation.structured,
-        "annotation.max_tokens": annotation.max_tokens,
+        "annotation.endpoint_model": config.annotation.endpoint_model,
+        "annotation.structured": config.annotation.structured,
         "model.answer_format": config.model.answer_format,
-        "templates": VERSIONS,
+        "templates": TEMPLATES,
     }
 
 
@@ -82,39 +91,49 @@ def key_of(config: Config, prompt: str, images: Sequence[bytes]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
-@dataclass
 class Purse:
-    """Tokens and money spent, and whether more may be.
+    """Tokens and money that the replies of a run took, and whether more may be spent.
 
     What is under way when a limit is reached is still paid for: the limit holds to within
-    ``annotation.concurrency`` requests. Requests that a server failed are not counted; it told no
-    tokens.
+    ``annotation.concurrency`` requests. A reply of which the server told no tokens counts as the
+    longest that there was. Requests that a server failed are not counted; it told nothing.
     """
 
-    config: Config
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-    replies: int = 0
-    uncounted: int = field(default=0)
-    """Replies of which the server told no tokens."""
+    def __init__(self, config: Config, replies: Sequence[Paid] = ()) -> None:
+        self.config = config
+        self.prompt_tokens = 0
+        self.answer_tokens = 0
+        self.replies = 0
+        self.uncounted = 0
+        self._longest_prompt = 0
+        for paid in replies:
+            self.pay(paid.reply)
+            self.prompt_tokens += paid.earlier_tokens[0]
+            self.answer_tokens += paid.earlier_tokens[1]
 
     def pay(self, reply: Reply) -> None:
-        """Count a reply.
-
-        Raises:
-            EndpointError: there is a limit, and the server does not count tokens.
-        """
+        """Count a reply."""
         self.replies += 1
-        if reply.prompt_tokens is None or reply.answer_tokens is None:
-            self.uncounted += 1
-            if self._limits():
-                raise EndpointError(
-                    f"{self.config.annotation.endpoint} does not say how many tokens it took, so "
-                    "no spending limit can hold: unset annotation.max_total_tokens and "
-                    "annotation.max_cost to go on without one"
-                )
-        self.prompt_tokens += reply.prompt_tokens or 0
-        self.answer_tokens += reply.answer_tokens or 0
+        self.uncounted += reply.prompt_tokens is None or reply.answer_tokens is None
+        self._longest_prompt = max(self._longest_prompt, reply.prompt_tokens or 0)
+        prompt, answer = self.tokens_of(reply)
+        self.prompt_tokens += prompt
+        self.answer_tokens += answer
+
+    def tokens_of(self, reply: Reply) -> tuple[int, int]:
+        """Tokens of prompt and answer, as they are counted here."""
+        limit = self.config.annotation.max_tokens
+        return (
+            self._longest_prompt if reply.prompt_tokens is None else reply.prompt_tokens,
+            limit if reply.answer_tokens is None else reply.answer_tokens,
+        )
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether there is a limit, and the server never said how many tokens it took."""
+        annotation = self.config.annotation
+        limited = annotation.max_total_tokens is not None or annotation.max_cost is not None
+        return limited and self.replies > 0 and self.uncounted == self.replies
 
     @property
     def cost(self) -> float:
@@ -135,10 +154,6 @@ class Purse:
             return f"annotation.max_cost={annotation.max_cost:g} {rates.currency} ({spent})"
         return None
 
-    def _limits(self) -> bool:
-        annotation = self.config.annotation
-        return annotation.max_total_tokens is not None or annotation.max_cost is not None
-
 
 def _path(key: str) -> str:
-    return f"annotation/replies/{key[:2]}/{key}.json"
+    return f"{_REPLIES}/{key[:2]}/{key}.json"

@@ -5,23 +5,25 @@ gets the words of the training prompt (paper, Table 3) and is read by the parser
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raypipe.answers import PARSER_VERSION, parse, reasoning_of
+from raypipe.answers import parse, reasoning_of
 from raypipe.attributes import Attribute
 from raypipe.chat import Reply, with_images
 from raypipe.prompts import TEMPLATE_VERSION, AnswerFormat, messages
 
 Form = Literal["json", "tags"]
 JSON_TEMPLATE = "annotate-v1"
-VERSIONS = {"json": JSON_TEMPLATE, "tags": TEMPLATE_VERSION, "parser": PARSER_VERSION}
+TEMPLATES = {"json": JSON_TEMPLATE, "tags": TEMPLATE_VERSION}
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 # Reasoning is what the compact model will learn to write, within its own limit of tokens.
 _JSON_PROMPT = (
-    "You annotate the photos of a product for a catalog. Answer in JSON. First the reasoning: in "
-    "one to three short sentences, what in the photos decides the question. Then the answer: "
-    "exactly one of the options, the one that fits best."
+    "You annotate the photos of a product for a catalog. Answer in JSON with two keys. First "
+    '"reasoning": in one to three short sentences, what in the photos decides the question. Then '
+    '"answer": exactly one of the options, the one that fits best.'
 )
 
 
@@ -71,6 +73,8 @@ def read(reply: Reply, attribute: Attribute, answer_format: AnswerFormat, form: 
     """What a reply answers; the reasons of chains hold here too."""
     if reply.refusal or reply.finish_reason == "content_filter":
         return Annotation(None, None, "refused", (reply.refusal or "content_filter")[:500])
+    if reply.finish_reason == "no_choice":
+        return Annotation(None, None, "malformed", "the server gave no choice")
     if form == "json":
         return _read_json(reply, attribute)
     answer = parse(reply.text, reply.finish_reason, attribute, answer_format)
@@ -78,10 +82,12 @@ def read(reply: Reply, attribute: Attribute, answer_format: AnswerFormat, form: 
 
 
 def _read_json(reply: Reply, attribute: Attribute) -> Annotation:
-    if reply.finish_reason != "stop":
+    """Servers that only half know schemas wrap the JSON as a block of code."""
+    if reply.finish_reason == "length":
         return Annotation(None, None, "truncated")
+    fenced = _FENCE.fullmatch(reply.text.strip())
     try:
-        said = json.loads(reply.text)
+        said = json.loads(fenced.group(1) if fenced else reply.text)
         reasoning, text = said["reasoning"], said["answer"]
     except (ValueError, TypeError, KeyError):
         return Annotation(None, None, "malformed")

@@ -2,8 +2,9 @@
 
 import posixpath
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from raypipe.catalog.answer_files import find_answers
 from raypipe.catalog.snapshots import parse
 from raypipe.catalog.sources import SEED_COLUMNS
 from raypipe.config import CatalogConfig
-from raypipe.errors import ConfigError, StorageError
+from raypipe.errors import ConfigError, InputError, StorageError
 
 _CAMPAIGN = b"raypipe.campaign"
-_ANSWER = pa.struct([(name, pa.string()) for name in ("attribute", "reasoning", "answer")])
-# What a reader of the catalog does not ask for is there for people: where an answer comes from.
+# What a reader of the catalog does not ask for says where an answer comes from.
+_ANSWER = pa.struct(
+    [(name, pa.string()) for name in ("attribute", "reasoning", "answer", "question")]
+)
 SCHEMA = pa.schema(
     [
         ("listing_id", pa.string()),
@@ -28,42 +31,73 @@ SCHEMA = pa.schema(
         ("annotator", pa.string()),
     ]
 )
+Answers = dict[str, dict[str, str]]
+"""Answers of a listing by attribute: ``reasoning``, ``answer``, and ``question``, its key."""
 
 
 @dataclass(frozen=True)
 class SeedFile:
     """The file of one campaign: of listings chosen one way and answered by one model.
 
-    Made again with more or fewer listings, a campaign replaces its own file and no other.
+    A later call of the campaign adds listings to its own file and touches no other.
     """
 
     filesystem: pafs.FileSystem
     path: str
     campaign: str
 
-    def write(self, rows: Sequence[dict[str, Any]], annotator: str) -> None:
+    @cached_property
+    def answers(self) -> dict[str, Answers]:
+        """What the campaign has so far, by listing.
+
+        Raises:
+            InputError: the file is corrupt.
+        """
+        if not self.filesystem.get_file_info(self.path).is_file:
+            return {}
+        try:
+            rows = pq.read_table(self.path, filesystem=self.filesystem).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.path} is truncated or corrupt: {error}") from error
+        return {
+            row["listing_id"]: {answer.pop("attribute"): answer for answer in row["answers"]}
+            for row in rows
+        }
+
+    def write(self, listings: Mapping[str, Answers], annotator: str) -> None:
         """Replace the file in one move.
 
         Args:
-            rows: ``listing_id`` and ``answers`` (attribute, reasoning, answer).
+            listings: everything that the campaign has.
             annotator: the model that answered.
 
         Raises:
             StorageError: it cannot be written.
         """
-        stated = [row | {"source": "annotation", "annotator": annotator} for row in rows]
+        rows: Sequence[dict[str, Any]] = [
+            {
+                "listing_id": listing_id,
+                "answers": [{"attribute": name} | answer for name, answer in answers.items()],
+                "source": "annotation",
+                "annotator": annotator,
+            }
+            for listing_id, answers in sorted(listings.items())
+        ]
         schema = SCHEMA.with_metadata({_CAMPAIGN: self.campaign.encode()})
-        table = pa.Table.from_pylist(stated, schema=schema)
-        partial = f"{self.path}.{uuid.uuid4().hex[:8]}.partial"
+        directory, name = posixpath.split(self.path)
+        hidden = posixpath.join(directory, f".{name}.{uuid.uuid4().hex[:8]}")
         try:
-            self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
-            pq.write_table(table, partial, filesystem=self.filesystem)
-            self.filesystem.move(partial, self.path)
+            self.filesystem.create_dir(directory, recursive=True)
+            table = pa.Table.from_pylist(rows, schema=schema)
+            pq.write_table(table, hidden, filesystem=self.filesystem)
+            self.filesystem.move(hidden, self.path)
         except (pa.ArrowException, OSError) as error:
             raise StorageError(f"cannot write {self.path}: {error}") from error
 
     def others(self, location: str) -> frozenset[str]:
         """Listings that are annotated already, by anything but this campaign.
+
+        A review answers single attributes and leaves the others to be asked.
 
         Args:
             location: ``catalog.seed``.
@@ -74,15 +108,21 @@ class SeedFile:
         source = find_answers(location, SEED_COLUMNS)
         if source is None:
             return frozenset()
-        left = tuple(path for path in source.files if path != self.path)
+        left = tuple(
+            path for path in source.files if path != self.path and not self._is_review(path)
+        )
         return replace(source, files=left).listing_ids
+
+    def _is_review(self, path: str) -> bool:
+        answers = pq.read_schema(path, filesystem=self.filesystem).field("answers").type
+        return "reviewed_at" in {field.name for field in answers.value_type}
 
 
 def seed_file(catalog: CatalogConfig, campaign: str) -> SeedFile:
     """Where a campaign's seed goes: into ``catalog.seed`` when that is a directory, else there.
 
     Raises:
-        ConfigError: ``catalog.seed`` is a file that something else wrote.
+        ConfigError: ``catalog.seed`` is a table, or a file that something else wrote.
     """
     location = str(catalog.seed)
     if parse(location) is not None:

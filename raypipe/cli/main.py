@@ -1,4 +1,4 @@
-"""``raypipe``: every job, and what is asked before, during and after one.
+"""raypipe: every job, and what is asked before, during and after one.
 
     raypipe doctor                     is this machine fit, and the configuration right?
     raypipe plan --job round           what would a run take?

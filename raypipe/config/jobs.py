@@ -74,10 +74,10 @@ class EndpointConfig(Section):
     endpoint_model: str | None = None
     """Model that the endpoint is asked for; None without an endpoint."""
     api_key_variable: str | None = Field(
-        "OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", json_schema_extra=RESOURCE
+        "OPENAI_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]{0,63}$", json_schema_extra=RESOURCE
     )
-    """Environment variable that holds the endpoint's key, which is written nowhere; None sends
-    no key."""
+    """Environment variable (capitals) that holds the endpoint's key, which is written nowhere; None
+    sends no key."""
     concurrency: int = Field(16, ge=1, json_schema_extra=RESOURCE)
     """Requests under way at the endpoint at once."""
     max_attempts: int = Field(5, ge=1, json_schema_extra=RESOURCE)
@@ -141,8 +141,8 @@ class AnnotationConfig(EndpointConfig):
     max_tokens: int = Field(400, ge=1)
     """Limit of an answer in tokens."""
     max_total_tokens: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
-    """No further query is asked once prompts and answers have taken as many tokens; None asks
-    all."""
+    """No further query is asked once all prompts and answers of the run have taken as many tokens;
+    None asks all."""
     max_cost: float | None = Field(None, gt=0, json_schema_extra=RESOURCE)
-    """No further query is asked once this much is spent, in rates.currency by
+    """No further query is asked once the run has spent this much, in rates.currency by
     rates.million_prompt_tokens and rates.million_answer_tokens; None asks all."""

@@ -5,9 +5,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,7 +17,7 @@ from raypipe.annotation.console import AnnotationConsole
 from raypipe.annotation.driver import Driver, annotate
 from raypipe.artifacts import Run
 from raypipe.catalog import stage as catalog
-from raypipe.config import Config
+from raypipe.config import Config, RunConfig
 from raypipe.errors import ConfigError, EndpointError, InputError, SpendingLimitError
 from raypipe.prompts import SYSTEM_PROMPTS
 from raypipe.schemas import ANNOTATIONS, CONSENSUS, SEED
@@ -161,6 +163,96 @@ def test_the_same_command_pays_for_nothing_twice_and_more_listings_only_add(
     assert seed_rows(shop).items() > first.items()
 
 
+def test_a_grown_catalog_changes_no_choice(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    go(configure())
+    first = seed_rows(shop)
+    server.asked.clear()
+    for index in range(60):
+        shop.add(f"t{index:02}", 256 * 90 + 20 * index)
+    shop.write()
+    (shop.directory / "seed.parquet").unlink()
+    go(configure())
+    assert server.asked == []
+    assert seed_rows(shop) == first
+
+
+def test_another_run_of_the_same_campaign_pays_for_nothing(
+    configure: Configure, shop: Shop, server: ChatServer, tmp_path: Path
+) -> None:
+    go(configure())
+    first = seed_rows(shop)
+    server.asked.clear()
+    later = configure().model_copy(update={"run": RunConfig(directory=str(tmp_path), name="b")})
+    go(later)
+    assert server.asked == []
+    assert seed_rows(shop) == first
+
+
+def test_a_reviewed_listing_keeps_its_place(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    go(configure())
+    first = seed_rows(shop)
+    listing_id = next(name for name in first if name.startswith("s"))
+    answer = {
+        "attribute": "color",
+        "reasoning": "I see it.",
+        "answer": "Red",
+        "source": "review",
+        "reviewed_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }
+    review = pa.Table.from_pylist([{"listing_id": listing_id, "answers": [answer]}])
+    pq.write_table(review, shop.directory / "seed" / "reviewed-1.parquet")
+    server.asked.clear()
+    go(configure())
+    assert server.asked == []
+    (path,) = (shop.directory / "seed").glob("annotated-*.parquet")
+    assert set(pq.read_table(path).column("listing_id").to_pylist()) == set(first)
+
+
+def test_what_was_cut_off_is_asked_again_with_a_larger_limit(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    def limited(asked: Asked) -> tuple[int, Any]:
+        if attribute_of(asked) == "heel" and asked.body["max_tokens"] < 800:
+            return completion('{"reasoning": "so', "length")
+        return in_json(asked)
+
+    server.answer = limited
+    go(configure())
+    chosen = seed_rows(shop).keys()
+    server.asked.clear()
+    go(configure(max_tokens=300))
+    assert server.asked == []
+    go(configure(max_tokens=800, max_total_tokens=16 * TOKENS + 1))
+    assert {attribute_of(asked) for asked in server.asked} == {"heel"}
+    assert len(server.asked) == 4
+    assert seed_rows(shop).keys() == chosen
+    with pytest.raises(SpendingLimitError):  # all sixteen replies were paid for
+        go(configure(listings_per_vertical=5, max_tokens=800, max_total_tokens=16 * TOKENS))
+
+
+def test_a_new_alias_reads_old_replies_again(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    said = json.dumps({"reasoning": "so", "answer": "Azure"})
+    server.answer = lambda asked: (
+        completion(said) if attribute_of(asked) == "color" else in_json(asked)
+    )
+    go(configure())
+    assert {tuple(given) for given in seed_rows(shop).values()} == {("heel",), ("dial",)}
+    shop.schema = [dict(entry) for entry in shop.schema]
+    shop.schema[0]["aliases"] = {"Azure": "Blue"}
+    shop.write()
+    (shop.directory / "seed.parquet").unlink()
+    server.asked.clear()
+    go(configure())
+    assert server.asked == []
+    assert {given.get("color") for given in seed_rows(shop).values()} == {"Blue", None}
+
+
 def test_another_campaign_adds_a_file_of_other_listings(
     configure: Configure, shop: Shop, server: ChatServer
 ) -> None:
@@ -186,7 +278,7 @@ def test_a_server_without_schemas_is_asked_in_the_words_of_the_training_prompt(
 
     server.answer = plain
     go(configure(concurrency=1))
-    assert len(server.asked) == 13  # it was asked for a schema once
+    assert len(server.asked) == 12 + 3  # it was asked for a schema once for each attribute
     assert len(seed_rows(shop)) == 8
 
 
@@ -260,7 +352,7 @@ def test_a_model_that_answers_nothing_usable_is_no_seed(
     configure: Configure, shop: Shop, server: ChatServer
 ) -> None:
     server.answer = lambda asked: completion('{"reasoning": "so', "length")
-    with pytest.raises(InputError, match=r"no answer can be used \(12 truncated\)"):
+    with pytest.raises(InputError, match=r"none of 12 replies can be used \(12 truncated\)"):
         go(configure())
     assert not (shop.directory / "seed").exists()
 
@@ -358,6 +450,74 @@ def test_a_few_failures_are_rows_with_a_reason(
     assert rows == {("ok", False): 11, ("endpoint_error", True): 1}
 
 
+def test_what_failed_is_asked_by_the_next_call_and_then_in_the_seed(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    turns = iter(range(1 << 30))
+    server.answer = lambda asked: (
+        (500, {"error": {"message": "oops"}}) if next(turns) == 3 else in_json(asked)
+    )
+    config = configure(catalog={"max_quarantined": 0.2}, max_attempts=1, concurrency=1)
+    go(config)
+    assert sum(map(len, seed_rows(shop).values())) == 11
+    server.asked.clear()
+    go(config)
+    assert len(server.asked) == 1
+    assert sum(map(len, seed_rows(shop).values())) == 12
+
+
+def test_questions_that_a_server_will_never_answer_do_not_stop_a_second_call(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    server.answer = lambda asked: (
+        (400, {"error": {"message": "cannot parse the image"}})
+        if attribute_of(asked) == "dial"
+        else in_json(asked)
+    )
+    config = configure(catalog={"max_quarantined": 0.4})
+    go(config)
+    first = seed_rows(shop)
+    go(config)
+    assert seed_rows(shop) == first
+
+
+def test_replies_under_way_are_kept_when_the_server_breaks(
+    configure: Configure, server: ChatServer, tmp_path: Path
+) -> None:
+    started, answered = threading.Barrier(6), Counter[str]()
+
+    def breaking(asked: Asked) -> tuple[int, Any]:
+        first = started.wait(20) == 0
+        if first:
+            return 500, {"error": {"message": "oops"}}
+        time.sleep(0.5)
+        answered["so many"] += 1
+        return in_json(asked)
+
+    server.answer = breaking
+    with pytest.raises(EndpointError):
+        go(configure(max_attempts=1, concurrency=6))
+    kept = list((tmp_path / "runs").rglob("annotation/replies/*/*.json"))
+    assert len(kept) == answered["so many"] == 5
+
+
+def test_a_model_of_no_use_is_not_paid_to_the_end(configure: Configure, server: ChatServer) -> None:
+    server.answer = lambda asked: completion("I would rather not say.")
+    with pytest.raises(InputError, match="none of the first 20 replies can be used"):
+        go(configure(listings_per_vertical=100, concurrency=1))
+    assert len(server.asked) == 20
+
+
+def test_json_in_a_block_of_code_is_read(configure: Configure, server: ChatServer) -> None:
+    def fenced(asked: Asked) -> tuple[int, Any]:
+        said = json.dumps({"reasoning": "so", "answer": VALUES[attribute_of(asked)]})
+        return completion(f"```json\n{said}\n```", "unknown")
+
+    server.answer = fenced
+    go(configure())
+    assert {row["outcome"] for row in answers(configure())} == {"ok"}
+
+
 @pytest.mark.parametrize("limit", ["max_total_tokens", "max_cost"])
 def test_the_spending_limit_holds_to_within_the_requests_under_way(
     configure: Configure, shop: Shop, server: ChatServer, limit: str
@@ -394,6 +554,25 @@ def test_a_limit_needs_a_server_that_counts(configure: Configure, server: ChatSe
     server.answer = lambda asked: (status, body | {"usage": None})
     with pytest.raises(EndpointError, match="does not say how many tokens"):
         go(configure(max_total_tokens=10))
+
+
+def test_a_reply_that_is_not_counted_counts_as_a_long_one(
+    configure: Configure, server: ChatServer
+) -> None:
+    turns = iter(range(1 << 30))
+
+    def forgetful(asked: Asked) -> tuple[int, Any]:
+        status, body = in_json(asked)
+        return status, body if next(turns) != 5 else body | {"usage": None}
+
+    server.answer = forgetful
+    config = configure(max_total_tokens=10_000)
+    go(config)
+    run = Run(f"{config.run.directory}/{config.run.name}")
+    (manifest,) = Path(run.location).glob("annotation/*/answers/_COMMIT.json")
+    counts = json.loads(manifest.read_text())["counts"]
+    assert (counts["prompt_tokens"], counts["answer_tokens"]) == (12 * 50, 11 * 7 + 400)
+    go(config, plan_only=True)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -468,6 +647,23 @@ def test_listings_whose_chains_disagree_most_are_chosen(
     assert set(seed_rows(shop)) == {"s05", "s07", "w1", "w3"}
 
 
+def test_the_newest_vote_is_asked(configure: Configure, shop: Shop) -> None:
+    config = configure(choose="disagreement", listings_per_vertical=1)
+    run = Run(f"{config.run.directory}/{config.run.name}")
+    for scope, disputed in (("sft", "s03"), ("round-1", "s04"), ("round-2", "s05")):
+        if scope != "sft":
+            run.artifact(f"{scope}/adapter").attempt({}).commit()
+        attempt = run.artifact(f"{scope}/consensus", CONSENSUS).attempt({})
+        rows = [vote(name, 0.1 if name == disputed else 0.9, "color") for name in VOTED]
+        attempt.write(CONSENSUS.from_rows(rows))
+        attempt.commit()
+    go(config)
+    assert set(seed_rows(shop)) == {"s05"}
+
+
+VOTED = ("s03", "s04", "s05")
+
+
 def vote(listing_id: str, confidence: float, attribute: str) -> dict[str, Any]:
     return {
         "listing_id": listing_id,
@@ -531,10 +727,49 @@ def test_a_seed_may_be_one_file_of_its_own(configure: Configure, shop: Shop) -> 
     assert len(pq.read_table(shop.directory / "annotated.parquet")) == 8
 
 
-def test_nothing_left_to_annotate_says_so(configure: Configure, shop: Shop) -> None:
+def test_nothing_left_to_annotate_says_why(configure: Configure, shop: Shop) -> None:
     go(configure(listings_per_vertical=100))
-    with pytest.raises(InputError, match="no listing is left to annotate"):
+    with pytest.raises(
+        InputError, match=r"no listing is left to annotate: .*16 are annotated in another file"
+    ):
         go(configure(listings_per_vertical=100, endpoint_model="n"))
+
+
+def test_who_is_left_out_is_told(
+    configure: Configure, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.add("b0", 5000, vertical="Boots")
+    shop.write()
+    (shop.directory / "seed.parquet").unlink()
+    go(configure(), plan_only=True)
+    printed = capsys.readouterr().out
+    assert "left out: 1 of a vertical that the attribute schema lacks" in printed
+    assert "left out: 1 verified" in printed
+    assert "left out: 1 of the family of a verified one" in printed
+
+
+def test_an_id_that_is_missing_is_a_fault_of_the_file(configure: Configure, shop: Shop) -> None:
+    shop.add(None, 6000)
+    shop.write()
+    (shop.directory / "seed.parquet").unlink()
+    with pytest.raises(InputError, match="a listing_id is null"):
+        go(configure())
+
+
+def test_a_refused_listing_is_replaced(
+    configure: Configure, shop: Shop, server: ChatServer
+) -> None:
+    go(configure())
+    chosen = set(seed_rows(shop))
+    (shop.directory / "seed" / next((shop.directory / "seed").glob("*.parquet"))).unlink()
+    for row in shop.listings:
+        if row["listing_id"] in chosen and row["listing_id"].startswith("s"):
+            row["images"] = [b"broken"]
+            break
+    shop.write()
+    (shop.directory / "seed.parquet").unlink()
+    go(configure())
+    assert Counter(name[0] for name in seed_rows(shop)) == {"s": 4, "w": 4}
 
 
 def test_the_driver_returns_the_commit(configure: Configure) -> None:

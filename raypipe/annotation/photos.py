@@ -1,0 +1,75 @@
+"""The chosen listings with their photos as files, ready to be asked about."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from raypipe.annotation.asking import Question
+from raypipe.annotation.ledger import key_of
+from raypipe.attributes import AttributeSchema
+from raypipe.catalog.census import take_census
+from raypipe.catalog.listings import RefusedListing
+from raypipe.catalog.sources import Source
+from raypipe.catalog.spill import Spill
+from raypipe.catalog.splits import Role
+from raypipe.config import Config
+
+_ROWS_PER_TABLE = 64
+
+
+@dataclass
+class Studio:
+    """Prepares listings once, however often they are chosen again.
+
+    Photos wait in files, so that memory does not grow with the listings that are asked about.
+    """
+
+    config: Config
+    listings: Source
+    schema: AttributeSchema
+    directory: Path
+    questions: dict[str, list[Question]] = field(default_factory=dict)
+    refused: dict[str, RefusedListing] = field(default_factory=dict)
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Make the questions of listings that were not prepared yet, or note why not."""
+        left = [name for name in names if name not in self.questions and name not in self.refused]
+        tables = self.tables(left, self.config.annotation.image_size)
+        for table in tables:
+            for row in table.to_pylist():
+                self.questions[row["listing_id"]] = self._questions(row)
+
+    def tables(self, names: Iterable[str], image_size: int) -> Iterable[pa.Table]:
+        """LISTINGS rows; those that are refused cost nothing, and only miss."""
+        roles: dict[str, Role] = dict.fromkeys(names, "pool")
+        if not roles:
+            return
+        settings = {"image_size": image_size, "max_quarantined": 1.0}
+        catalog = self.config.catalog.model_copy(update=settings)
+        path = self.directory / "listings.arrow"
+        with Spill(path) as spill:
+            census = take_census(self.listings, self.schema, roles, catalog, spill)
+        self.refused |= {listing.listing_id: listing for listing in census.refused}
+        yield from spill.tables(dict.fromkeys(census.verticals, "pool"), _ROWS_PER_TABLE)
+        path.unlink()
+
+    def _questions(self, row: Mapping[str, Any]) -> list[Question]:
+        photos = []
+        for number, image in enumerate(row["images"]):
+            photos.append(self.directory / f"{len(self.questions)}-{number}.jpg")
+            photos[-1].write_bytes(image)
+        return [
+            Question(
+                key=key_of(self.config, query["prompt"], row["images"]),
+                listing_id=row["listing_id"],
+                vertical=row["vertical"],
+                attribute=query["attribute"],
+                prompt=query["prompt"],
+                options=tuple(query["options"]),
+                photos=tuple(photos),
+            )
+            for query in row["queries"]
+        ]
