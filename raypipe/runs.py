@@ -23,6 +23,12 @@ def run_of(config: Config) -> Run:
     return Run(f"{config.run.directory.rstrip('/')}/{config.run.name}")
 
 
+def exports_of(config: Config, run: Run) -> Path:
+    """Where a run's exports go: ``<run>/exports``, or ``exports/<run>`` below the working
+    directory when the run is in an object store."""
+    return Path(run.path("exports") if run.is_local else f"exports/{config.run.name}")
+
+
 def find_run(name: str, directory: str = "runs") -> Run:
     """A run that exists; nothing is made.
 

@@ -92,8 +92,8 @@ def run(parsed: argparse.Namespace) -> int:
         console.print(f"nothing to delete in {escape(target.location)}")
     elif parsed.yes:
         gone = garbage.delete(target, pieces)
-        caches.delete_caches(cached)
-        console.print(_table("Deleted", target.location, gone, cached))
+        emptied = caches.delete_caches(cached, before=before)
+        console.print(_table("Deleted", target.location, gone, emptied))
     else:
         console.print(_table("Would delete", target.location, pieces, cached))
         if busy is not None:

@@ -5,8 +5,8 @@
     raypipe init --truth verified.csv              values that people verified, to truth/
     raypipe init --seed seed.csv                   annotated values with reasoning, to seed/
 
-Nothing that exists is written over without --force. Parsing loads nothing; what reads tables is
-imported by run.
+Nothing that exists is written over without --force; a catalog.yaml or schema.yaml not even with it,
+but kept as .bak. Parsing loads nothing; what reads tables is imported by run.
 """
 
 import argparse
@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of image files")
     parser.add_argument("--target", type=Path, default=Path(), metavar="DIR",
                         help="where files are written; default: the current directory")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="write over existing files")
+    parser.add_argument("--force", action="store_true", help="write over existing files; "
+                        "catalog.yaml and schema.yaml are kept as .bak")  # fmt: skip
     parser.add_argument("--listings-only", action="store_true",
                         help="leave catalog.yaml and schema.yaml as they are")  # fmt: skip
     parser.add_argument("--truth", type=Path, metavar="CSV", help="listing_id, attribute, value, "

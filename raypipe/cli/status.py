@@ -23,6 +23,7 @@ _MARKS = {
     "next": "[bold]→[/bold]",
     "waiting": "[dim]·[/dim]",
     "broken": "[red]✗[/red]",
+    "superseded": "[dim]-[/dim]",
 }
 
 

@@ -46,11 +46,12 @@ _SCHEMAS: dict[Kind, pa.Schema] = {
 
 @dataclass(frozen=True)
 class Catalog:
-    """What answers are held against: the schema, the vertical of every listing, and the ids that
-    the other file of answers has."""
+    """What answers are held against: the schema, the vertical of every listing (None where the
+    listings are a table, which is not read here), and the ids that the other file of answers
+    has."""
 
     schema: AttributeSchema
-    verticals: Mapping[str, str]
+    verticals: Mapping[str, str] | None
     elsewhere: Collection[str]
 
 
@@ -105,7 +106,8 @@ def write_answers(
         kind: of the answers; a truth may have a column ``split``.
         path: of the Parquet file.
         refusals: rows that cannot be used.
-        catalog: None when there is none yet; then neither ids nor values are checked.
+        catalog: None when there is none yet. Without the verticals of its listings neither ids nor
+            values are checked.
         identifier: the column with the listing ids; None finds out.
 
     Raises:
@@ -113,7 +115,7 @@ def write_answers(
     """
     layout = _layout(sheet, kind, identifier)
     collected: dict[str, dict[str, Any]] = {}
-    for row in sheet.rows(lambda detail: refusals.add("unreadable_row", detail)):
+    for row in sheet.rows(refusals.unreadable):
         fault = _take(row, layout, kind, catalog, collected)
         if fault is not None:
             refusals.add(*fault, row)
@@ -163,7 +165,7 @@ def _take(
     name, split = _text(row, layout.identifier), _text(row, layout.split).lower()
     if not name:
         return "no_id", f"the column '{layout.identifier}' is empty"
-    if catalog is not None and name not in catalog.verticals:
+    if catalog is not None and catalog.verticals is not None and name not in catalog.verticals:
         return "unknown_listing", f"'{name}' is not among the listings"
     if catalog is not None and name in catalog.elsewhere:
         other = "truth" if kind == "seed" else "seed"
@@ -194,7 +196,7 @@ def _written(rows: list[dict[str, Any]], kind: Kind, catalog: Catalog | None) ->
     for row in rows:
         if kind == "seed":
             written.without_reasoning += sum(not answer["reasoning"] for answer in row["answers"])
-        if catalog is None:
+        if catalog is None or catalog.verticals is None:
             continue
         name = row["listing_id"]
         vertical = catalog.verticals[name]

@@ -37,8 +37,10 @@ _OFFERED: dict[str, tuple[str, ...]] = {
 _NANO_MODEL = """\
 FOR TRYING THE PIPELINE ONLY. This nano model of a few megabytes ships with raypipe, runs on two
 CPU cores and KNOWS NOTHING OF YOUR GOODS: it has seen drawings, never a photo. Expect wrong
-values. On a machine with a GPU run 'raypipe init' again (--gpus 1 --force), or take over the
-settings of jobs/configs/qwen2.5-vl-3b.yaml."""
+values. On a machine with a GPU run 'raypipe init' again (--gpus 1 --force): your catalog.yaml and
+schema.yaml are kept beside the new ones as catalog.yaml.bak and schema.yaml.bak, and
+'mv schema.yaml.bak schema.yaml' takes your questions back. Or take over the settings of
+jobs/configs/qwen2.5-vl-3b.yaml."""
 _WHY = {
     "run.name": "Named after this directory; its run is runs/<name>. Another name is another run.",
     "run.directory": "Where runs are written; for a cluster an address such as s3://bucket/runs.",

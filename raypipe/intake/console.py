@@ -80,6 +80,10 @@ class IntakeConsole:
     def wrote(self, path: Path, what: str) -> None:
         self._rich.print(f"[green]✓[/green] {escape(os.path.relpath(path)):<22} [dim]{what}[/dim]")
 
+    def kept(self, path: Path, kept: Path) -> None:
+        """Where a draft is that a new one was written over."""
+        self.note(f"the {path.name} that was there is {os.path.relpath(kept)} now")
+
     def answers(self, kind: Kind, path: Path, written: Written) -> None:
         """What was written of a sheet of answers."""
         self.wrote(path, f"{written.answers:,} values of {written.listings:,} listings")

@@ -96,14 +96,14 @@ class Taker:
         return intake
 
     def _ids(self) -> set[str]:
-        rows = self._sheet.rows(lambda _: None)
+        rows = self._sheet.rows(lambda detail, lines: None)
         return {_text(row[self._columns.identifier]) for row in rows} - {""}
 
     def _groups(self, refusals: Refusals) -> Iterator[list[dict[str, Any]]]:
         size = ROWS_PER_EMBEDDED_GROUP if self._embed else ROWS_PER_GROUP
         group: list[dict[str, Any]] = []
         seen: set[str] = set()
-        for row in self._sheet.rows(lambda detail: refusals.add("unreadable_row", detail)):
+        for row in self._sheet.rows(refusals.unreadable):
             listing = self._listing(row, seen, refusals)
             if listing is not None:
                 group.append(listing)

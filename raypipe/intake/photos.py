@@ -10,7 +10,7 @@ from raypipe.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SEPARATORS = re.compile(r"[|;\n]")
+_ENDS_IN_ADDRESS = re.compile(rf"{_SCHEME.pattern}\S*\Z")
 _NUMBER = re.compile(r"(\d+)")
 
 
@@ -22,19 +22,34 @@ def is_address(name: str) -> bool:
 def split_names(cell: str | list[str]) -> list[str]:
     """The images that a cell names.
 
-    Several are separated by ``|``, ``;`` or line breaks; by commas or spaces too, where what is
-    between them all looks like images.
+    Several are separated by ``|`` or line breaks; by ``;``, commas or spaces too, where what is
+    between them all looks like images. An address runs to white space, ``|`` or the next address:
+    it may hold semicolons and commas of its own.
     """
     if isinstance(cell, list):
         return cell
-    names = [name.strip() for name in _SEPARATORS.split(cell)]
-    found = [name for name in names if name]
-    if len(found) == 1:
-        for pattern in (r"\s*,\s*", r"\s+"):
-            parts = [part for part in re.split(pattern, found[0]) if part]
-            if len(parts) > 1 and all(is_address(part) or _is_image(part) for part in parts):
-                return parts
-    return found
+    pieces = (piece.strip(" \t\r;,") for piece in re.split(r"[|\n]", cell))
+    return [name for piece in pieces if piece for name in _several(piece, ";,")]
+
+
+def _several(piece: str, separators: str) -> list[str]:
+    """The images of a piece that is separated by these, the first before the others, or spaces."""
+    parts = _cut(piece, separators[0]) if separators else piece.split()
+    if len(parts) > 1 and all(is_address(part) or _is_image(part) for part in parts):
+        return [name for part in parts for name in _several(part, separators[1:])]
+    return _several(piece, separators[1:]) if separators else [piece]
+
+
+def _cut(piece: str, separator: str) -> list[str]:
+    """The parts between separators that are not inside an address."""
+    parts = [""]
+    for part in piece.split(separator):
+        goes_on = part[:1].strip() and not is_address(part)
+        if goes_on and _ENDS_IN_ADDRESS.search(parts[-1]):
+            parts[-1] += separator + part
+        else:
+            parts.append(part)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _is_image(name: str) -> bool:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 REFUSAL_COLUMNS = ("refused_because", "refused_detail")
+_LONGEST_EXAMPLE = 300
 
 
 class Refusals:
@@ -19,6 +20,7 @@ class Refusals:
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
         self.counts: Counter[str] = Counter()
+        self.lines: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self._columns = tuple(name for name in columns if name not in REFUSAL_COLUMNS)
         self._file: TextIO | None = None
@@ -42,21 +44,36 @@ class Refusals:
     def add(
         self, reason: str, detail: str, row: Mapping[str, str | list[str]] | None = None
     ) -> None:
-        """Keep a row; None for one that could not be read and whose text is in the detail."""
+        """Keep a row."""
+        self._keep(reason, detail, row, 1)
+
+    def unreadable(self, detail: str, lines: int) -> None:
+        """Keep the text of so many lines that were to be one row and could not be read as one."""
+        self._keep("unreadable_row", detail, None, lines)
+
+    def described(self) -> list[str]:
+        """A line for each reason, most frequent first."""
+        return [
+            f"{count:,} {reason}{self._over(reason)} (such as: {self.examples[reason]})"
+            for reason, count in self.counts.most_common()
+        ]
+
+    def _over(self, reason: str) -> str:
+        """How many lines of the sheet, where those are more than the rows."""
+        lines = self.lines[reason]
+        return f" over {lines:,} lines" if lines > self.counts[reason] else ""
+
+    def _keep(
+        self, reason: str, detail: str, row: Mapping[str, str | list[str]] | None, lines: int
+    ) -> None:
         if self._file is None:
             self._file = self.path.open("w", newline="", encoding="utf-8")
             csv.writer(self._file).writerow((*REFUSAL_COLUMNS, *self._columns))
         cells = ("" if row is None else _joined(row[name]) for name in self._columns)
         csv.writer(self._file).writerow((reason, detail, *cells))
         self.counts[reason] += 1
-        self.examples.setdefault(reason, detail)
-
-    def described(self) -> list[str]:
-        """A line for each reason, most frequent first."""
-        return [
-            f"{count:,} {reason} (such as: {self.examples[reason]})"
-            for reason, count in self.counts.most_common()
-        ]
+        self.lines[reason] += lines
+        self.examples.setdefault(reason, " ".join(detail[:_LONGEST_EXAMPLE].split()))
 
 
 def _joined(cell: str | list[str]) -> str:

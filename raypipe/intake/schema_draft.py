@@ -102,6 +102,11 @@ def _unfit(values: Values) -> str | None:
             f"{len(counted):,} different values, of which the frequent ones are less than half; "
             "ask for a few groups of them if a photo shows them"
         )
+    if len(kept) == 1:
+        return (
+            f"of {len(counted):,} different values only '{_line(kept[0][0])}' is there twice and "
+            f"has no more than {MAX_LETTERS} letters, and a question needs two to choose from"
+        )
     return None
 
 

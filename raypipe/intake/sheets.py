@@ -22,7 +22,8 @@ from raypipe.errors import InputError
 
 Cell = str | list[str]
 Row = dict[str, Cell]
-Unreadable = Callable[[str], None]
+# Told why, with the whole text, and how many lines it takes.
+Unreadable = Callable[[str, int], None]
 
 SEPARATED = (".csv", ".tsv", ".txt", ".tab")
 JSON = (".jsonl", ".ndjson", ".json")
@@ -30,7 +31,6 @@ DELIMITERS = ",;\t|"
 _SNIFFED_BYTES = 1 << 16
 _SNIFFED_ROWS = 50
 _BLOCK_BYTES = 1 << 22
-MAX_SHOWN = 2000
 # Objects whose keys are attributes; the keys of any other object keep its name in front.
 _ATTRIBUTE_OBJECTS = ("attributes", "seller_values", "specifications", "specs", "properties")
 
@@ -48,7 +48,7 @@ class Sheet:
         """Every row, with every column: stripped text, or a list of texts where JSON holds one.
 
         Args:
-            unreadable: told why, for each row that cannot be read.
+            unreadable: told of each row that cannot be read.
 
         Raises:
             InputError: text that is not of the encoding.
@@ -57,7 +57,7 @@ class Sheet:
             for number, value in _json_rows(self.path, self.encoding):
                 row = _flat(value)
                 if row is None:
-                    unreadable(f"row {number} is not a JSON object: {str(value)[:MAX_SHOWN]}")
+                    unreadable(f"row {number} is not a JSON object: {value}", 1)
                 else:
                     yield {name: row.get(name, "") for name in self.columns}
             return
@@ -70,8 +70,7 @@ class Sheet:
             wanted, found = row.expected_columns, row.actual_columns
             lines = row.text.count("\n") + 1
             where = f" over {lines:,} lines (is a quote not closed?)" if lines > 1 else ""
-            text = row.text[:MAX_SHOWN]
-            unreadable(f"it has {found} columns{where}, the header has {wanted}: {text}")
+            unreadable(f"it has {found} columns{where}, the header has {wanted}: {row.text}", lines)
             return "skip"
 
         texts = arrow_csv.ConvertOptions(column_types=dict.fromkeys(self.columns, pa.string()))

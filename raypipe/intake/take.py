@@ -8,11 +8,13 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from raypipe import config as configuration
 from raypipe.attributes import load_attribute_schema
+from raypipe.catalog.snapshots import parse
 from raypipe.catalog.sources import LISTINGS_COLUMNS, open_source
 from raypipe.errors import ConfigError, InputError, StorageError
 from raypipe.intake.answers import Catalog, Kind, write_answers
@@ -52,10 +54,17 @@ def take_listings(listings: str, wanted: Wanted, console: IntakeConsole) -> None
     """Write the configuration, the schema and, of a sheet, the listings.
 
     Raises:
-        ConfigError: a file is there already, or a column that was named is not.
+        ConfigError: a file is there already, a column that was named is not, or the listings are a
+            table.
         InputError: the listings cannot be read or used.
         StorageError: a file cannot be written.
     """
+    if parse(listings) is not None:
+        raise ConfigError(
+            f"{listings} is a table, which is read as it is: name it in catalog.listings (and "
+            f"labeling.listings) of {CONFIG}, and write {SCHEMA} for it; 'raypipe init' with a CSV "
+            "of some of its listings drafts both"
+        )
     drafts = [] if wanted.listings_only else [CONFIG, SCHEMA]
     if not _is_parquet(listings):
         survey = _take_sheet(Path(listings), drafts, wanted, console)
@@ -101,6 +110,11 @@ def take_answers(path: Path, kind: Kind, wanted: Wanted, console: IntakeConsole)
     console.answers(kind, target / name, written)
     if catalog is None:
         console.note(f"there is no {CONFIG} yet: ids and values were not checked")
+    elif catalog.verticals is None:
+        console.note(
+            "catalog.listings is a table, which is not read here: ids and values were not checked; "
+            "raypipe prepare checks them"
+        )
     console.refused(refusals)
 
 
@@ -131,8 +145,11 @@ def _write_drafts(survey: Survey, listings: str, wanted: Wanted, console: Intake
     draft = draft_schema(survey)
     place = Place(run_name(target.resolve().name), listings, gpus, hosts)
     with _writing(target):
-        (target / SCHEMA).write_text(draft.text, encoding="utf-8")
-        (target / CONFIG).write_text(draft_config(place), encoding="utf-8")
+        for name, text in ((SCHEMA, draft.text), (CONFIG, draft_config(place))):
+            kept = _set_aside(target / name)
+            (target / name).write_text(text, encoding="utf-8")
+            if kept is not None:
+                console.kept(target / name, kept)
     console.wrote(target / SCHEMA, f"{draft.asked:,} attributes to ask; edit it")
     console.drafted(draft)
     console.wrote(target / CONFIG, f"for {gpus} GPUs" if gpus else "no GPU is here")
@@ -190,18 +207,29 @@ def _check_free(wanted: Wanted, names: Sequence[str], source: Path | None = None
         raise ConfigError(f"{source} is what would be written; rename it first")
     there = [name for name in names if (wanted.target / name).exists()]
     if there and not wanted.force:
+        named = ", ".join(str(wanted.target / name) for name in there)
+        drafts = CONFIG in names
         raise ConfigError(
-            f"{', '.join(str(wanted.target / name) for name in there)} exists already; --force "
-            "writes over it, another --target beside it"
-            + (
-                ", and --listings-only keeps catalog.yaml and schema.yaml"
-                if CONFIG in names
-                else ""
-            )
+            f"{named} exists already; --force writes over it"
+            + (" (and keeps catalog.yaml and schema.yaml as .bak)" if drafts else "")
+            + ", another --target beside it"
+            + (", and --listings-only keeps catalog.yaml and schema.yaml" if drafts else "")
         )
     for name in there:
         if name.endswith(".refused.csv"):
             (wanted.target / name).unlink()
+
+
+def _set_aside(path: Path) -> Path | None:
+    """Give a draft that people may have edited another name, which none has; None without one."""
+    if not path.exists():
+        return None
+    names = (
+        path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1)
+    )
+    kept = next(name for name in names if not name.exists())
+    path.rename(kept)
+    return kept
 
 
 @contextmanager
@@ -229,14 +257,21 @@ def _catalog(target: Path, kind: Kind) -> Catalog | None:
     config = configuration.load(target / CONFIG).catalog
     if config.listings is None or config.attribute_schema is None:
         raise ConfigError(f"{target / CONFIG} names no catalog.listings")
-    listings = open_source(_from(target, config.listings), LISTINGS_COLUMNS)
-    wanted = tuple(c for c in listings.columns if c.name in ("listing_id", "vertical"))
-    rows = replace(listings, columns=wanted).rows()
     return Catalog(
         schema=load_attribute_schema(_from(target, config.attribute_schema)),
-        verticals={row["listing_id"]: row["vertical"] for row in rows},
+        verticals=_verticals(target, config.listings),
         elsewhere=_ids_in(target / _OTHER[kind]),
     )
+
+
+def _verticals(target: Path, location: str) -> dict[str, str] | None:
+    """The vertical of every listing; None of a table, which only Ray reads."""
+    if parse(location) is not None:
+        return None
+    listings = open_source(_from(target, location), LISTINGS_COLUMNS)
+    wanted = tuple(c for c in listings.columns if c.name in ("listing_id", "vertical"))
+    rows = replace(listings, columns=wanted).rows()
+    return {row["listing_id"]: row["vertical"] for row in rows}
 
 
 def _from(target: Path, location: str) -> str:

@@ -71,6 +71,14 @@ class LabelingConsole(StageConsole):
         for reason, count in imported.refused.most_common():
             table.add_row(f"refused: {reason.replace('_', ' ')}", f"{count:,}")
         self._rich.print(table)
+        unexplained = imported.refused["no_reasoning"]
+        if unexplained > agreed[False]:
+            self.note(
+                f"{unexplained:,} answers were refused because neither the reviewer nor the model "
+                "says why, so that mostly what the model says already is learned from: a sentence "
+                "in the reasoning field of a correction makes it count, and --as anchor or "
+                "--as eval asks for none"
+            )
         if imported.refused_file is not None:
             self._rich.print(f"refused  {imported.refused_file}")
         if imported.file is None:

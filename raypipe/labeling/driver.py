@@ -30,8 +30,7 @@ from raypipe.answers import PARSER_VERSION
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.attributes import AttributeSchema, load_attribute_schema
 from raypipe.catalog import whole
-from raypipe.catalog.sources import LISTINGS_COLUMNS, Source
-from raypipe.catalog.tables import Tables
+from raypipe.catalog.sources import Source
 from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.evaluation.confidence import Calibration
@@ -45,10 +44,11 @@ from raypipe.labeling.generations import (
     unchanged,
 )
 from raypipe.labeling.labels import Labeler, calibrated, label_key
+from raypipe.labeling.opening import open_catalog
 from raypipe.labeling.review import export_review
 from raypipe.manifest import Commit, plain
 from raypipe.policies import policy
-from raypipe.runs import open_run
+from raypipe.runs import exports_of, open_run
 from raypipe.sampling.actor import Draw
 from raypipe.schemas import LABELS, LISTINGS, SPLITS
 
@@ -205,11 +205,7 @@ class Driver:
     def _source(self) -> Source | None:
         """The catalog to label, opened once: a table may move on between two looks at it. None is
         the run's own."""
-        location = self.config.labeling.listings
-        if location is None:
-            return None
-        with Tables(self.config, self.run) as tables:
-            return tables.open(location, LISTINGS_COLUMNS)
+        return open_catalog(self.config, self.run, self._request(), self.console.note)
 
     def _survey(self) -> pa.Table:
         if self._source is None:
@@ -236,21 +232,22 @@ class Driver:
         return name
 
     def _generation(self) -> Generation:
-        labeling = self.config.labeling
         place: Any
         if self._source is None:
             place = self.run.artifact("catalog/listings").required().digest
         else:
             place = self._source.identity()
-        request = {
+        return open_generation(self.run, self._request() | {"listings": place})
+
+    def _request(self) -> dict[str, Any]:
+        """What a generation belongs to, but for the listings."""
+        return {
             "law": self._law,
-            "precision": labeling.precision,
-            "listings": place,
+            "precision": self.config.labeling.precision,
             "schema": self.schema.to_json(),
             "image_size": self.config.catalog.image_size,
             "max_images": self.config.catalog.max_images,
         }
-        return open_generation(self.run, request)
 
     def _schema(self) -> AttributeSchema:
         """The user's schema as it is now; the run's own where the catalog is the run's own."""
@@ -345,14 +342,15 @@ class Driver:
 
 
 def export_labels(config: Config, run: Run) -> Path | None:
-    """Export the newest labels for people as Label Studio tasks; None without labels."""
+    """Export the newest labels for people as Label Studio tasks, below the run's exports; None
+    without labels."""
     labels = newest(run, generations(run))
     if labels is None:
         return None
     scope = labels.name.rpartition("/")[0]
     own = run.artifact(f"{scope}/listings", LISTINGS)
     listings = own if own.commit() else run.artifact("catalog/listings", LISTINGS)
-    target, labeling = Path(run.path("exports", scope)), config.labeling
+    target, labeling = exports_of(config, run) / scope, config.labeling
     return export_review(
         labels, listings, target, labeling.num_reviews, labeling.review_order, config.run.seed
     )

@@ -2,7 +2,8 @@
 
 A generation belongs to one request: which catalog, which policy, which precision. The same request
 resumes or repeats its generation; another one begins the next, and takes over from the last
-finished one what has not changed.
+finished one what has not changed. A table that has moved on does not make another request while the
+newest generation is unfinished: it is finished first, at the snapshot that it was begun with.
 """
 
 import json
@@ -44,6 +45,17 @@ def open_generation(run: Run, request: Fingerprint) -> Generation:
     while not run.create(f"labels/{number:06d}/{REQUEST}", _encoded(request)):
         number += 1  # another driver was faster; its request is another one
     return Generation(f"labels/{number:06d}", newest(run, scopes))
+
+
+def unfinished(run: Run, request: Fingerprint) -> tuple[str, Any] | None:
+    """The newest generation and the ``listings`` of its request, when it has no labels yet and its
+    request is this one, in which they are left out."""
+    scopes = generations(run)
+    if not scopes or newest(run, scopes[-1:]) is not None:
+        return None
+    begun: dict[str, Any] = json.loads(run.read(f"{scopes[-1]}/{REQUEST}") or b"{}")
+    listings = begun.pop("listings", None)
+    return (scopes[-1], listings) if begun == plain(request) else None
 
 
 def generations(run: Run) -> list[str]:

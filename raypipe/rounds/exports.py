@@ -8,20 +8,19 @@ from raypipe.artifacts import Run
 from raypipe.config import Config
 from raypipe.consensus.export import export_preferences
 from raypipe.policies import PRETRAINED, SFT, round_name
+from raypipe.runs import exports_of
 from raypipe.sampling.export import export_chains
 from raypipe.training.export import export_adapter
 
 
 def export_run(config: Config, run: Run) -> Iterator[tuple[str, Path]]:
-    """Export what the run has committed so far, below ``<run>/exports``.
-
-    A run in an object store is exported to ``exports/<run>`` below the working directory.
+    """Export what the run has committed so far, below its :func:`exports_of`.
 
     Yields:
         What was exported, and where: ``<scope>/preferences.parquet`` of pairs,
         ``<scope>/chains.parquet`` of chains that were voted on, ``adapters/<policy>``.
     """
-    root = Path(run.path("exports") if run.is_local else f"exports/{config.run.name}")
+    root = exports_of(config, run)
     for scope in _scopes(run):
         pairs = run.artifact(f"{scope}/pairs").commit()
         if pairs is not None and pairs.rows:

@@ -4,6 +4,7 @@ On the CPU an engine with a LoRA beside the weights is much slower than one with
 (``docs/decisions/merged-weights.md``); in float32 the merge is exact.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -32,10 +33,12 @@ def merged_checkpoint(
     """The base model with the adapter merged in, as a directory that vLLM loads.
 
     The directory is named by the policy's id, so that no policy ever finds another's weights; it
-    appears whole or not at all, also when several engines of a machine ask for it at once.
+    appears whole or not at all, also when several engines of a machine ask for it at once. Every
+    use makes its probe young again, so that ``raypipe gc`` of any run knows what is in use.
     """
     target = Path.home() / ".cache" / "raypipe" / "merged" / policy_id
-    if not (target / _PROBE_FILE).exists():
+    probed = _used(target)
+    if probed is None:
         partial = target.with_name(f"{policy_id}.{uuid.uuid4().hex[:8]}")
         before, after = write_merged(base, revision, dtype, adapter, partial)
         (partial / _PROBE_FILE).write_text(json.dumps({"base": before, "policy": after}))
@@ -43,8 +46,20 @@ def merged_checkpoint(
             os.rename(partial, target)
         except OSError:  # another engine was first
             shutil.rmtree(partial)
-    values = json.loads((target / _PROBE_FILE).read_text())
+        probed = (target / _PROBE_FILE).read_text()
+    values = json.loads(probed)
     return MergedCheckpoint(str(target), tuple(values["base"]), tuple(values["policy"]))
+
+
+def _used(target: Path) -> str | None:
+    """What the probe of a checkpoint found, which is used from now; None where there is none."""
+    probe_file = target / _PROBE_FILE
+    try:
+        with contextlib.suppress(PermissionError):  # another user's, and as good to read
+            os.utime(probe_file)
+        return probe_file.read_text()
+    except FileNotFoundError:
+        return None
 
 
 def write_merged(

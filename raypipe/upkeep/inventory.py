@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 from raypipe.artifacts import Run
 from raypipe.errors import ArtifactError
 from raypipe.manifest import COMMIT, Commit, File
+from raypipe.tracking import EVENTS
 
 TRAININGS = ".training"
 BOARDS = "tensorboard"
@@ -26,7 +27,15 @@ _TRAINING_FILE = re.compile(
 )
 # What obstore writes on a local disk before it gives the file its name.
 _HALF_CREATED = re.compile(r".+\.(?:json|html|md)#\d+")
-_NO_ARTIFACTS = (f"{BOARDS}/", f"{TRAININGS}/", "exports/", "report/")
+# Replies to an annotation were paid for: not even a half-created one is anybody's to delete.
+_NO_ARTIFACTS = (
+    f"{BOARDS}/",
+    f"{TRAININGS}/",
+    "exports/",
+    "report/",
+    "wandb/",
+    "annotation/replies/",
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,8 @@ class Holding:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a run holds. ``trainings`` are checkpoints and ``boards`` trackers' files, by policy;
-    ``half_created`` are files that a kill kept from getting their name."""
+    """What a run holds. ``trainings`` are checkpoints and ``boards`` what trainings tell
+    TensorBoard, by policy; ``half_created`` are files that a kill kept from getting their name."""
 
     holdings: Mapping[str, Holding]
     trainings: Mapping[str, tuple[Stored, ...]]
@@ -98,7 +107,7 @@ def take_inventory(run: Run) -> Inventory:
     for stored in _listed(run):
         if found := _TRAINING_FILE.fullmatch(stored.path):
             trainings.setdefault(found["policy"], []).append(stored)
-        elif stored.path.startswith(f"{BOARDS}/"):
+        elif stored.path.startswith(f"{BOARDS}/") and not stored.path.startswith(f"{EVENTS}/"):
             policy = stored.path.removeprefix(f"{BOARDS}/").rpartition("/")[0]
             boards.setdefault(policy, []).append(stored)
         elif stored.path.startswith(_NO_ARTIFACTS):

@@ -6,7 +6,7 @@ Stages of a run of rounds are told one by one; a sweep, labels and evaluations i
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -21,20 +21,22 @@ from raypipe.sweep.arms import plan, scope_of
 from raypipe.upkeep.inventory import Inventory, Stored, take_inventory
 from raypipe.upkeep.order import has_rounds, order
 
-State = Literal["done", "under way", "interrupted", "next", "waiting", "broken"]
+State = Literal["done", "under way", "interrupted", "next", "waiting", "broken", "superseded"]
 # An engine answers a call within minutes: what was not written to for longer has nobody at work on
 # it, or somebody who waits for room.
 RECENT_S = 900.0
 _PATIENCE = 2000  # files of an unfinished stage whose rows are counted
-_TOLD = ("images", "chains", "tokens", "kept", "pairs", "carried")
+_TOLD = ("images", "chains", "tokens", "kept", "pairs", "carried", "answered")
 _GENERATION = re.compile(r"labels/\d{6}")
 _EVALUATION = re.compile(r"evaluations/(?!catalog-).+-[0-9a-f]{12}")
+_ANNOTATION = re.compile(r"annotation/[0-9a-f]{12}")
 _SEED = re.compile(r"seed-(\d+)/")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One stage, or in short one sweep of a seed, one generation of labels, one evaluation.
+    """One stage, or in short one sweep of a seed, one generation of labels, one evaluation, one
+    annotation. What is superseded nobody has to finish.
 
     ``rows`` are of its table, so far or in all; ``seconds`` are what it took; ``age_s`` is since a
     file of an unfinished one was last written; ``detail`` says what came of it or what is wrong.
@@ -73,9 +75,14 @@ def stand(run: Run, now: float) -> Standing:
     """
     look = _Look(run, take_inventory(run), now)
     config = look.config()
-    summary = look.derived("summary.json")
+    summary = look.summary()
     stages = tuple(look.stages(order((config or Config()).rounds, look.inventory, summary)))
-    besides = (*look.sweeps(config), *look.generations(), *look.evaluations())
+    besides = (
+        *look.annotations(),
+        *look.sweeps(config),
+        *look.generations(),
+        *look.evaluations(),
+    )
     is_done, upshot = _upshot(look, stages, besides, summary)
     faults = tuple(dict.fromkeys(look.faults))
     return Standing(run.location, stages, besides, faults, is_done and not faults, upshot)
@@ -103,6 +110,19 @@ class _Look:
         except (ValueError, TypeError) as error:
             self.faults.append(f"{path} is unreadable: {error}; the same command writes it again")
             return {}
+
+    def summary(self) -> dict[str, Any]:
+        """What ``summary.json`` says; nothing where it lacks what is told of a run's end."""
+        found = self.derived("summary.json")
+        try:
+            _check_summary(found)
+        except (KeyError, TypeError, ValueError) as error:
+            self.faults.append(
+                f"summary.json lacks what a run ends with ({type(error).__name__}: {error}); the "
+                "same command writes it again"
+            )
+            return {}
+        return found
 
     def stages(self, names: Sequence[str]) -> Iterator[Line]:
         reached = True  # whether everything before is done
@@ -202,7 +222,17 @@ class _Look:
             yield Line(scope.rstrip("/"), state, age_s=age, detail=detail + said)
 
     def generations(self) -> Iterator[Line]:
-        yield from self._scopes(_GENERATION, "labels")
+        """Those before a finished one are taken up again by nobody but who asks for the same."""
+        lines = list(self._scopes(_GENERATION, "labels"))
+        done = [number for number, line in enumerate(lines) if line.state == "done"]
+        last = max(done, default=0)
+        yield from (*map(_superseded, lines[:last]), *lines[last:])
+
+    def annotations(self) -> Iterator[Line]:
+        """Each call with other questions has answers of its own, and replies are paid for once."""
+        lines = list(self._scopes(_ANNOTATION, "answers"))
+        is_annotated = any(line.state == "done" for line in lines)
+        yield from map(_superseded, lines) if is_annotated else lines
 
     def evaluations(self) -> Iterator[Line]:
         yield from self._scopes(_EVALUATION, "evaluation")
@@ -219,6 +249,12 @@ class _Look:
             yield line
 
 
+def _superseded(line: Line) -> Line:
+    """A line of which there is a newer one that is done, unless somebody is at work on it."""
+    unfinished = line.state in ("interrupted", "next")
+    return replace(line, state="superseded") if unfinished else line
+
+
 def _scope(name: str) -> str:
     return name.rpartition("/")[0]
 
@@ -230,7 +266,8 @@ def _upshot(
     broken = next((line for line in (*stages, *besides) if line.state == "broken"), None)
     if broken is not None:
         return False, f"broken: {broken.name} must be restored, or the run begun anew"
-    unfinished = next((line for line in (*stages, *besides) if line.state != "done"), None)
+    settled = ("done", "superseded")
+    unfinished = next((line for line in (*stages, *besides) if line.state not in settled), None)
     if unfinished is not None:
         how = {
             "under way": f"under way: {unfinished.name}",
@@ -242,6 +279,17 @@ def _upshot(
     if summary:
         return True, f"done: the policy to use is {summary['best']}{_why_ended(summary)}"
     return True, "done"
+
+
+def _check_summary(summary: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError where what is told of it is not there."""
+    if not summary:
+        return
+    _ = str(summary["best"])
+    if summary.get("alarm"):
+        _ = summary["alarm"]["reason"]
+    for record in summary.get("pairs") or ():
+        _ = int(record["round"]), record["outcome"]
 
 
 def _why_ended(summary: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What is deleted of a run, and all that is not."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -8,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from begun import PREPARED, STAGES, Begin, Finish, WriteRows, summarise
 
+from raypipe import tracking
 from raypipe.artifacts import Run
 from raypipe.cli.gc import seconds_of
 from raypipe.cli.main import main
 from raypipe.schemas import TRUTH
-from raypipe.upkeep import garbage
+from raypipe.upkeep import caches, garbage
 from raypipe.upkeep.inventory import take_inventory
 
 NOW = ("--older-than", "0")
@@ -245,6 +247,151 @@ def test_merged_weights_of_the_runs_policies_go_and_those_of_others_stay(
     assert main(["gc", run.location, *NOW, "--yes"]) == 0
     assert [path.name for path in merged.iterdir()] == ["c" * 16]
     assert "~/.cache/raypipe/merged/bbbb" in capsys.readouterr().out
+
+
+def merged_folder(home: Path, name: str, days: float = 2) -> Path:
+    """A checkpoint in this machine's cache, as old as that."""
+    folder = home / ".cache" / "raypipe" / "merged" / name
+    folder.mkdir(parents=True)
+    then = time.time() - days * 86_400
+    for file in ("raypipe_probe.json", "model.safetensors"):
+        (folder / file).write_bytes(b"weights")
+        os.utime(folder / file, (then, then))
+    return folder
+
+
+def test_a_checkpoint_that_cannot_be_deleted_whole_is_found_by_no_engine(
+    begin: Begin, finish: Finish, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    folder = merged_folder(home, "b" * 16)
+
+    def killed(path: Path) -> None:
+        (Path(path) / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(caches.shutil, "rmtree", killed)
+        assert main(["gc", run.location, "--yes", "--older-than", "1d"]) == 130
+    assert not folder.exists()
+    assert len(list(folder.parent.iterdir())) == 1
+    assert main(["gc", run.location, "--yes", "--older-than", "1d"]) == 0
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_checkpoint_that_an_engine_took_since_the_look_stays(
+    begin: Begin, finish: Finish, home: Path
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    folder = merged_folder(home, "b" * 16)
+    before = time.time() - 86_400
+    found = caches.find_caches(take_inventory(run), before=before, home=home / ".cache/raypipe")
+    assert [cache.path for cache in found] == [folder]
+    os.utime(folder / "raypipe_probe.json")
+    assert caches.delete_caches(found, before=before) == []
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_a_folder_that_an_engine_has_just_made_is_young(
+    begin: Begin, finish: Finish, home: Path
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    partial = home / ".cache" / "raypipe" / "merged" / f"{'b' * 16}.01234567"
+    partial.mkdir(parents=True)
+    assert main(["gc", run.location, "--yes"]) == 0
+    assert partial.is_dir()
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_is_no_matter(
+    begin: Begin, finish: Finish, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    folder = merged_folder(home, "b" * 16)
+    listed = [(str(folder), [], ["model.safetensors", "gone.tmp"])]
+    monkeypatch.setattr(caches.os, "walk", lambda folder: listed)
+    assert main(["gc", run.location, *NOW]) == 0
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["", ".", "..", "../../precious", "../../../precious", "{home}/precious", "*", 7, ["b"]],
+)
+def test_what_a_manifest_says_leads_nowhere_but_into_the_cache(
+    begin: Begin, finish: Finish, home: Path, policy: object
+) -> None:
+    run = begin()
+    finish(run, "catalog/truth")
+    manifest = Path(run.path("catalog/truth/_COMMIT.json"))
+    values = json.loads(manifest.read_text())
+    named = policy.format(home=home) if isinstance(policy, str) else policy
+    values["fingerprint"]["policy_id"] = values["attempt"] = named
+    manifest.write_text(json.dumps(values))
+    kept = [merged_folder(home, "c" * 16), home / "precious", home / ".cache/raypipe/attempts/a"]
+    for folder in kept[1:]:
+        folder.mkdir(parents=True)
+        (folder / "mine").touch()
+    assert main(["gc", run.location, *NOW, "--yes"]) == 0
+    assert all(any(folder.iterdir()) for folder in kept)
+
+
+def test_what_a_run_tells_of_itself_as_a_whole_is_no_training_under_way(
+    begin: Begin, finish: Finish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    summarise(run)
+    put(run, f"{tracking.EVENTS}/events.out.tfevents.1")
+    before = files(run)
+    assert main(["gc", run.location, "--yes"]) == 0
+    assert capsys.readouterr().out == f"nothing to delete in {run.location}\n"
+    assert files(run) == before
+    assert take_inventory(run).boards == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{tracking.EVENTS}/events.out.tfevents.1",
+        tracking.MEMORY,
+        "wandb/offline-run-1/files/config.yaml",
+        "exports/labels/000001/tasks.json",
+        "exports/labels/000001/tasks.json#1",
+        "exports/sft/files/0123456789ab-01234567/pairs.json",
+        "annotation/replies/ab/abcdef.json",
+        "annotation/replies/ab/abcdef.json#1",
+        "annotation/replies/data/0123456789ab-01234567/abcdef.json",
+    ],
+)
+def test_what_is_beside_the_artifacts_is_neither_litter_nor_use(
+    begin: Begin, finish: Finish, path: str
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    put(run, path)
+    inventory = take_inventory(run)
+    assert garbage.in_use(inventory, since=0) is None
+    assert set(inventory.holdings) == set(STAGES)
+    assert main(["gc", run.location, *NOW, "--yes", "--all-unfinished"]) == 0
+    assert path in files(run)
+
+
+def test_a_tables_copy_stays_whole_and_only_what_was_left_of_it_goes(
+    begin: Begin, finish: Finish, write_rows: WriteRows
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    name = "tables/delta-0123456789ab"
+    write_rows(run, name, "a").commit()
+    whole = files(run)
+    write_rows(run, name, "a")  # by a driver that another one was faster than
+    assert garbage.in_use(take_inventory(run), since=0) is None
+    assert main(["gc", run.location, *NOW, "--yes", "--all-unfinished"]) == 0
+    assert files(run) == whole
+    check_all_read(run)
 
 
 def test_what_is_no_artifact_is_never_touched(begin: Begin, finish: Finish) -> None:

@@ -220,6 +220,16 @@ def test_several_image_columns_are_read_in_order_and_missing_files_told(
         ("https://x.com/a?s=1,2", ["https://x.com/a?s=1,2"]),
         ("https://x.com/a https://x.com/b", ["https://x.com/a", "https://x.com/b"]),
         ("my shoe.jpg", ["my shoe.jpg"]),
+        ("https://x.com/a;v=1.jpg", ["https://x.com/a;v=1.jpg"]),
+        ("https://x.com/a,b;v=1.jpg|c.jpg", ["https://x.com/a,b;v=1.jpg", "c.jpg"]),
+        ("https://x.com/a;v=1;https://x.com/b;v=2", ["https://x.com/a;v=1", "https://x.com/b;v=2"]),
+        ("https://x.com/a,s3://x/b.jpg", ["https://x.com/a", "s3://x/b.jpg"]),
+        ("https://x.com/a;v=1; b.jpg", ["https://x.com/a;v=1", "b.jpg"]),
+        ("b.jpg;https://x.com/a;v=1.jpg", ["b.jpg", "https://x.com/a;v=1.jpg"]),
+        ("https://x.com/a;v=1 https://x.com/b", ["https://x.com/a;v=1", "https://x.com/b"]),
+        ("https://x.com/a.jpg;", ["https://x.com/a.jpg"]),
+        ("red; left.jpg", ["red; left.jpg"]),
+        ("a.jpg; b.jpg, c.jpg", ["a.jpg", "b.jpg", "c.jpg"]),
         ("", []),
         (["a.jpg", "b;c.jpg"], ["a.jpg", "b;c.jpg"]),
     ],
@@ -407,6 +417,21 @@ def test_a_quote_that_is_not_closed_takes_rows_with_it_aloud(init: Init, shop: P
     assert "S11" in lost["refused_detail"]
 
 
+def test_all_that_a_quote_swallows_is_kept_and_counted(
+    init: Init, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"N{n},shoe,{'word ' * 20},1,photos/S00.jpg" for n in range(200)]
+    rows[50] = rows[50].replace("shoe", '"shoe')
+    (shop / "open.csv").write_text("\n".join([",".join(HEADER), *rows]))
+    assert init("open.csv") == 0
+    assert len(rows_of(shop / "listings.parquet")) == 50
+    (lost,) = refused(shop / "listings.refused.csv")
+    assert lost["refused_detail"].endswith("\n".join(rows[50:]))
+    printed = capsys.readouterr().out
+    assert "1 unreadable_row over 150 lines" in printed
+    assert "N199" not in printed
+
+
 def test_a_large_sheet_is_taken_whole(init: Init, shop: Path) -> None:
     rows = [(f"N{n}", "shoe", f"word {n} " * 60, "1", "photos/S00.jpg") for n in range(12_000)]
     write_sheet(shop / "large.csv", [HEADER, *rows])
@@ -485,6 +510,25 @@ def test_no_file_is_written_over_without_force(
     assert sorted(path.name for path in shop.iterdir()) == before
     assert init("listings.csv", "--force") == 0
     assert (shop / name).read_bytes() != b"mine"
+
+
+def test_drafts_that_were_edited_are_kept_beside_the_new_ones(
+    init: Init, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "schema.yaml").write_text("mine")
+    (shop / "schema.yaml.bak").write_text("older")
+    assert init("listings.csv", "--force") == 0
+    assert "the schema.yaml that was there is schema.yaml.bak2 now" in capsys.readouterr().out
+    (shop / "catalog.yaml").write_text("mine too")
+    assert init("listings.csv", "--force") == 0
+    printed = capsys.readouterr().out
+    assert "the schema.yaml that was there is schema.yaml.bak3 now" in printed
+    assert "the catalog.yaml that was there is catalog.yaml.bak now" in printed
+    kept = {path.name: path.read_text() for path in shop.glob("*.bak*")}
+    drafted = kept.pop("schema.yaml.bak3")
+    assert kept == {"schema.yaml.bak": "older", "schema.yaml.bak2": "mine",
+                    "catalog.yaml.bak": "mine too"}  # fmt: skip
+    assert (shop / "schema.yaml").read_text() == drafted
 
 
 # The configuration.
@@ -608,11 +652,13 @@ def test_rare_values_are_left_out_and_named() -> None:
         ([f"{n},5" for n in range(20)] * 3, "20 different numbers"),
         ([f"{n}" for n in range(2500)], "more than 2,000 different values"),
         (["N/A", "-"] * 5, "no value says anything"),
+        (["Blue", "Blue", "Green"], "of 2 different values only 'Blue' is there twice"),
+        (["Blue", "blue", "x" * 61, "x" * 61], "of 2 different values only 'Blue' is there twice"),
     ],
 )
 def test_what_is_no_choice_is_not_asked_and_says_why(values: list[str], reason: str) -> None:
     text, schema = drafted(*({"what": value, "colour": "Red"} for value in values),
-                           *[{"colour": "Blue"}] * 2)  # fmt: skip
+                           *[{"colour": "Blue"}] * 2, {"colour": "Red"})  # fmt: skip
     assert [entry.name for entry in schema.attributes("shoe")] == ["colour"]
     assert f"# Not asked: what: {reason}" in text
 
@@ -779,6 +825,35 @@ def test_seed_answers_keep_their_reasoning_and_miss_it_aloud(
     assert "1 of them come without reasoning" in printed
     assert "ids and values were not checked" in printed
     assert init("--seed", "seed.csv") == 2
+
+
+def test_answers_beside_a_table_are_taken_unchecked_and_it_says_so(
+    init: Init, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init("listings.csv")
+    text = (shop / "catalog.yaml").read_text()
+    (shop / "catalog.yaml").write_text(text.replace("listings.parquet", "delta:/lake/listings"))
+    write_sheet(shop / "seed.csv", [("id", "colour"), ("T1", "Red"), ("T2", "Crimson")])
+    write_sheet(shop / "verified.csv", [("id", "colour"), ("T1", "Red"), ("T3", "Blue")])
+    assert init("--seed", "seed.csv", "--truth", "verified.csv") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("catalog.listings is a table, which is not read here") == 2
+    assert len(rows_of(shop / "seed" / "seed.parquet")) == 2
+    assert [row["refused_because"] for row in refused(shop / "truth.refused.csv")] == [
+        "in_the_seed"
+    ]
+
+
+@pytest.mark.parametrize(
+    "table", ["delta:s3://shop/listings", "iceberg:shop.listings", "lance:l@3"]
+)
+def test_a_table_is_named_in_the_configuration(
+    init: Init, shop: Path, capsys: pytest.CaptureFixture[str], table: str
+) -> None:
+    assert init(table) == 2
+    assert f"{table} is a table" in (error := capsys.readouterr().err)
+    assert "catalog.listings" in error
+    assert not (shop / "catalog.yaml").exists()
 
 
 def test_importing_the_command_loads_neither_arrow_nor_anything_heavy() -> None:

@@ -228,6 +228,82 @@ def test_labels_evaluations_and_a_sweep_are_told_in_short(begin: Begin, finish: 
     assert [line.name for line in standing.stages] == PREPARED  # no rounds were begun
 
 
+def test_labels_that_a_finished_generation_supersedes_are_not_next(
+    begin: Begin,
+    finish: Finish,
+    write_rows: WriteRows,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = begin()
+    finish(run, *STAGES, "labels/000001/calibration", "labels/000002/labels")
+    summarise(run)
+    write_rows(run, "labels/000003/labels", "a")
+    assert states(run)["labels/000001/labels"] == "superseded"
+    assert stand(run, time.time()).upshot == "under way: labels/000003/labels"
+    run.artifact("labels/000003/labels").attempt({}).commit()
+    monkeypatch.setattr(status.time, "sleep", lambda _: pytest.fail("there is nothing to wait for"))
+    assert main(["status", run.location, "--watch"]) == 0
+    shown = capsys.readouterr().out
+    assert "superseded" in shown
+    assert "done: the policy to use is round-1" in shown
+
+
+def test_an_older_generation_that_somebody_is_at_work_on_counts(
+    begin: Begin, finish: Finish, write_rows: WriteRows
+) -> None:
+    run = begin()
+    finish(run, *PREPARED, "labels/000002/labels")
+    write_rows(run, "labels/000001/labels", "a")
+    assert stand(run, time.time()).upshot == "under way: labels/000001/labels"
+    age(run, "labels/000001", 3600)
+    assert stand(run, time.time()).is_done
+
+
+def test_annotations_are_told_and_one_that_was_given_up_for_another_does_not_count(
+    begin: Begin, finish: Finish, write_rows: WriteRows
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    summarise(run)
+    left = "annotation/aaaaaaaaaaaa/answers"
+    write_rows(run, left, "a")
+    age(run, "annotation", 3600)
+    assert stand(run, time.time()).upshot == f"next: {left}, where the same command goes on"
+    done = write_rows(run, "annotation/bbbbbbbbbbbb/answers", "a", "b")
+    done.commit(receipts=done.salvage(), counts={"questions": 9, "answered": 8})
+    run.create("annotation/replies/ab/abcd.json", b"{}")
+    standing = stand(run, time.time())
+    told = {line.name: (line.state, line.detail) for line in standing.besides}
+    assert told[left][0] == "superseded"
+    assert told["annotation/bbbbbbbbbbbb/answers"] == ("done", "8 answered")
+    assert len(told) == 2
+    assert standing.is_done
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"alarm": None, "pairs": []},
+        {"best": "sft", "pairs": [{"round": 1}]},
+        {"best": "sft", "pairs": [{"outcome": "trained"}]},
+        {"best": "sft", "pairs": [{"round": "first", "outcome": "trained"}]},
+        {"best": "sft", "pairs": 3},
+        {"best": "sft", "alarm": {"policy": "round-1"}},
+    ],
+)
+def test_a_summary_that_lacks_what_is_told_of_it_is_a_line_and_exits_3(
+    begin: Begin, finish: Finish, capsys: pytest.CaptureFixture[str], summary: dict[str, Any]
+) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    run.replace("summary.json", json.dumps(summary).encode())
+    assert main(["status", run.location]) == 3
+    shown = capsys.readouterr().out
+    assert "summary.json lacks what a run ends with" in shown
+    assert "next: summary and report" in shown
+
+
 def test_json_holds_what_the_table_shows(
     begin: Begin, finish: Finish, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,12 +3,17 @@
 import base64
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
+from moto.server import ThreadedMotoServer
 
 from raypipe.artifacts import Run
+from raypipe.config import load
+from raypipe.labeling.driver import export_labels
 from raypipe.labeling.review import CANNOT_TELL, ReviewOrder, export_review
 from raypipe.schemas import LABELS, LISTINGS
 from tests.conftest import CommitRows, MakeListing, Row
@@ -58,6 +63,44 @@ def test_contradicted_sellers_come_first_then_the_least_probable(
 ) -> None:
     names = [task["data"]["listing_id"] for task in tasks_of(rows)]
     assert names == ["contradicted", "mute", "unsure", "agreed", "sure"]
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A run in a bucket, on a server that runs here."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": host,
+    }.items():
+        monkeypatch.setenv(name, value)
+    pafs.FileSystem.from_uri("s3://shop?allow_bucket_creation=true")[0].create_dir("shop")
+    yield Run("s3://shop/runs/mine")
+    server.stop()
+
+
+def test_tasks_of_a_run_in_an_object_store_lie_beside_its_other_exports(
+    remote: Run,
+    rows: list[Row],
+    commit_rows: CommitRows,
+    make_listing: MakeListing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commit_rows(remote, "labels/000001/labels", LABELS, rows)
+    commit_rows(remote, "catalog/listings", LISTINGS, [make_listing("sure", "pool", ["colour"])])
+    path = export_labels(load(None, ["run.name=mine", "run.directory=s3://shop/runs"]), remote)
+    assert path == Path("exports/mine/labels/000001/tasks.json")
+    assert [name.name for name in tmp_path.iterdir()] == ["exports"]
+    assert len(json.loads(path.read_text())) == len(rows)
 
 
 def test_no_more_tasks_than_asked_for(tasks_of: Any, rows: list[Row]) -> None:

@@ -306,6 +306,27 @@ def test_a_person_is_told_what_came_of_it_and_what_to_do(
     assert "nothing was added to the catalog" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("role", "words", "told"),
+    [("seed", "", True), ("seed", "One sees it.", False), ("anchor", "", False)],
+)
+def test_corrections_without_a_reason_are_told_with_the_remedy(
+    imported: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+    words: str,
+    told: bool,
+) -> None:
+    monkeypatch.setattr(progress.logger, "handlers", list(progress.logger.handlers))
+    said = {"L3": [annotation(1, "Red")]}
+    said |= {name: [annotation(2, "Blue", words)] for name in ("L4", "L5")}
+    LabelingConsole().imported(imported(said, role))
+    shown = capsys.readouterr().out
+    assert ("2 answers were refused because neither the reviewer" in shown) == told
+    assert ("--as anchor or --as eval" in shown) == told
+
+
 @pytest.mark.parametrize(("role", "key"), [("seed", "seed"), ("anchor", "truth")])
 def test_a_single_file_is_no_place_to_add_to(
     imported: Any, config: Config, shop: Shop, role: str, key: str

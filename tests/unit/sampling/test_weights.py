@@ -1,6 +1,7 @@
 """Merged weights belong to one policy: another adapter at the same place never finds them."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,11 @@ def test_another_adapter_written_over_the_first_is_served_by_weights_of_its_own(
     assert weights_of(second) != weights_of(first)
     assert second.base_logprobs == first.base_logprobs
     assert second.policy_logprobs != first.policy_logprobs
+
+
+def test_every_use_makes_a_checkpoint_young_again(tmp_path: Path) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1)
+    probe = Path(merged(place).path) / "raypipe_probe.json"
+    os.utime(probe, (1e9, 1e9))
+    merged(place)
+    assert probe.stat().st_mtime > 1e9
