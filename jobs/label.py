@@ -3,6 +3,8 @@
 python jobs/label.py                                        the run's own listings, embedded default
 python jobs/label.py labeling.policy=pretrained labeling.mode=greedy
 python jobs/label.py --config my-run.yaml labeling.listings=s3://shop/catalog --plan
+
+--plan samples nothing, but it prepares the run's own catalog first where that is not done yet.
 """
 
 import sys

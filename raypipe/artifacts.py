@@ -33,8 +33,9 @@ import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from raypipe import storage
 from raypipe.digest import MODULUS
-from raypipe.errors import ArtifactError, ConfigDriftError, StorageError
+from raypipe.errors import ArtifactError, ConfigDriftError, ConfigError
 from raypipe.manifest import (
     COMMIT,
     Commit,
@@ -58,20 +59,31 @@ class Run:
     server ``AWS_ENDPOINT_URL``, with ``AWS_ALLOW_HTTP=true`` when that is http. Arrow and obstore
     read the same variables.
 
+    Nothing is made before something is written.
+
     Args:
         location: local path or object-store URI.
+
+    Raises:
+        ConfigError: a location of no kind that is known.
+        StorageError: the storage cannot be reached.
     """
 
     def __init__(self, location: str) -> None:
         self.location = location if "://" in location else str(Path(location).resolve())
-        self.filesystem, self.root = pafs.FileSystem.from_uri(self.location)
+        try:
+            with storage.asked(f"cannot open {location}"):
+                self.filesystem, self.root = pafs.FileSystem.from_uri(self.location)
+        except ValueError as error:
+            raise ConfigError(f"{location} is no place of a run: {error}") from error
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        if self.is_local:
-            os.makedirs(self.root, exist_ok=True)
 
     @cached_property
     def _store(self) -> ObjectStore:
-        return LocalStore(self.root) if self.is_local else from_url(self.location)
+        if not self.is_local:
+            return from_url(self.location)
+        os.makedirs(self.root, exist_ok=True)
+        return LocalStore(self.root)
 
     def __reduce__(self) -> tuple[type["Run"], tuple[str]]:
         return (Run, (self.location,))
@@ -94,7 +106,7 @@ class Run:
         except AlreadyExistsError:
             return False
         except (BaseError, OSError) as error:
-            raise _unwritable(self.path(path), error) from error
+            raise storage.failed(f"cannot write {self.path(path)}", error) from error
         return True
 
     def replace(self, path: str, content: bytes) -> None:
@@ -106,15 +118,26 @@ class Run:
         try:
             obstore.put(self._store, path, content)
         except (BaseError, OSError) as error:
-            raise _unwritable(self.path(path), error) from error
+            raise storage.failed(f"cannot write {self.path(path)}", error) from error
 
     def read(self, path: str) -> bytes | None:
-        """The bytes of a file, or None when there is none."""
+        """The bytes of a file, or None when there is none.
+
+        Raises:
+            StorageError: the storage is out of reach, or forbids it.
+        """
         try:
             with self.filesystem.open_input_stream(self.path(path)) as stream:
                 return bytes(stream.read())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise storage.failed(f"cannot read {self.path(path)}", error) from error
+
+    def look(self, what: pafs.FileSelector | list[str]) -> list[pafs.FileInfo]:
+        """What the storage knows of files. Raises StorageError when it is out of reach."""
+        with storage.asked(f"cannot look into {self.location}"):
+            return list(self.filesystem.get_file_info(what))
 
 
 class Artifact:
@@ -169,7 +192,8 @@ class Artifact:
         return [self._path(file.path) for file in commit.files if file.kind == kind]
 
     def read(self, columns: Sequence[str] | None = None, kind: Kind = "data") -> pa.Table:
-        """All rows of the committed artifact. Raises ArtifactError on a corrupt file."""
+        """All rows of the committed artifact. Raises ArtifactError on a corrupt file, StorageError
+        on one that is out of reach."""
         names = list(columns) if columns is not None else None
         tables = list(self.read_files(names, kind))
         if tables:
@@ -254,7 +278,8 @@ class Artifact:
                 partitioning=None,
             )
         except (pa.ArrowInvalid, OSError) as error:
-            raise ArtifactError(f"{path} is missing or corrupt: {error}") from error
+            corrupt = ArtifactError(f"{path} is missing or corrupt: {error}")
+            raise storage.unreadable(path, error, corrupt) from error
 
 
 class Attempt:
@@ -306,11 +331,11 @@ class Attempt:
 
     def write_file(self, name: str, content: bytes) -> None:
         path = f"{self.directory('files')}/{name}"
-        try:
-            with self.artifact.run.filesystem.open_output_stream(path) as stream:
-                stream.write(content)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        with (
+            storage.asked(f"cannot write {path}"),
+            self.artifact.run.filesystem.open_output_stream(path) as stream,
+        ):
+            stream.write(content)
 
     def write_json(self, name: str, values: object) -> None:
         self.write_file(name, json.dumps(values, indent=1, sort_keys=True).encode())
@@ -324,7 +349,7 @@ class Attempt:
             selector = pafs.FileSelector(
                 self.artifact._path(kind), recursive=True, allow_not_found=True
             )
-            for info in run.filesystem.get_file_info(selector):
+            for info in run.look(selector):
                 attempt = info.path.split("/")[-2]
                 if not info.is_file or attempt == self.name:
                     continue
@@ -419,7 +444,7 @@ class Attempt:
         """Every file is still there with the size that it was written with."""
         run = self.artifact.run
         paths = [self.artifact._path(receipt.file.path) for receipt in receipts]
-        for receipt, info in zip(receipts, run.filesystem.get_file_info(paths), strict=True):
+        for receipt, info in zip(receipts, run.look(paths), strict=True):
             if not info.is_file or info.size != receipt.file.size:
                 raise ArtifactError(f"{info.path} is missing or corrupt")
 
@@ -432,13 +457,16 @@ class Attempt:
         selector = pafs.FileSelector(
             self.artifact._path("files", self.name), recursive=True, allow_not_found=True
         )
-        found = (info.path for info in run.filesystem.get_file_info(selector) if info.is_file)
+        found = (info.path for info in run.look(selector) if info.is_file)
         return [self._file(path, "files") for path in sorted(found)]
 
     def _file(self, path: str, kind: Kind, rows: int | None = None) -> File:
         relative = path.removeprefix(self.artifact._path() + "/")
         digest, size = hashlib.sha256(), 0
-        with self.artifact.run.filesystem.open_input_stream(path) as stream:
+        with (
+            storage.asked(f"cannot read {path}"),
+            self.artifact.run.filesystem.open_input_stream(path) as stream,
+        ):
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
@@ -472,11 +500,6 @@ class Attempt:
                 f"{name}: {len(lost)} rows lost, {len(strangers)} unknown, {len(both)} "
                 f"both written and refused (first: {first})"
             )
-
-
-def _unwritable(path: str, error: Exception) -> StorageError:
-    # obstore adds a page of its own internals below the first line.
-    return StorageError(f"cannot write {path}: {str(error).splitlines()[0]}")
 
 
 def _all_ids(receipts: Sequence[Receipt]) -> pa.Array:

@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
 
+from raypipe import storage
 from raypipe.errors import InputError
 
 REQUIRED_KEYS = ("vertical", "attribute", "description", "values")
@@ -169,6 +170,7 @@ def load_attribute_schema(path: str) -> AttributeSchema:
         InputError: unreadable file, missing or unknown key, a duplicate attribute, an attribute
             without values, two values or aliases that fold to the same text, an alias to an
             unknown value, an unquoted boolean.
+        StorageError: the storage is out of reach.
     """
     try:
         location = path if "://" in path else str(Path(path).resolve())
@@ -176,7 +178,8 @@ def load_attribute_schema(path: str) -> AttributeSchema:
         with filesystem.open_input_stream(name) as stream:
             content = stream.read()
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"cannot read the attribute schema {path}: {error}") from error
+        unknown = InputError(f"cannot read the attribute schema {path}: {error}")
+        raise storage.unreadable(path, error, unknown) from error
     if path.endswith(".parquet"):
         return AttributeSchema.from_json(_parquet_entries(content, path), path)
     try:

@@ -32,7 +32,7 @@ def main(
     parser = argparse.ArgumentParser(
         prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", help="YAML file; default: jobs/configs/local.yaml")
+    parser.add_argument("--config", help="YAML file; default: the embedded default")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = [parser.add_argument(name, **how) for name, how in _OPTIONS.get(job, {}).items()]
     parsed = parser.parse_args(arguments)
@@ -41,10 +41,25 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         _JOBS[job](configuration.load(parsed.config, parsed.overrides), **given)
-    except RaypipeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+    except (RaypipeError, OSError) as error:
+        return told(error)
     return 0
+
+
+def told(error: RaypipeError | OSError) -> int:
+    """Print an error without a traceback; returns its exit code.
+
+    Raises:
+        OSError: the error itself, when it is neither ours nor a storage's.
+    """
+    from raypipe.storage import failed, is_at_fault
+
+    if isinstance(error, OSError) and is_at_fault(error):
+        error = failed("a file could not be read or written", error)
+    if not isinstance(error, RaypipeError):
+        raise error
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+    return error.exit_code
 
 
 def _round(config: Config) -> None:
@@ -73,22 +88,22 @@ def _prepare(config: Config) -> None:
 def _report(config: Config) -> None:
     from raypipe.report import stage
     from raypipe.rounds.console import Console
-    from raypipe.runs import open_run
+    from raypipe.runs import begun_run
 
-    Console().note(f"report {stage.run(config, open_run(config))}")
+    Console().note(f"report {stage.run(config, begun_run(config))}")
 
 
 def _export(config: Config) -> None:
     from raypipe.labeling.driver import export_labels
     from raypipe.rounds.console import Console
     from raypipe.rounds.exports import export_run
-    from raypipe.runs import open_run
+    from raypipe.runs import begun_run
 
-    run, console = open_run(config), Console()
+    run, console = begun_run(config), Console()
+    exported = list(export_run(config, run))  # first: it refuses another configuration
     reviewed = export_labels(config, run)
     if reviewed is not None:
         console.note(f"labels to review: {reviewed}")
-    exported = list(export_run(config, run))
     for what, path in exported:
         console.note(f"{what}: {path}")
     if reviewed is None and not exported:
@@ -97,10 +112,10 @@ def _export(config: Config) -> None:
 
 def _merge(config: Config, *, policy: str | None, target: str) -> None:
     from raypipe.rounds.console import Console
-    from raypipe.runs import open_run
+    from raypipe.runs import begun_run
     from raypipe.sampling.merge import merge
 
-    path = merge(config, open_run(config), policy or "best", target)
+    path = merge(config, begun_run(config), policy or "best", target)
     Console().note(f"merged weights: {path}")
 
 
@@ -145,14 +160,14 @@ def _review(
     from raypipe.labeling.console import LabelingConsole
     from raypipe.labeling.driver import export_labels
     from raypipe.labeling.reviewed import import_reviews
-    from raypipe.runs import open_run
+    from raypipe.runs import begun_run
 
     if answers is not None and role is not None:
         LabelingConsole().imported(import_reviews(config, answers, role))
         return
     if answers is not None or role is not None:
         raise ConfigError("--import and --as need each other")
-    run = open_run(config)
+    run = begun_run(config)
     exported = export_labels(config, run)
     if exported is None:
         raise ArtifactError(f"{run.location} has no labels yet: make them with jobs/label.py")
@@ -160,9 +175,16 @@ def _review(
 
 
 _PLAN = {"--plan": {"action": "store_true", "help": "say what it would take, and stop"}}
+_PLAN_LABEL = {
+    "--plan": {
+        "action": "store_true",
+        "help": "say what it would take, and stop; the run's own catalog is prepared first, if it "
+        "is not yet, and the catalog to label is surveyed; nothing is sampled",
+    }
+}
 _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "annotate": _PLAN,
-    "label": _PLAN,
+    "label": _PLAN_LABEL,
     "sweep": _PLAN,
     "review": {
         "--import": {

@@ -79,3 +79,9 @@ class EndpointError(RaypipeError):
 
 class StorageError(RaypipeError):
     exit_code = EXIT_RETRY
+
+
+class StorageDeniedError(StorageError):
+    """Another try would be refused too."""
+
+    exit_code = EXIT_CONFIG

@@ -33,6 +33,7 @@ LICENCES: dict[str, dict[str, str]] = {
 }
 """Of base models that the shipped configurations name; another one's is read from its own card."""
 UNKNOWN = {"license": "unknown"}
+_LICENCE_KEYS = ("license", "license_name", "license_link")
 Values = dict[str, Any]
 
 
@@ -80,11 +81,25 @@ def licence(model: ModelConfig) -> dict[str, str]:
     card = Path(model_path(model)) / CARD
     if not card.is_file():
         return UNKNOWN
-    _, _, rest = card.read_text().partition("---\n")
-    found = yaml.safe_load(rest.partition("\n---")[0]) if rest else None
-    if not isinstance(found, dict):
-        return UNKNOWN
-    return {key: str(found[key]) for key in found if key.startswith("license")} or UNKNOWN
+    found = _front_matter_of(card.read_text(encoding="utf-8", errors="replace"))
+    said = {
+        key: value
+        for key, value in found.items()
+        if key in _LICENCE_KEYS and isinstance(value, str) and value.strip()
+    }
+    return said if "license" in said else UNKNOWN
+
+
+def _front_matter_of(card: str) -> Values:
+    """What a card says above its text; nothing where that is not a mapping in YAML."""
+    front, end, _ = card.removeprefix("---\n").partition("\n---")
+    if not card.startswith("---\n") or not end:
+        return {}
+    try:
+        found = yaml.safe_load(front)
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

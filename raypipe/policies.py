@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raypipe.artifacts import Artifact, Run
-from raypipe.config import ModelConfig
-from raypipe.errors import ConfigError, InputError
+from raypipe.config import Config, ModelConfig, flatten
+from raypipe.errors import ConfigDriftError, ConfigError, InputError
+from raypipe.manifest import differing_keys, plain
 
 BEST = "best"
 PRETRAINED = "pretrained"
 SFT = "sft"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _WHOLE_FILE_BYTES = 64 << 20
+_FILES = "model.files"
+_IMAGE_KEYS = ("image_size", "max_images")
 
 
 def round_name(round_index: int) -> str:
@@ -60,8 +63,41 @@ def model_identity(model: ModelConfig) -> dict[str, str | None]:
                 digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
                 with path.open("rb") as file:
                     digest.update(file.read(_WHOLE_FILE_BYTES))
-        identity["model.files"] = digest.hexdigest()[:32]
+        identity[_FILES] = digest.hexdigest()[:32]
     return identity
+
+
+def check_origin(config: Config, run: Run, *names: str) -> None:
+    """Refuse a configuration that says another base model, LoRA or form of images than artifacts
+    were made with: what is told of them from it would not be so.
+
+    A local checkpoint is known by its files, wherever they lie by now.
+
+    Args:
+        names: of artifacts; one that is not committed, and keys that its fingerprint does not know,
+            are passed over.
+
+    Raises:
+        ConfigDriftError: names the keys.
+    """
+    asked = plain(
+        model_identity(config.model)
+        | flatten(config.lora.outcome(), "lora.")
+        | {f"catalog.{key}": getattr(config.catalog, key) for key in _IMAGE_KEYS}
+    )
+    for made in map(run.artifact, names):
+        commit = made.commit()
+        before = commit.fingerprint if commit is not None else {}
+        told = {key: before[key] for key in before if key in asked or key == _FILES}
+        if told.get(_FILES) is not None and told[_FILES] == asked.get(_FILES):
+            told["model.path"] = asked["model.path"]
+        lines = differing_keys(told, {key: asked[key] for key in asked if key in told})
+        if lines:
+            raise ConfigDriftError(
+                f"{made.name} was made with other settings than these:\n  "
+                + "\n  ".join(lines)
+                + "\nName the configuration that the run was made with (--config …)."
+            )
 
 
 @dataclass(frozen=True)

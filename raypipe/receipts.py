@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raypipe import storage
 from raypipe.digest import digest_rows
-from raypipe.errors import ArtifactError, StorageError
+from raypipe.errors import ArtifactError
 from raypipe.manifest import File, Kind
 from raypipe.schemas import Table
 
@@ -92,31 +93,38 @@ def write_rows(
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, write_page_checksum=True, compression="zstd")
     content = sink.getvalue()
-    try:
-        make_directory(filesystem, posixpath.dirname(path))
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(content)
-    except OSError as error:
-        raise StorageError(f"cannot write {path} ({content.size:,} bytes): {error}") from error
+    make_directory(filesystem, posixpath.dirname(path))
+    with (
+        storage.asked(f"cannot write {path} ({content.size:,} bytes)"),
+        filesystem.open_output_stream(path) as stream,
+    ):
+        stream.write(content)
     return _receipt(rows, contract, content, kind, root, path)
 
 
 def make_directory(filesystem: pafs.FileSystem, path: str) -> None:
     """Where there are directories: an object store has none, and asking costs many requests."""
     if isinstance(filesystem, pafs.LocalFileSystem):
-        filesystem.create_dir(path, recursive=True)
+        with storage.asked(f"cannot write {path}"):
+            filesystem.create_dir(path, recursive=True)
 
 
 def inspect(
     contract: Table, kind: Kind, filesystem: pafs.FileSystem, root: str, path: str
 ) -> Receipt | None:
-    """The receipt of a file that somebody else wrote; None for one that is cut or foreign."""
+    """The receipt of a file that somebody else wrote; None for one that is cut or foreign.
+
+    Raises:
+        StorageError: the storage is out of reach.
+    """
     try:
         with filesystem.open_input_stream(path) as stream:
             content = pa.py_buffer(stream.read())
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         return _receipt(contract.conform(table), contract, content, kind, root, path)
-    except (ArtifactError, pa.ArrowInvalid, OSError):
+    except (ArtifactError, pa.ArrowInvalid, OSError) as error:
+        if storage.is_at_fault(error):
+            raise storage.failed(f"cannot read {path}", error) from error
         return None
 
 

@@ -29,6 +29,16 @@ def exports_of(config: Config, run: Run) -> Path:
     return Path(run.path("exports") if run.is_local else f"exports/{config.run.name}")
 
 
+def begun_run(config: Config) -> Run:
+    """The configured run, for jobs that add to what is there; nothing is made.
+
+    Raises:
+        InputError: there is none; says what is there instead.
+        StorageError: its storage is out of reach.
+    """
+    return find_run(run_of(config).location, config.run.directory)
+
+
 def find_run(name: str, directory: str = "runs") -> Run:
     """A run that exists; nothing is made.
 
@@ -36,17 +46,19 @@ def find_run(name: str, directory: str = "runs") -> Run:
         name: path or URI of a run, or its name below ``directory``.
 
     Raises:
+        ConfigError: the name is a URI of no kind that is known.
         InputError: there is none; says what is there instead.
+        StorageError: its storage is out of reach.
     """
     below = f"{directory.rstrip('/')}/{name}"
     places = [name] if "://" in name or Path(name).is_absolute() else [name, below]
     there = [place for place in places if "://" in place or Path(place).is_dir()]
     for place in there:
-        run = _opened(place)
+        run = Run(place)
         if run.read(CONFIGURATION) is not None:
             return run
     if there:
-        held = ", ".join(_held(_opened(there[0]))) or "nothing"
+        held = ", ".join(_held(Run(there[0]))) or "nothing"
         raise InputError(f"{there[0]} is no run: it has no {CONFIGURATION}, and holds {held}")
     known = ""
     if "://" not in directory and Path(directory).is_dir():
@@ -73,17 +85,10 @@ def begun_with(run: Run) -> Config:
         raise ConfigError(f"{run.location}/{CONFIGURATION}: {error}") from error
 
 
-def _opened(place: str) -> Run:
-    try:
-        return Run(place)
-    except (OSError, ValueError) as error:  # what Arrow raises of a place that it does not know
-        raise InputError(f"{place} is no place of a run: {str(error).splitlines()[0]}") from error
-
-
 def _held(run: Run) -> list[str]:
     """Names of the first few things in a directory."""
     import pyarrow.fs as pafs
 
     selector = pafs.FileSelector(run.root, allow_not_found=True)
-    names = sorted(info.base_name for info in run.filesystem.get_file_info(selector))
+    names = sorted(info.base_name for info in run.look(selector))
     return [*names[:6], f"{len(names) - 6} more"] if len(names) > 6 else names

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raypipe import receipts
+from raypipe import receipts, storage
 from raypipe.artifacts import Artifact, Attempt
 from raypipe.errors import EngineStartError, QuarantineLimitError, RaypipeError, StorageError
 from raypipe.manifest import Commit
@@ -308,4 +308,6 @@ def explained(error: BaseException) -> BaseException:
         return EngineStartError(f"no progress within cluster.capacity_wait_s: {text}")
     if "OutOfDiskError" in text or "No space left on device" in text:
         return StorageError(f"the disk is full: {text.strip().splitlines()[-1]}")
+    if storage.names_a_store(text):
+        return storage.failed("a task failed", error)
     return error

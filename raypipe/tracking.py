@@ -7,6 +7,7 @@ a tag at a step, and a step is a round.
 The trainers tell the same trackers of every optimizer step, in runs of their own.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -184,7 +185,8 @@ class MLflow:
 
         self._mlflow = mlflow
         self._client = mlflow.MlflowClient()
-        memory = _Memory(run, f"mlflow {mlflow.get_tracking_uri()}")
+        uri = mlflow.get_tracking_uri()
+        memory = _Memory(run, f"mlflow {_server(uri)}", former=f"mlflow {uri}")
         self._id, self.known = self._resumed(memory.values.get("run"))
         if not self._id:
             self._id = self._created(config)
@@ -273,18 +275,34 @@ class WandB:
 
 
 class _Memory:
-    """What a tracker remembers in the run from call to call."""
+    """What a tracker remembers in the run from call to call.
 
-    def __init__(self, run: Run, key: str) -> None:
-        self._run, self._key = run, key
-        self.values: dict[str, Any] = self._all().get(key, {})
+    Args:
+        former: the key of earlier versions, which could hold a password; taken over at once.
+    """
+
+    def __init__(self, run: Run, key: str, former: str = "") -> None:
+        self._run, self._key, self._former = run, key, former
+        known = self._all()
+        self.values: dict[str, Any] = known.get(key) or known.get(former, {})
+        if former in known:
+            self.keep(self.values)
 
     def keep(self, values: Mapping[str, Any]) -> None:
-        content = json.dumps(self._all() | {self._key: values}, indent=1)
+        kept = {key: known for key, known in self._all().items() if key != self._former}
+        content = json.dumps(kept | {self._key: values}, indent=1)
         self._run.replace(MEMORY, content.encode())
 
     def _all(self) -> dict[str, Any]:
         return dict(json.loads(self._run.read(MEMORY) or b"{}"))
+
+
+def _server(uri: str) -> str:
+    """What tells one server from another, without the user and the password of its URI."""
+    scheme, separator, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    plain = f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
 
 _OPTIONAL = ("mlflow", "wandb")

@@ -8,8 +8,9 @@ from peft import get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from raypipe.artifacts import Run
-from raypipe.config import Config, ModelConfig, resolve
-from raypipe.policies import model_path
+from raypipe.config import Config, ModelConfig, flatten, resolve
+from raypipe.policies import model_identity, model_path
+from raypipe.runs import CONFIGURATION
 from raypipe.training.lora import lora_config
 
 NANO = ModelConfig(path="embedded:nano", dtype="float32")
@@ -47,8 +48,11 @@ def metrics(accuracy: float) -> bytes:
 def adapted_run(location: Path, std: float = 0.05) -> Run:
     """Round 1 is committed and evaluated, and the run has its summary."""
     run = Run(str(location))
-    for name in ("catalog/listings", "catalog/seed"):
-        run.artifact(name).attempt({}).commit()
+    run.create(CONFIGURATION, nano_config().model_dump_json().encode())
+    catalog = nano_config().catalog
+    images = {f"catalog.{key}": getattr(catalog, key) for key in ("image_size", "max_images")}
+    for name, fingerprint in (("catalog/listings", images), ("catalog/seed", {})):
+        run.artifact(name).attempt(fingerprint).commit()
     for name, accuracy in (("pretrained", 0.5), ("round-1", 0.6)):
         attempt = run.artifact(f"{name}/evaluation").attempt({})
         attempt.write_file("metrics.json", metrics(accuracy))
@@ -58,12 +62,19 @@ def adapted_run(location: Path, std: float = 0.05) -> Run:
             "training.method": "dpo",
             "upstream.pairs": PAIRS_DIGEST,
             "versions.peft": "0.21.2",
+            **model_identity(NANO),
+            **flatten(nano_config().lora.outcome(), "lora."),
         }
     )
     write_adapter(attempt.local_files(), seed=1, std=std)
     attempt.commit(counts={"num_examples": 96, "num_steps": 6})
+    summarise(run)
+    return run
+
+
+def summarise(run: Run) -> None:
+    """Write the summary of round 1."""
     record = {"round": 1, "start": "sft", "source": "sft", "pairs": 96, "queries": 40}
     comparison = {"from": "sft", "to": "round-1", "difference": 0.031, "ci95": [-0.01, 0.07]}
     summary = {"best": "round-1", "pairs": [record], "comparison": comparison}
     run.replace("summary.json", json.dumps(summary).encode())
-    return run

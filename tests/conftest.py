@@ -23,6 +23,7 @@ CommitRows = Callable[..., Commit]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
+    (tmp_path / "run").mkdir()
     return Run(str(tmp_path / "run"))
 
 

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from raypipe.errors import ConfigError, InputError
+from raypipe import storage
+from raypipe.errors import ConfigError, InputError, RaypipeError
 
 Kind = Literal["delta", "iceberg", "lance"]
 _LOCATION = re.compile(rf"({'|'.join(get_args(Kind))}):(.*?)(?:@([^@/]*))?")
@@ -102,6 +103,7 @@ def resolve(location: Location, iceberg: Mapping[str, str]) -> Snapshot:
     Raises:
         ConfigError: a package is missing, or the properties name no catalog.
         InputError: there is no such table or snapshot, or its deleted rows would come back.
+        StorageError: the table or its catalog is out of reach.
     """
     try:
         match location.kind:
@@ -128,7 +130,7 @@ def _delta(location: Location) -> Snapshot:
         schema = table.to_pyarrow_dataset().schema
         version, identifier = table.version(), table.metadata().id
     except (DeltaError, OSError, ValueError) as error:
-        raise InputError(f"cannot open {location}: {_first_line(error)}") from error
+        raise _unopened(location, error) from error
 
     def read(names: Sequence[str]) -> Any:
         import ray.data
@@ -170,7 +172,7 @@ def _lance(location: Location) -> Snapshot:
         version, schema = table.version, table.schema
         files = [file.path for part in table.get_fragments() for file in part.metadata.files]
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot open {location}: {_first_line(error)}") from error
+        raise _unopened(location, error) from error
     # A Lance table has no id; its files have names of their own whenever it is written.
     mark = hashlib.blake2b("\n".join(sorted(files)).encode(), digest_size=4).hexdigest()
 
@@ -197,7 +199,7 @@ def _iceberg(location: Location, properties: Mapping[str, str]) -> Snapshot:
             f"catalog.iceberg names no catalog to find {location} in: {_first_line(error)}"
         ) from error
     except Exception as error:  # every kind of catalog has a client with errors of its own
-        raise InputError(f"cannot open {location}: {_first_line(error)}") from error
+        raise _unopened(location, error) from error
     current = table.current_snapshot()
     version = location.pin if location.pin is not None else current and current.snapshot_id
     if version is None:
@@ -226,6 +228,11 @@ def _load(place: str, properties: Mapping[str, str]) -> Any:
 
 def _absolute(place: str) -> str:
     return place if "://" in place else str(Path(place).resolve())
+
+
+def _unopened(location: Location, error: Exception) -> RaypipeError:
+    unknown = InputError(f"cannot open {location}: {_first_line(error)}")
+    return storage.unreadable(str(location), error, unknown)
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raypipe.errors import InputError
+from raypipe import storage
+from raypipe.errors import InputError, RaypipeError
 
 ROWS_PER_BATCH = 16
 
@@ -111,8 +112,9 @@ class Source:
         if self.directory is None:
             return None
         path = posixpath.join(self.directory, name)
-        if not self.filesystem.get_file_info(path).is_file:
-            return None
+        with storage.asked(f"cannot look at {path}"):
+            if not self.filesystem.get_file_info(path).is_file:
+                return None
         return _checked(Source(self.filesystem, (path,), self.directory, columns))
 
     def rows(
@@ -126,6 +128,7 @@ class Source:
 
         Raises:
             InputError: a file is truncated or corrupt.
+            StorageError: a file is out of reach.
         """
         names = [column.name for column in self.columns] if names is None else list(names)
         for path in self.files:
@@ -141,6 +144,7 @@ class Source:
 
         Raises:
             InputError: a file is truncated or corrupt.
+            StorageError: a file is out of reach.
         """
         for path in self.files:
             yield from self._batches(path, list(names))
@@ -167,7 +171,7 @@ class Source:
                     batch.validate(full=True)  # text that is not UTF-8 would fail much later
                     yield batch
             except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{path} is truncated or corrupt: {error}") from error
+                raise _broken(path, error) from error
 
     def row_groups(self) -> list[tuple[str, int]]:
         """The parts in which the files are read side by side: file and row group."""
@@ -184,6 +188,7 @@ class Source:
 
         Raises:
             InputError: the file is truncated or corrupt.
+            StorageError: it is out of reach.
         """
         with _opened(self.filesystem, path) as file:
             present = [name for name in names if name in file.schema_arrow.names]
@@ -196,7 +201,7 @@ class Source:
                             table = table.append_column(name, pa.nulls(len(table), pa.string()))
                     yield table
             except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{path} is truncated or corrupt: {error}") from error
+                raise _broken(path, error) from error
 
     def each_file(self) -> Iterator["Source"]:
         """The files as sources of their own."""
@@ -205,7 +210,8 @@ class Source:
 
     def identity(self) -> list[list[object]]:
         """Name, size and time of every file: a catalog is too large to be hashed for each run."""
-        infos = self.filesystem.get_file_info(list(self.files))
+        with storage.asked(f"cannot look at {self.name}"):
+            infos = self.filesystem.get_file_info(list(self.files))
         return [[info.path, info.size, info.mtime_ns] for info in infos]
 
     def digest(self, prefix: str) -> dict[str, object]:
@@ -216,7 +222,10 @@ class Source:
         hashes, size = [], 0
         for path in self.files:
             content = hashlib.sha256()
-            with self.filesystem.open_input_stream(path) as stream:
+            with (
+                storage.asked(f"cannot read {path}"),
+                self.filesystem.open_input_stream(path) as stream,
+            ):
                 while chunk := stream.read(1 << 22):
                     content.update(chunk)
                     size += len(chunk)
@@ -241,6 +250,7 @@ def open_source(
 
     Raises:
         InputError: nothing there, not Parquet, truncated, or a column missing or mistyped.
+        StorageError: the storage is out of reach.
     """
     source = find_source(location, columns, leave_out)
     if source is None:
@@ -265,7 +275,8 @@ def find_source(
                 file for file, name in names.items() if _is_table(name) and name not in leave_out
             )
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot open {location}: {error}") from error
+        unknown = InputError(f"cannot open {location}: {error}")
+        raise storage.unreadable(location, error, unknown) from error
     if info.type == pafs.FileType.NotFound or not files:
         return None
     directory = path if is_directory else posixpath.dirname(path)
@@ -296,7 +307,13 @@ def _opened(filesystem: pafs.FileSystem, path: str) -> pq.ParquetFile:
             page_checksum_verification=True,
         )
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file: {error}") from error
+        unknown = InputError(f"{path} is not a readable Parquet file: {error}")
+        raise storage.unreadable(path, error, unknown) from error
+
+
+def _broken(path: str, error: Exception) -> RaypipeError:
+    corrupt = InputError(f"{path} is truncated or corrupt: {error}")
+    return storage.unreadable(path, error, corrupt)
 
 
 def check_columns(schema: pa.Schema, columns: tuple[Column, ...], path: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from raypipe import progress, receipts, stream
+from raypipe import progress, receipts, storage, stream
 from raypipe.artifacts import Attempt, Run
 from raypipe.catalog.answer_files import AnswerFiles, open_answers
 from raypipe.catalog.snapshots import Location, Snapshot, parse, resolve
@@ -216,6 +216,7 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
 
     Raises:
         InputError: no rows, an id that is null or there twice, or files that cannot be read.
+        StorageError: the table or the run is out of reach.
     """
     name = str(snapshot)
     written: list[Receipt] = []
@@ -234,7 +235,8 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
         known = stream.explained(error)
         if isinstance(known, OSError | pa.ArrowException | ValueError):
             said = str(known).strip().splitlines()[-1]
-            raise InputError(f"{name} cannot be read: {said}") from error
+            unknown = InputError(f"{name} cannot be read: {said}")
+            raise storage.unreadable(name, known, unknown) from error
         raise known from error
     if not written:
         raise InputError(f"{name} holds no rows")

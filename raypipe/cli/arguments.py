@@ -5,7 +5,7 @@ import argparse
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:
     """``--config`` and the overrides, as every job takes them."""
-    parser.add_argument("--config", help="YAML file; default: jobs/configs/local.yaml")
+    parser.add_argument("--config", help="YAML file; default: the embedded default")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
 
 

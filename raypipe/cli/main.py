@@ -49,9 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(given)
     try:
         return int(parsed.run_command(parsed))
-    except RaypipeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+    except (RaypipeError, OSError) as error:
+        return command.told(error)
     except KeyboardInterrupt:
         return 130
 

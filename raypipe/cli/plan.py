@@ -1,7 +1,9 @@
 """``raypipe plan``: what a job would take, before anything is spent.
 
 Listings, queries, chains, tokens, hours and cost; what nobody can know yet is said to be unknown.
-For labels the catalog is surveyed, which starts Ray; nothing is sampled.
+A plan of labels starts Ray: it prepares and commits the run's own catalog where that is not done
+yet, decoding every image of it, and surveys the catalog to label. Nothing is sampled. The other
+plans write nothing.
 """
 
 import argparse

@@ -39,7 +39,8 @@ from raypipe.errors import ConfigError
 from raypipe.overrides import apply_override
 from raypipe.prompts import AnswerFormat
 
-CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+CONFIGS = Path(__file__).parent / "shipped"
+"""The configurations that come with the package; ``jobs/configs`` is a link to them."""
 __all__ = [
     "CONFIGS",
     "AnnotationConfig",
@@ -166,7 +167,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
     """Read a configuration file and apply ``section.key=value`` overrides.
 
     Args:
-        path: YAML file; None reads the embedded default, ``jobs/configs/local.yaml``.
+        path: YAML file; None reads the embedded default, ``local.yaml`` of ``CONFIGS``.
         overrides: values are parsed as YAML.
 
     Raises:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from raypipe.artifacts import Run
 from raypipe.doctor.finding import Finding, fail, ok
-from raypipe.errors import EXIT_RETRY, StorageError
+from raypipe.errors import EXIT_RETRY, ConfigError, StorageDeniedError, StorageError
+from raypipe.storage import asked
 
 
 def check_storage(directory: str, open_run: Callable[[str], Run] = Run) -> Finding:
@@ -19,19 +20,20 @@ def check_storage(directory: str, open_run: Callable[[str], Run] = Run) -> Findi
         open_run: opens such a place.
     """
     what = "run.directory"
-    made = _absent_folders(directory)
+    made: list[Path] = []
     probe = f".raypipe-doctor-{uuid.uuid4().hex[:12]}"
     try:
         place = open_run(directory)
+        made = _absent_folders(place)
         first, second = place.create(probe, b"1"), place.create(probe, b"2")
-        place.filesystem.delete_file(place.path(probe))
+        with asked(f"cannot delete {place.path(probe)}"):
+            place.filesystem.delete_file(place.path(probe))
+    except StorageDeniedError as error:
+        return fail(what, str(error), "rights, credentials, or run.directory= another place")
     except StorageError as error:
-        return fail(what, str(error), "credentials, region, rights, network", EXIT_RETRY)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        return fail(what, f"{directory}: {error.strerror}", "run.directory= a place of your own")
-    except (OSError, ValueError) as error:  # what Arrow raises of a place that it cannot reach
-        said = str(error).splitlines()[0]
-        return fail(what, f"{directory}: {said}", "credentials, region, network", EXIT_RETRY)
+        return fail(what, str(error), "network, endpoint, room; then try again", EXIT_RETRY)
+    except ConfigError as error:
+        return fail(what, str(error), "run.directory= a directory, or a URI such as s3://…")
     finally:
         for folder in made:
             with contextlib.suppress(OSError):
@@ -45,9 +47,9 @@ def check_storage(directory: str, open_run: Callable[[str], Run] = Run) -> Findi
     return ok(what, f"{directory}: a file is created once")
 
 
-def _absent_folders(directory: str) -> list[Path]:
-    """The local folders that opening would make, the innermost first."""
-    if "://" in directory:
+def _absent_folders(place: Run) -> list[Path]:
+    """The local folders that writing would make, the innermost first."""
+    if not place.is_local:
         return []
-    path = Path(directory).resolve()
+    path = Path(place.root)
     return [folder for folder in (path, *path.parents) if not folder.exists()]

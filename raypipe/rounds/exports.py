@@ -7,7 +7,7 @@ from pathlib import Path
 from raypipe.artifacts import Run
 from raypipe.config import Config
 from raypipe.consensus.export import export_preferences
-from raypipe.policies import PRETRAINED, SFT, round_name
+from raypipe.policies import PRETRAINED, SFT, check_origin, round_name
 from raypipe.runs import exports_of
 from raypipe.sampling.export import export_chains
 from raypipe.training.export import export_adapter
@@ -19,7 +19,13 @@ def export_run(config: Config, run: Run) -> Iterator[tuple[str, Path]]:
     Yields:
         What was exported, and where: ``<scope>/preferences.parquet`` of pairs,
         ``<scope>/chains.parquet`` of chains that were voted on, ``adapters/<policy>``.
+
+    Raises:
+        ConfigDriftError: the configuration names another base model, answer format, LoRA or image
+            size than the run was made with; nothing was exported.
     """
+    for scope in _scopes(run):
+        check_origin(config, run, "catalog/listings", f"{scope}/chains", f"{scope}/adapter")
     root = exports_of(config, run)
     for scope in _scopes(run):
         pairs = run.artifact(f"{scope}/pairs").commit()

@@ -4,11 +4,11 @@ import shutil
 import uuid
 from pathlib import Path
 
-from raypipe.artifacts import Run
+from raypipe.artifacts import Artifact, Run
 from raypipe.config import Config
 from raypipe.errors import AdapterInactiveError, ConfigError
 from raypipe.modelcard import CARD, model_card
-from raypipe.policies import model_path, policy
+from raypipe.policies import check_origin, model_path, policy
 from raypipe.sampling import probe
 from raypipe.sampling.weights import write_merged
 
@@ -25,6 +25,7 @@ def merge(config: Config, run: Run, name: str, target: str | Path) -> Path:
 
     Raises:
         ConfigError: the target holds something, or the policy has no adapter to merge.
+        ConfigDriftError: the adapter was made with another base model, LoRA or image size.
         ArtifactError: the policy is not committed.
         AdapterInactiveError: the adapter changes nothing.
     """
@@ -35,6 +36,9 @@ def merge(config: Config, run: Run, name: str, target: str | Path) -> Path:
     adapter = chosen.adapter_directory()
     if adapter is None:
         raise ConfigError(f"the policy '{name}' has no adapter: serve {chosen.model.path} itself")
+    if isinstance(chosen.adapter, Artifact):
+        check_origin(config, run, "catalog/listings", chosen.adapter.name)
+    card = model_card(config, run, chosen, "merged")  # first: what is wrong with it costs no merge
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     partial.parent.mkdir(parents=True, exist_ok=True)
     model = config.model
@@ -44,7 +48,7 @@ def merge(config: Config, run: Run, name: str, target: str | Path) -> Path:
         )
         if probe.distance(before, after) == 0:
             raise AdapterInactiveError(f"merging '{name}' changes nothing: all its updates are 0")
-        (partial / CARD).write_text(model_card(config, run, chosen, "merged"))
+        (partial / CARD).write_text(card)
         if target.exists():
             target.rmdir()
         return partial.rename(target)

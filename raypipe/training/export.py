@@ -8,7 +8,7 @@ from pathlib import Path
 from raypipe.artifacts import Run
 from raypipe.config import Config
 from raypipe.modelcard import CARD, model_card
-from raypipe.policies import Policy
+from raypipe.policies import Policy, check_origin
 
 _PEFT_CONFIG = "adapter_config.json"
 
@@ -25,8 +25,10 @@ def export_adapter(config: Config, run: Run, name: str, directory: str | Path) -
 
     Raises:
         ArtifactError: the adapter is not committed.
+        ConfigDriftError: it was made with another base model, LoRA or image size than configured.
     """
     policy = Policy(name, config.model, run.artifact(f"{name}/adapter"))
+    check_origin(config, run, "catalog/listings", f"{name}/adapter")
     source = policy.adapter_directory()
     assert source is not None
     target = Path(directory)

@@ -104,8 +104,9 @@ def test_the_modules_that_stages_share_import_no_stage() -> None:
         ("config", {"errors", "overrides", "prompts"}),
         ("manifest", set()),
         ("digest", set()),
-        ("receipts", {"digest", "errors", "manifest", "schemas"}),
-        ("artifacts", {"digest", "errors", "manifest", "receipts", "schemas"}),
+        ("storage", {"errors"}),
+        ("receipts", {"digest", "errors", "manifest", "schemas", "storage"}),
+        ("artifacts", {"digest", "errors", "manifest", "receipts", "schemas", "storage"}),
     ],
 )
 def test_the_ground_modules_stand_on_nothing_above_them(module: str, below: set[str]) -> None:

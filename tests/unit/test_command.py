@@ -1,5 +1,6 @@
 """The command line of a job: exit codes, and messages without a traceback."""
 
+import errno
 import logging
 import os
 import signal
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from raypipe import progress
+from raypipe.cli import main as cli
 from raypipe.command import main
-from raypipe.config import Config
+from raypipe.config import Config, load
 from raypipe.errors import (
     AdapterInactiveError,
     ArtifactError,
@@ -21,7 +23,10 @@ from raypipe.errors import (
     NonFiniteLossError,
     QuarantineLimitError,
     RaypipeError,
+    StorageDeniedError,
+    StorageError,
 )
+from raypipe.runs import open_run
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +104,8 @@ def test_a_wrong_configuration_exits_2(
         (NonFiniteLossError, 3),
         (CollapseError, 3),
         (EngineStartError, 4),
+        (StorageError, 4),
+        (StorageDeniedError, 2),
     ],
 )
 def test_every_error_has_its_exit_code_and_no_traceback(
@@ -137,6 +144,30 @@ def test_a_bug_is_not_dressed_up_as_a_users_error(monkeypatch: pytest.MonkeyPatc
     round_that_raises(monkeypatch, KeyError("bug"))
     with pytest.raises(KeyError, match="bug"):
         main("round", None, [])
+    round_that_raises(monkeypatch, FileNotFoundError(2, "no such file", "bug"))
+    with pytest.raises(FileNotFoundError, match="bug"):
+        main("round", None, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (OSError("When listing objects: AWS Error SLOW_DOWN during ListObjectsV2 operation"), 4),
+        (OSError(errno.ENOSPC, "No space left on device"), 4),
+        (OSError("AWS Error ACCESS_DENIED during HeadObject operation: No response body."), 2),
+    ],
+)
+def test_what_a_storage_says_is_told_wherever_it_comes_from(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: OSError,
+    exit_code: int,
+) -> None:
+    round_that_raises(monkeypatch, error)
+    assert main("round", None, []) == cli.main(["round"]) == exit_code
+    shown = capsys.readouterr().err
+    assert shown.startswith("Storage")
+    assert "Traceback" not in shown
 
 
 def test_help_exits_0_and_tells_about_overrides(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +217,7 @@ def test_a_role_that_is_none_exits_2(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_run_without_labels_has_nothing_to_review(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    open_run(load(None, [f"run.directory={tmp_path}"]))
     assert main("review", None, [f"run.directory={tmp_path}"]) == 3
     assert "has no labels yet: make them with jobs/label.py" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """Trackers of a whole run: each point once, whatever is called how often and whatever fails."""
 
 import importlib.machinery
+import json
 import struct
 import sys
 from collections.abc import Iterator
@@ -371,6 +372,39 @@ def test_mlflow_begins_anew_where_the_server_has_forgotten_the_run(mlflow: Any, 
     assert [sorted(mlflow_points(mlflow, each)) for each in runs] == [sorted(FIRST.items())] * 2
 
 
+def test_a_servers_password_is_not_written_into_the_run_and_may_change(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = fake_mlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    for password in ("hunter2", "hunter3"):
+        uri = f"https://me:{password}@tracking.example.com/mlflow"
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda uri=uri: uri)
+        assert call(config_of("mlflow"), run, FIRST) == []
+    assert len(mlflow_runs(mlflow)) == 1
+    assert b"hunter" not in (run.read(tracking.MEMORY) or b"")
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://other.example.com/mlflow")
+    call(config_of("mlflow"), run, FIRST)
+    assert len(mlflow_runs(mlflow)) == 2
+
+
+def test_what_an_earlier_version_remembered_is_kept_without_its_password(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = fake_mlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    uri = "https://me:hunter2@tracking.example.com"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    known = mlflow.MlflowClient().create_run("1", "tracked").info.run_id
+    memory = {f"mlflow {uri}": {"run": known}, "wandb": {"id": "w", "known": []}}
+    run.replace(tracking.MEMORY, json.dumps(memory).encode())
+    call(config_of("mlflow"), run, FIRST)
+    assert len(mlflow_runs(mlflow)) == 1
+    kept = json.loads(run.read(tracking.MEMORY) or b"")
+    assert "hunter2" not in str(kept)
+    assert kept["wandb"] == memory["wandb"]
+
+
 def test_an_mlflow_server_out_of_reach_costs_a_warning(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +474,7 @@ def test_wandb_offline_writes_below_the_run(run: Run, monkeypatch: pytest.Monkey
 def test_events_of_a_run_in_an_object_store_are_put_there_whole(
     tmp_path: Path,
 ) -> None:
+    (tmp_path / "stored").mkdir()
     run = Run(f"file://{tmp_path}/stored")
     run.is_local = False  # its files are then made elsewhere and put through Run.replace
     call(config_of("tensorboard"), run, FIRST)

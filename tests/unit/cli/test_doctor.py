@@ -13,6 +13,7 @@ from raypipe.doctor import environment, examination, machine, model, packages, s
 from raypipe.doctor.finding import EXIT_RETRY, Finding, exit_code, fail, ok, warn
 from raypipe.doctor.machine import GIB, Devices
 from raypipe.doctor.storage import check_storage
+from raypipe.errors import StorageError
 from raypipe.tested import TESTED
 
 Findings = Iterable[Finding]
@@ -326,11 +327,15 @@ def test_a_place_that_cannot_be_written_is_to_be_mended(tmp_path: Path) -> None:
 
 def test_storage_out_of_reach_may_be_tried_again() -> None:
     def out_of_reach(location: str) -> Run:
-        raise OSError("When resolving region for bucket 'b': NETWORK_CONNECTION\nmore")
+        raise StorageError("cannot open s3://b/runs: NETWORK_CONNECTION")
 
     found = check_storage("s3://b/runs", out_of_reach)
     assert (found.verdict, found.exit_code) == ("fail", EXIT_RETRY)
-    assert "more" not in found.detail
+
+
+def test_a_place_of_no_kind_that_is_known_is_to_be_mended() -> None:
+    found = check_storage("zz://bucket/runs")
+    assert (found.verdict, found.exit_code) == ("fail", 2)
 
 
 # All of it

@@ -133,6 +133,17 @@ def test_what_nobody_knows_is_said_to_be_unknown(
     assert "assumed: the catalog is not prepared yet" in shown
     assert "the sizes are the paper's, not your catalog's" in shown
     assert not (tmp_path / "runs").exists()
+    assert main(["plan", f"run.directory=file://{tmp_path}/runs"]) == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_of_labels_says_that_it_does_work_first(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["plan", "--help"], ["label", "--help"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        told = " ".join(capsys.readouterr().out.split())
+        assert "the run's own catalog" in told
+        assert "nothing is sampled" in told.lower()
 
 
 def test_a_wrong_configuration_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,8 +133,11 @@ def test_what_is_no_run_is_refused_with_what_it_is(
     assert "no run at absent or runs/absent; runs in runs: mine" in capsys.readouterr().err
     assert not (tmp_path / "absent").exists()
     assert not (tmp_path / "runs" / "absent").exists()
-    assert main(["status", "zz://bucket/run"]) == 3
+    assert main(["status", "zz://bucket/run"]) == 2
     assert "is no place of a run" in capsys.readouterr().err
+    assert main(["status", f"file://{tmp_path}/absent"]) == 3
+    assert "absent is no run" in capsys.readouterr().err
+    assert not (tmp_path / "absent").exists()
 
 
 def test_a_corrupt_manifest_is_a_line_and_exits_3(

@@ -8,7 +8,9 @@ import pytest
 from raypipe.artifacts import Run
 from raypipe.attributes import Attribute, AttributeSchema
 from raypipe.command import main
+from raypipe.config import load
 from raypipe.rounds.exports import export_run
+from raypipe.runs import open_run
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
 from tests.adapted import adapted_run, nano_config
 from tests.conftest import CommitRows, MakeListing, Row
@@ -33,14 +35,17 @@ def pairs_of(listing: Row) -> Row:
 @pytest.fixture
 def sampled(tmp_path: Path, make_listing: MakeListing, commit_rows: CommitRows) -> Run:
     """A run whose SFT policy has been sampled and voted on, and no more."""
+    where = [f"run.directory={tmp_path}/runs", "run.name=sampled"]
+    run = open_run(load(None, where))
     attribute = Attribute("Shoe", "colour", "The colour.", ("Red", "Blue"), {})
-    run = Run(str(tmp_path / "runs" / "sampled"))
     listing = make_listing("a", "pool", ["colour"])
     schema = json.dumps(AttributeSchema((attribute,)).to_json()).encode()
     commit_rows(
         run, "catalog/listings", LISTINGS, [listing], files={"attribute_schema.json": schema}
     )
-    commit_rows(run, "sft/chains", CHAINS, [chains_of(listing)])
+    attempt = run.artifact("sft/chains", CHAINS).attempt({"model.answer_format": "reasoning"})
+    attempt.write(CHAINS.from_rows([chains_of(listing)]))
+    attempt.commit()
     commit_rows(run, "sft/pairs", PAIRS, [pairs_of(listing)])
     commit_rows(run, "sft/consensus", CONSENSUS)
     return run
@@ -81,5 +86,34 @@ def test_the_job_names_every_file(sampled: Run, capsys: pytest.CaptureFixture[st
 
 
 def test_a_run_that_has_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("export", None, ["run.name=new", f"run.directory={tmp_path}"]) == 3
+    where = ["run.name=new", f"run.directory={tmp_path}"]
+    open_run(load(None, where))
+    assert main("export", None, where) == 3
     assert "nothing to export yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "key", ["model.answer_format=answer_only", "lora.alpha=16", "catalog.image_size=56"]
+)
+def test_a_run_that_was_made_with_other_settings_exports_nothing(
+    sampled: Run, tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = sampled if key.startswith("model") else adapted_run(tmp_path / "runs" / "shoes")
+    where = [f"run.name={Path(run.root).name}", f"run.directory={tmp_path}/runs"]
+    assert main("export", None, [*where, "catalog.image_size=224", key]) == 2
+    shown = capsys.readouterr()
+    assert "ConfigDriftError" in shown.err
+    assert key.partition("=")[0] in shown.err
+    assert not Path(run.path("exports")).exists()
+
+
+@pytest.mark.parametrize("job", ["export", "merge", "report", "review"])
+def test_a_mistyped_run_is_told_and_not_made(
+    sampled: Run, tmp_path: Path, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ["--target", str(tmp_path / "served")] if job == "merge" else []
+    where = ["run.name=smapled", f"run.directory={tmp_path}/runs"]
+    assert main(job, None, [*target, *where]) == 3
+    said = capsys.readouterr().err
+    assert f"there is no run at {tmp_path}/runs/smapled; runs in {tmp_path}/runs: sampled" in said
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["sampled"]

@@ -1,6 +1,7 @@
 """A merged checkpoint is base and adapter in one, and never lands on something else."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from raypipe.artifacts import Run
 from raypipe.command import main
-from raypipe.errors import AdapterInactiveError, ArtifactError, ConfigError
+from raypipe.errors import AdapterInactiveError, ArtifactError, ConfigDriftError, ConfigError
 from raypipe.policies import model_path
 from raypipe.sampling.merge import merge
-from tests.adapted import NANO, adapted_run, nano_config
+from tests.adapted import NANO, adapted_run, nano_config, summarise
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +103,57 @@ def test_an_adapter_that_changes_nothing_is_refused_and_leaves_nothing(tmp_path:
     assert os.listdir(tmp_path / "served") == []
 
 
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"revision": "66285546"}, "model.revision: None -> '66285546'"),
+        ({"dtype": "bfloat16"}, "model.dtype: 'float32' -> 'bfloat16'"),
+        ({"path": "Qwen/Qwen2-VL-2B-Instruct"}, "model.path: 'embedded:nano' -> 'Qwen/Qwen2-VL-"),
+    ],
+)
+def test_another_base_than_the_adapters_is_refused_before_it_is_loaded(
+    adapted: Run, tmp_path: Path, model: dict[str, str], says: str
+) -> None:
+    with pytest.raises(ConfigDriftError, match="round-1/adapter was made with other") as raised:
+        merge(nano_config(**model), adapted, "best", tmp_path / "served" / "shoes")
+    assert says in str(raised.value)
+    assert "--config" in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_that_lies_elsewhere_by_now_is_the_same_by_its_files(
+    adapted: Run, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(model_path(NANO), moved)
+    served = merge(nano_config(path=str(moved)), adapted, "best", tmp_path / "served")
+    assert (served / "model.safetensors").is_file()
+    (moved / "generation_config.json").write_text("{}")
+    with pytest.raises(ConfigDriftError, match=r"model\.files"):
+        merge(nano_config(path=str(moved)), adapted, "best", tmp_path / "again")
+
+
+def test_a_card_that_cannot_be_written_is_known_before_the_merge(
+    adapted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypipe.sampling.merge.write_merged", lambda *_: pytest.fail("merged"))
+    adapted.replace("summary.json", b"{")
+    try:
+        with pytest.raises(ValueError, match="Expecting"):
+            merge(nano_config(), adapted, "round-1", tmp_path / "served")
+    finally:
+        summarise(adapted)
+
+
 def test_the_job_takes_policy_and_target(
     adapted: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "served"
     where = ["run.name=shoes", f"run.directory={Path(adapted.root).parent}"]
+    assert main("merge", None, ["--target", str(target), *where]) == 2
+    assert "catalog.image_size: 224 -> 112" in capsys.readouterr().err
+    assert not target.exists()
+    where.append("catalog.image_size=224")
     assert main("merge", None, ["--policy", "round-1", "--target", str(target), *where]) == 0
     assert (target / "model.safetensors").is_file()
     assert main("merge", None, ["--target", str(target), *where]) == 2

@@ -13,12 +13,12 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from raypipe.artifacts import Run
-from raypipe.config import ModelConfig
-from raypipe.errors import ArtifactError
+from raypipe.config import ModelConfig, resolve
+from raypipe.errors import ArtifactError, ConfigDriftError
 from raypipe.modelcard import base_name, licence, model_card
 from raypipe.policies import Policy, model_path
 from raypipe.training.export import export_adapter
-from tests.adapted import NANO, PAIRS_DIGEST, adapted_run, nano_config, write_adapter
+from tests.adapted import NAMED, NANO, PAIRS_DIGEST, adapted_run, nano_config, write_adapter
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,28 @@ def test_a_second_export_takes_the_place_of_the_first(adapted: Run, exported: Pa
 def test_an_adapter_that_is_not_committed_is_refused(adapted: Run, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="round-2/adapter is not committed"):
         export_adapter(nano_config(), adapted, "round-2", tmp_path / "round-2")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"model": {"path": "Qwen/Qwen2.5-VL-3B-Instruct"}}, "model.path: 'embedded:nano' -> 'Q"),
+        (
+            {"model": {"answer_format": "answer_only"}},
+            "model.answer_format: 'reasoning' -> 'answer_",
+        ),
+        ({"lora": {"rank": 16}}, "lora.rank: 32 -> 16"),
+        ({"lora": {"targets": ["q_proj"]}}, "lora.targets: ['q_proj', 'v_proj'] -> ['q_proj']"),
+    ],
+)
+def test_a_card_never_names_a_base_or_lora_that_the_adapter_was_not_trained_with(
+    adapted: Run, tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    config = resolve({**NAMED, **changed})
+    with pytest.raises(ConfigDriftError, match="round-1/adapter was made with other") as raised:
+        export_adapter(config, adapted, "round-1", tmp_path / "round-1")
+    assert says in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 # The card
@@ -145,3 +167,35 @@ def test_a_local_checkpoint_is_taken_at_its_own_cards_word(tiny_model: ModelConf
     (Path(tiny_model.path) / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n# Base\n")
     assert licence(tiny_model) == {"license": "mit"}
     assert base_name(tiny_model) is None
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "# Base\n\na | b\n---|---\nc: d: e | [\n",
+        "---\nlicense: [mit\n---\n# Base\n",
+        "---\nlicense: mit\n",
+        "---\nlicense: null\n---\n",
+        "---\nlicense: [mit, apache-2.0]\n---\n",
+        "---\nlicense_link: https://example.org\n---\n",
+        "---\n- license\n---\n",
+        "",
+    ],
+)
+def test_a_base_whose_card_says_no_licence_plainly_has_an_unknown_one(
+    adapted: Run, tiny_model: ModelConfig, card: str
+) -> None:
+    (Path(tiny_model.path) / "README.md").write_text(card)
+    assert licence(tiny_model) == {"license": "unknown"}
+    text = card_of(adapted, path=tiny_model.path).text
+    assert "**To be filled in before this is published:**" in text
+
+
+def test_a_licence_with_a_name_and_a_link_keeps_both(adapted: Run, tiny_model: ModelConfig) -> None:
+    front = "---\nlicense: other\nlicense_name: ours\nlicense_link: https://x.org\n---\n"
+    (Path(tiny_model.path) / "README.md").write_text(f"{front}# Ours – ©\n", encoding="utf-8")
+    assert licence(tiny_model) == {
+        "license": "other", "license_name": "ours", "license_link": "https://x.org",
+    }  # fmt: skip
+    text = card_of(adapted, path=tiny_model.path).text
+    assert "The base model's: ours ([text](https://x.org))" in text
