@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +19,6 @@ from raypipe.schemas import LABELS
 from raypipe.vote import Vote, count_votes
 
 Mode = Literal["vote", "greedy"]
-_REASONING = re.compile(r"<reasoning>(.*?)</reasoning>", re.DOTALL)
 
 
 def label_key(source: str, law: str, attributes: Iterable[Attribute]) -> str:
@@ -110,7 +108,7 @@ class Labeler:
             "votes": [{"value": value, "count": count} for value, count in vote.votes],
             "num_chains": self.num_chains,
             "num_valid": vote.num_valid,
-            "reasoning": _reasoning(best),
+            "reasoning": answers.reasoning_of(best.text) if best is not None else None,
             "seller_value": seller_value,
             "seller_conflict": None if sold is None or answer is None else sold != answer,
         }
@@ -153,8 +151,3 @@ def _clearest(chains: Sequence[Chain]) -> Chain | None:
 def _per_token(chain: Chain) -> float:
     """Mean log-probability of its tokens, in nats."""
     return chain.logprob / max(1, len(chain.token_ids))
-
-
-def _reasoning(chain: Chain | None) -> str | None:
-    found = _REASONING.search(chain.text) if chain is not None else None
-    return found.group(1).strip() if found else None
