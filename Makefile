@@ -8,11 +8,12 @@ UV_VERSION := 0.13.9
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(BIN)/python
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters fix lock clean
+.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters fix lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make round      install, then run the main job (ARGS=\"section.key=value …\")"
+	@echo "make install    install everything, and raypipe into .venv/bin"
 	@echo "make label      install, then label the run's listings (ARGS=\"--plan\" says what it takes)"
 	@echo "make sweep      install, then run the paper's experiments at small sizes (within an hour)"
 	@echo "make evaluate   install, then judge a policy (ARGS=\"judging.policy=sft …\")"
@@ -39,6 +40,8 @@ help:
 .venv/.dev: .venv/.cpu requirements/dev.txt
 	@$(INSTALL) -r requirements/dev.txt
 	@touch $@
+
+install: .venv/.cpu
 
 round: .venv/.cpu
 	@$(BIN)/python jobs/round.py $(ARGS)

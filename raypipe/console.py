@@ -54,3 +54,8 @@ class StageConsole:
 
     def note(self, text: str) -> None:
         self._rich.print(f"[yellow]![/yellow] {escape(text)}")
+
+
+def figure_or_unknown(figure: float | None) -> str:
+    """Hours or money with two decimals; None is what nobody can tell yet."""
+    return "unknown" if figure is None else f"{figure:,.2f}"

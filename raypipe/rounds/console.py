@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from raypipe.config import Config
-from raypipe.console import StageConsole
+from raypipe.console import StageConsole, figure_or_unknown
 from raypipe.rounds.estimate import Expectation
 from raypipe.rounds.gate import REFUSED, Judged
 
@@ -86,13 +86,11 @@ def _plan(config: Config, expected: Expectation) -> Table:
     tokens = f"at most {most:,}" if expected.tokens is None else f"{expected.tokens:,.0f}"
     table.add_row("tokens of chains", "", "", tokens, "")
     hours = expected.engine_hours(config), expected.trainer_hours(config)
-    table.add_row("engine hours, trainer hours", "", "", *map(_shown, hours))
-    table.add_row(f"cost ({config.rates.currency})", "", "", _shown(expected.cost(config)), "")
+    table.add_row("engine hours, trainer hours", "", "", *map(figure_or_unknown, hours))
+    table.add_row(
+        f"cost ({config.rates.currency})", "", "", figure_or_unknown(expected.cost(config)), ""
+    )
     return table
-
-
-def _shown(figure: float | None) -> str:
-    return "unknown" if figure is None else f"{figure:,.2f}"
 
 
 def _accuracy_table(summary: dict[str, Any]) -> Table:

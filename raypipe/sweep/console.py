@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from raypipe.config import Config
-from raypipe.console import StageConsole
+from raypipe.console import StageConsole, figure_or_unknown
 from raypipe.results import Comparison, Results
 from raypipe.sweep.arms import Arm
 from raypipe.sweep.estimate import Expectation
@@ -95,14 +95,15 @@ def _plan(config: Config, expected: Expectation) -> Table:
         table.add_row(line.arm.title, str(line.seed), f"{line.chains:,}", f"{line.examples:,}")
     table.add_section()
     table.add_row("in all", "", f"{expected.chains:,}", f"{expected.examples:,}")
-    hours = _shown(expected.engine_hours(config)), _shown(expected.trainer_hours(config))
+    hours = (
+        figure_or_unknown(expected.engine_hours(config)),
+        figure_or_unknown(expected.trainer_hours(config)),
+    )
     table.add_row("hours", "", *hours)
-    table.add_row(f"cost ({config.rates.currency})", "", _shown(expected.cost(config)), "")
+    table.add_row(
+        f"cost ({config.rates.currency})", "", figure_or_unknown(expected.cost(config)), ""
+    )
     return table
-
-
-def _shown(figure: float | None) -> str:
-    return "unknown" if figure is None else f"{figure:,.2f}"
 
 
 def _claims(comparisons: Sequence[Comparison]) -> Table:
