@@ -29,13 +29,12 @@ import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from raypipe import storage
+from raypipe import parquet, storage
 from raypipe.digest import MODULUS
-from raypipe.errors import ArtifactError, ConfigDriftError, ConfigError
+from raypipe.errors import ArtifactError, ConfigDriftError, ConfigError, InputError
 from raypipe.manifest import (
     COMMIT,
     Commit,
@@ -270,14 +269,10 @@ class Artifact:
 
     def _read_parquet(self, path: str, columns: list[str] | None = None) -> pa.Table:
         try:
-            return pq.read_table(
-                path,
-                columns=columns,
-                filesystem=self.run.filesystem,
-                page_checksum_verification=True,
-                partitioning=None,
-            )
-        except (pa.ArrowInvalid, OSError) as error:
+            return parquet.read(path, self.run.filesystem, columns)
+        except InputError as error:
+            raise ArtifactError(f"{error}; the run did not write this file") from error
+        except (pa.ArrowException, OSError) as error:
             corrupt = ArtifactError(f"{path} is missing or corrupt: {error}")
             raise storage.unreadable(path, error, corrupt) from error
 

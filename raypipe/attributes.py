@@ -6,7 +6,6 @@ remedy. The same object resolves the text of an answer to an allowed value, ever
 
 import difflib
 import hashlib
-import io
 import json
 import re
 import unicodedata
@@ -18,11 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import yaml
 
-from raypipe import storage
+from raypipe import parquet, storage
 from raypipe.errors import InputError
+from raypipe.identifiers import MAX_BYTES, bounded
 
 REQUIRED_KEYS = ("vertical", "attribute", "description", "values")
 KNOWN_KEYS = (*REQUIRED_KEYS, "aliases")
@@ -175,13 +174,13 @@ def load_attribute_schema(path: str) -> AttributeSchema:
     try:
         location = path if "://" in path else str(Path(path).resolve())
         filesystem, name = pafs.FileSystem.from_uri(location)
+        if path.endswith(".parquet"):
+            return AttributeSchema.from_json(_parquet_entries(filesystem, name), path)
         with filesystem.open_input_stream(name) as stream:
             content = stream.read()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         unknown = InputError(f"cannot read the attribute schema {path}: {error}")
         raise storage.unreadable(path, error, unknown) from error
-    if path.endswith(".parquet"):
-        return AttributeSchema.from_json(_parquet_entries(content, path), path)
     try:
         entries = yaml.load(content, Loader=_TextLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -198,12 +197,12 @@ def _attribute(entry: object, place: str) -> Attribute:
     for key in REQUIRED_KEYS:
         if key not in entry:
             raise InputError(f"{place}: the key '{key}' is missing")
-    vertical = _text(entry["vertical"], f"{place}: vertical")
-    name = _text(entry["attribute"], f"{place}: attribute")
+    vertical = _name(entry["vertical"], f"{place}: vertical")
+    name = _name(entry["attribute"], f"{place}: attribute")
     place = f"{place} ({vertical}/{name})"
     if entry["values"] is not None and not isinstance(entry["values"], list | tuple):
         raise InputError(f"{place}: values must be a list, found {entry['values']!r}")
-    values = tuple(_text(value, f"{place}: value") for value in entry["values"] or ())
+    values = tuple(_name(value, f"{place}: value") for value in entry["values"] or ())
     if not values:
         raise InputError(f"{place}: no values; list the allowed values or remove the entry")
     aliases = _aliases(entry.get("aliases"), place)
@@ -218,7 +217,7 @@ def _aliases(given: object, place: str) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise InputError(f"{place}: aliases must map each alias to a value, found {given!r}")
     return {
-        _text(alias, f"{place}: alias"): _text(value, f"{place}: value of alias '{alias}'")
+        _name(alias, f"{place}: alias"): _text(value, f"{place}: value of alias '{alias}'")
         for alias, value in given.items()
     }
 
@@ -259,6 +258,16 @@ def _text(given: object, place: str) -> str:
     return text
 
 
+def _name(given: object, place: str) -> str:
+    """A text that rows are compared with."""
+    text = _text(given, place)
+    if bounded(text) != text:
+        raise InputError(
+            f"{place}: '{bounded(text)}' is longer than {MAX_BYTES} bytes or holds a NUL"
+        )
+    return text
+
+
 def _nearest(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
     return f"; the nearest known one is '{near[0]}'" if near else ""
@@ -284,17 +293,24 @@ _TextLoader.yaml_implicit_resolvers = {
 }
 
 
-def _parquet_entries(content: bytes, path: str) -> list[dict[str, Any]]:
+def _parquet_entries(filesystem: pafs.FileSystem, path: str) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(io.BytesIO(content))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file: {error}") from error
-    missing = [name for name in REQUIRED_KEYS if name not in table.column_names]
-    if missing:
-        raise InputError(f"{path}: the column '{missing[0]}' is missing")
+        with parquet.opened(path, filesystem) as file:
+            names = file.schema_arrow.names
+            missing = [name for name in REQUIRED_KEYS if name not in names]
+            if missing:
+                raise InputError(f"{path}: the column '{missing[0]}' is missing")
+            unknown = [name for name in names if name not in KNOWN_KEYS]
+            if unknown:
+                near = _nearest(unknown[0], KNOWN_KEYS)
+                raise InputError(f"{path}: unknown column '{unknown[0]}'{near}")
+            rows = file.read().to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        corrupt = InputError(f"{path} is not a readable Parquet file: {error}")
+        raise storage.unreadable(path, error, corrupt) from error
     return [
         {key: _plain_aliases(value) if key == "aliases" else value for key, value in row.items()}
-        for row in table.to_pylist()
+        for row in rows
     ]
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from raypipe import parquet
 from raypipe.config import ClusterConfig
 from raypipe.errors import EngineStartError
 
@@ -44,8 +45,11 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         ray.init(**_arguments(cluster))
     except Exception as error:  # a node that starts too slowly raises just that
         raise EngineStartError(f"Ray did not start: {error}") from error
-    _tame_ray_data()
     try:
+        # The workers get these, whatever this process has.
+        given = ray.get_runtime_context().runtime_env.get("env_vars") or {}
+        parquet.refuse_unpickling(given)
+        _tame_ray_data()
         yield
     finally:
         ray.shutdown()

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -40,10 +41,19 @@ def main(
     # A job that is stopped gets SIGTERM; leaving through SystemExit shuts Ray down on the way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _JOBS[job](configuration.load(parsed.config, parsed.overrides), **given)
+        config = configuration.load(parsed.config, parsed.overrides)
+        _refuse_unpickling(config)
+        _JOBS[job](config, **given)
     except (RaypipeError, OSError) as error:
         return told(error)
     return 0
+
+
+def _refuse_unpickling(config: Config) -> None:
+    """Before anything is read, and whatever the engines' processes get beside it."""
+    from raypipe import parquet
+
+    parquet.refuse_unpickling({**os.environ, **config.sampling.environment})
 
 
 def told(error: RaypipeError | OSError) -> int:

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raypipe import storage
+from raypipe import parquet, storage
 from raypipe.digest import digest_rows
-from raypipe.errors import ArtifactError
+from raypipe.errors import ArtifactError, InputError
 from raypipe.manifest import File, Kind
 from raypipe.schemas import Table
 
@@ -120,9 +120,9 @@ def inspect(
     try:
         with filesystem.open_input_stream(path) as stream:
             content = pa.py_buffer(stream.read())
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        table = parquet.read(content)
         return _receipt(contract.conform(table), contract, content, kind, root, path)
-    except (ArtifactError, pa.ArrowInvalid, OSError) as error:
+    except (ArtifactError, InputError, pa.ArrowException, OSError) as error:
         if storage.is_at_fault(error):
             raise storage.failed(f"cannot read {path}", error) from error
         return None

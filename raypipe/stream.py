@@ -8,6 +8,7 @@ memory hardly grows with the catalog. One block in makes one file: a call that R
 death gives the same rows again, and whatever it had written before is in no manifest.
 """
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -19,9 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from raypipe import receipts, storage
+from raypipe import parquet, receipts, storage
 from raypipe.artifacts import Artifact, Attempt
 from raypipe.errors import EngineStartError, QuarantineLimitError, RaypipeError, StorageError
 from raypipe.manifest import Commit
@@ -264,8 +264,12 @@ def _filtered(dataset: Any, ids: pa.Array, *, keep: bool) -> Any:
 
 
 def _bytes(ids: pa.Array) -> np.ndarray:
-    """Ids as NumPy bytes, which sort and compare as a whole."""
-    return np.array(ids.cast(pa.binary()).to_pylist(), dtype=np.bytes_)
+    """Hashes of ids, 16 bytes each whatever the longest id is; they sort and compare as a whole."""
+    digests = (
+        hashlib.blake2b(content, digest_size=16).digest()
+        for content in ids.cast(pa.binary()).to_pylist()
+    )
+    return np.frombuffer(b"".join(digests), np.dtype("S16"))
 
 
 def check_share(attempt: Attempt, files: Sequence[Receipt], total: int, limit: float) -> None:
@@ -282,9 +286,7 @@ def check_share(attempt: Attempt, files: Sequence[Receipt], total: int, limit: f
     rows = [
         row
         for receipt in refusals[:100]
-        for row in pq.read_table(
-            run.path(name, receipt.file.path), filesystem=run.filesystem
-        ).to_pylist()
+        for row in parquet.read(run.path(name, receipt.file.path), run.filesystem).to_pylist()
     ]
     reasons = Counter(row["reason"] for row in rows).most_common(3)
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons)

@@ -37,7 +37,7 @@ def candidates_of(
     seed answers is paid for.
 
     Raises:
-        InputError: a null or doubled id, or a corrupt file.
+        InputError: a doubled id, or a corrupt file.
     """
     known = listings.listing_ids
     verified = _verified(config, run)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raypipe import parquet
 from raypipe.catalog.answer_files import find_answers
 from raypipe.catalog.snapshots import parse
 from raypipe.catalog.sources import SEED_COLUMNS
@@ -56,7 +57,10 @@ class SeedFile:
         if not self.filesystem.get_file_info(self.path).is_file:
             return {}
         try:
-            rows = pq.read_table(self.path, filesystem=self.filesystem).to_pylist()
+            with parquet.opened(self.path, self.filesystem) as file:
+                fields = [field.name for field in _ANSWER]
+                chosen = parquet.leaves(file, {"listing_id": (), "answers": fields})
+                rows = file.read(chosen).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.path} is truncated or corrupt: {error}") from error
         return {
@@ -114,7 +118,8 @@ class SeedFile:
         return replace(source, files=left).listing_ids
 
     def _is_review(self, path: str) -> bool:
-        answers = pq.read_schema(path, filesystem=self.filesystem).field("answers").type
+        with parquet.opened(path, self.filesystem) as file:
+            answers = file.schema_arrow.field("answers").type
         return "reviewed_at" in {field.name for field in answers.value_type}
 
 
@@ -137,7 +142,8 @@ def seed_file(catalog: CatalogConfig, campaign: str) -> SeedFile:
     if not path.endswith(".parquet"):
         return SeedFile(filesystem, posixpath.join(path, f"annotated-{campaign}.parquet"), campaign)
     if filesystem.get_file_info(path).is_file:
-        metadata = pq.read_schema(path, filesystem=filesystem).metadata or {}
+        with parquet.opened(path, filesystem) as file:
+            metadata = file.metadata.metadata or {}
         if metadata.get(_CAMPAIGN) != campaign.encode():
             raise ConfigError(
                 f"catalog.seed: {location} holds another seed; make catalog.seed a directory, "

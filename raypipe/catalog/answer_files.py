@@ -12,6 +12,7 @@ from typing import Any
 
 from raypipe.catalog.sources import SPLITS_FILE, Column, Source, find_source, open_source
 from raypipe.errors import InputError
+from raypipe.identifiers import MAX_BYTES, bounded, is_stand_in
 
 REVIEW = "review"
 Row = dict[str, Any]
@@ -41,8 +42,16 @@ class AnswerFiles(Source):
 
     @cached_property
     def listing_ids(self) -> frozenset[str]:
-        """Every id. Raises InputError for one that is null, or there twice in one file."""
-        return frozenset().union(*(file.listing_ids for file in self.each_file()))
+        """Every id. Raises InputError for one that no listing can have, or that is there twice in
+        one file."""
+        found = frozenset().union(*(file.listing_ids for file in self.each_file()))
+        stand_in = min(filter(is_stand_in, found), default=None)
+        if stand_in is not None:
+            raise InputError(
+                f"{self.name}: the listing_id {stand_in} is empty, has more than {MAX_BYTES} bytes "
+                "or holds a NUL; no listing can be answered for by it"
+            )
+        return found
 
     def rows(
         self, wanted: Collection[str] | None = None, names: Sequence[str] | None = None
@@ -91,7 +100,7 @@ def _merged(listing_id: str, rows: Sequence[tuple[str, Row]]) -> Row:
     claims: dict[str, list[_Claim]] = {}
     for path, row in rows:
         by_attribute: dict[str, list[Mapping[str, Any]]] = {}
-        for answer in filter(None, row.get("answers") or ()):
+        for answer in map(_bounded, filter(None, row.get("answers") or ())):
             by_attribute.setdefault(str(answer["attribute"] or ""), []).append(answer)
         for attribute, answers in by_attribute.items():
             claims.setdefault(attribute, []).append(_Claim(path, tuple(answers)))
@@ -115,6 +124,14 @@ def _merged(listing_id: str, rows: Sequence[tuple[str, Row]]) -> Row:
                 detail = f"{other.path} says {_told(other)}, overruled by a review: {_told(last)}"
                 merged["overruled"].append({"attribute": attribute, "detail": detail})
     return merged
+
+
+def _bounded(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer whose attribute and value are not too long; its reasoning may be."""
+    return {
+        name: bounded(given) if isinstance(given, str) and name != "reasoning" else given
+        for name, given in answer.items()
+    }
 
 
 def _rank(claim: _Claim) -> tuple[float, str]:

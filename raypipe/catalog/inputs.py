@@ -82,7 +82,7 @@ def roles_of(inputs: Inputs, max_listings: int | None, run_seed: int) -> dict[st
     """The role of every listing that is wanted; pool listings above the cap are left out.
 
     Raises:
-        InputError: a doubled or null id, a seed or truth id without a listing, an id in both, a
+        InputError: a doubled id, a seed or truth id without a listing, an id in both, a
             truth listing whose split is neither eval nor anchor.
     """
     known = inputs.listings.listing_ids

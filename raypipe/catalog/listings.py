@@ -1,6 +1,5 @@
 """One listing: from a row of the user's file to images and queries, or to a reason for refusal."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,9 +10,8 @@ from raypipe.attributes import AttributeSchema
 from raypipe.catalog.images import Picture, Refusal, squash
 from raypipe.catalog.queries import Query, queries_of
 from raypipe.config import CatalogConfig
+from raypipe.identifiers import LISTING_ID, MAX_DETAIL, bounded
 
-# Ids become parts of file names and of "<listing_id>/<attribute>".
-LISTING_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 ReadImage = Callable[[str], bytes | Refusal]
 
 
@@ -66,7 +64,7 @@ def quarantine_rows(refused: Iterable[RefusedListing]) -> list[dict[str, object]
             "id": listing.listing_id,
             "stage": "prepare",
             "reason": listing.reason,
-            "detail": listing.detail,
+            "detail": listing.detail[:MAX_DETAIL],
         }
         for listing in refused
     ]
@@ -91,7 +89,7 @@ def prepare_listing(
     """
     listing_id, vertical = row["listing_id"], row["vertical"]
     if not LISTING_ID.fullmatch(listing_id):
-        detail = f"an id is at most 128 characters and matches {LISTING_ID.pattern}"
+        detail = f"an id has 1 to 128 characters and matches {LISTING_ID.pattern}"
         return RefusedListing(listing_id, "bad_id", detail, {})
     if vertical not in schema.verticals:
         detail = f"'{vertical}' is not in the attribute schema"
@@ -143,10 +141,13 @@ def _pictures(
 
 
 def seller_values(given: Iterable[Any] | None) -> dict[str, str]:
-    """A list of (attribute, value) structs or the pairs of a map; the first value of each name."""
+    """A list of (attribute, value) structs or the pairs of a map; the first value of each name.
+
+    No schema allows a value that is longer than a name may be, and what stands for it says so.
+    """
     values: dict[str, str] = {}
     for pair in filter(None, given or ()):
         name, text = (pair["attribute"], pair["value"]) if isinstance(pair, Mapping) else pair
         if name and text is not None:
-            values.setdefault(name, text)
+            values.setdefault(bounded(name), bounded(text))
     return values

@@ -6,6 +6,7 @@ A fault of a file (not of a row) is an InputError that names the file and the co
 import hashlib
 import posixpath
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,20 +16,25 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raypipe import storage
+from raypipe import parquet, storage
 from raypipe.errors import InputError, RaypipeError
+from raypipe.identifiers import all_bounded, identified
 
 ROWS_PER_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column that a file must have, or may have, and the types that it may be of."""
+    """A column that a file must have, or may have, and the types that it may be of.
+
+    ``fields`` are those that are read of each of its structs, if it holds structs.
+    """
 
     name: str
     expected: str
     accepts: Callable[[pa.DataType], bool]
     required: bool = True
+    fields: tuple[str, ...] = ()
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -61,10 +67,15 @@ def _is_text_map(kind: pa.DataType) -> bool:
 def _answers(*names: str) -> Column:
     fields = ", ".join(f"{name}: string" for name in names)
     return Column(
-        "answers", f"list<struct<{fields}>>", lambda kind: _is_list_of(kind, _is_struct_of(*names))
+        "answers",
+        f"list<struct<{fields}>>",
+        lambda kind: _is_list_of(kind, _is_struct_of(*names)),
+        fields=(*names, *_REVIEWED),
     )
 
 
+# What an answer says of itself where a person gave it.
+_REVIEWED = ("source", "reviewed_at")
 _ID = Column("listing_id", "string", is_text)
 LISTINGS_COLUMNS = (
     _ID,
@@ -76,6 +87,7 @@ LISTINGS_COLUMNS = (
         "list<struct<attribute: string, value: string>> or map<string, string>",
         lambda kind: _is_list_of(kind, _is_struct_of("attribute", "value")) or _is_text_map(kind),
         required=False,
+        fields=("attribute", "value"),
     ),
 )
 SEED_COLUMNS = (_ID, _answers("attribute", "reasoning", "answer"))
@@ -136,7 +148,7 @@ class Source:
                 if wanted is not None:
                     ids = batch.column("listing_id").to_pylist()
                     batch = batch.filter(pa.array([name in wanted for name in ids], pa.bool_()))
-                for row in batch.to_pylist():
+                for row in _values(path, batch):
                     yield dict.fromkeys(names) | row
 
     def read(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -151,27 +163,45 @@ class Source:
 
     @cached_property
     def listing_ids(self) -> frozenset[str]:
-        """Every id. Raises InputError for a null or doubled one."""
+        """Every id. Raises InputError for a doubled one."""
         seen: set[str] = set()
         for path in self.files:
             for batch in self._batches(path, ["listing_id"]):
                 for identifier in batch.column(0).to_pylist():
-                    if identifier is None:
-                        raise InputError(f"{path}: a listing_id is null; every row needs one")
                     if identifier in seen:
                         raise InputError(f"{path}: the listing_id '{identifier}' is there twice")
                     seen.add(identifier)
         return frozenset(seen)
 
-    def _batches(self, path: str, names: list[str]) -> Iterator[pa.RecordBatch]:
+    def column_type(self, path: str, name: str) -> pa.DataType:
+        """The type that a column has in one of the files."""
+        with _opened(self.filesystem, path) as file:
+            return file.schema_arrow.field(name).type
+
+    def _batches(
+        self,
+        path: str,
+        names: Sequence[str],
+        rows: int = ROWS_PER_BATCH,
+        groups: list[int] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Columns that the file has, of its structs only the fields that are known."""
+        fields = {column.name: column.fields for column in self.columns}
         with _opened(self.filesystem, path) as file:
             present = [name for name in names if name in file.schema_arrow.names]
+            chosen = parquet.leaves(file, {name: fields.get(name, ()) for name in present})
+            before = range(groups[0]) if groups else ()
+            row = sum(file.metadata.row_group(index).num_rows for index in before)
             try:
-                for batch in file.iter_batches(ROWS_PER_BATCH, columns=present, use_threads=False):
-                    batch.validate(full=True)  # text that is not UTF-8 would fail much later
-                    yield batch
+                for batch in file.iter_batches(rows, groups, columns=chosen, use_threads=False):
+                    yield _bounded(batch.select(present), self._shown(path), row)
+                    row += len(batch)
             except (pa.ArrowException, OSError) as error:
                 raise _broken(path, error) from error
+
+    def _shown(self, path: str) -> str:
+        """A file's name below the directory that was named."""
+        return posixpath.relpath(path, self.directory or posixpath.dirname(path))
 
     def row_groups(self) -> list[tuple[str, int]]:
         """The parts in which the files are read side by side: file and row group."""
@@ -190,18 +220,12 @@ class Source:
             InputError: the file is truncated or corrupt.
             StorageError: it is out of reach.
         """
-        with _opened(self.filesystem, path) as file:
-            present = [name for name in names if name in file.schema_arrow.names]
-            try:
-                for batch in file.iter_batches(rows, row_groups=[group], columns=present):
-                    batch.validate(full=True)
-                    table = pa.Table.from_batches([batch])
-                    for name in names:
-                        if name not in present:
-                            table = table.append_column(name, pa.nulls(len(table), pa.string()))
-                    yield table
-            except (pa.ArrowException, OSError) as error:
-                raise _broken(path, error) from error
+        for batch in self._batches(path, names, rows, [group]):
+            table = pa.Table.from_batches([batch])
+            for name in names:
+                if name not in table.column_names:
+                    table = table.append_column(name, pa.nulls(len(table), pa.string()))
+            yield table
 
     def each_file(self) -> Iterator["Source"]:
         """The files as sources of their own."""
@@ -296,19 +320,35 @@ def _is_table(path: str) -> bool:
     return path.endswith(".parquet") and not hidden
 
 
-def _opened(filesystem: pafs.FileSystem, path: str) -> pq.ParquetFile:
+@contextmanager
+def _opened(filesystem: pafs.FileSystem, path: str) -> Iterator[pq.ParquetFile]:
+    with ExitStack() as opening:
+        try:
+            file = opening.enter_context(parquet.opened(path, filesystem))
+        except (pa.ArrowException, OSError) as error:
+            unknown = InputError(f"{path} is not a readable Parquet file: {error}")
+            raise storage.unreadable(path, error, unknown) from error
+        yield file
+
+
+def _bounded(batch: pa.RecordBatch, place: str, first_row: int) -> pa.RecordBatch:
+    """Rows whose texts are UTF-8, whose names (id, vertical, group, split) are not too long, and
+    which can be told apart where an id is missing."""
+    batch.validate(full=True)  # text that is not UTF-8 would fail much later
+    columns = {
+        name: all_bounded(column) if is_text(column.type) else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    if "listing_id" in columns:
+        columns["listing_id"] = identified(columns["listing_id"], place, first_row)
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _values(path: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
-        # A buffer makes Arrow stream the column chunks instead of loading each row group whole.
-        return pq.ParquetFile(
-            path,
-            filesystem=filesystem,
-            buffer_size=1 << 20,
-            pre_buffer=False,
-            page_checksum_verification=True,
-        )
-    except (pa.ArrowException, OSError) as error:
-        unknown = InputError(f"{path} is not a readable Parquet file: {error}")
-        raise storage.unreadable(path, error, unknown) from error
+        return list(batch.to_pylist())
+    except (ValueError, OverflowError) as error:  # a moment that Python has no date for
+        raise InputError(f"{path} holds a value that cannot be read: {error}") from error
 
 
 def _broken(path: str, error: Exception) -> RaypipeError:
@@ -317,7 +357,9 @@ def _broken(path: str, error: Exception) -> RaypipeError:
 
 
 def check_columns(schema: pa.Schema, columns: tuple[Column, ...], path: str) -> None:
-    """Raises InputError for the first column that is missing or mistyped in ``path``."""
+    """Raises InputError for the first column that is missing, mistyped, doubled or of a type that
+    may hold code in ``path``."""
+    parquet.check_types(schema, path)
     for column in columns:
         if column.name not in schema.names:
             if column.required:

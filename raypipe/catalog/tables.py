@@ -10,6 +10,8 @@ in no manifest, and the same call copies again. It is derived, and may be delete
 import contextlib
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -18,7 +20,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from raypipe import progress, receipts, storage, stream
+from raypipe import parquet, progress, receipts, storage, stream
 from raypipe.artifacts import Attempt, Run
 from raypipe.catalog.answer_files import AnswerFiles, open_answers
 from raypipe.catalog.snapshots import Location, Snapshot, parse, resolve
@@ -115,6 +117,7 @@ class Tables:
     def _opened(self, location: str, columns: tuple[Column, ...], prefix: str) -> Copy:
         asked = parse(location)
         assert asked is not None
+        parquet.refuse_unpickling(os.environ)
         held = self._held.get(f"{prefix}.snapshot")
         if held is not None:
             found = self._kept(asked, held, columns)
@@ -186,9 +189,11 @@ def _contract(snapshot: Snapshot, columns: tuple[Column, ...]) -> Table:
     """The columns of a table that are read, in types that do not depend on its format.
 
     Raises:
-        InputError: a column is missing or of another type.
+        InputError: a column is missing, of another type, or of one that may hold code.
     """
     present = [column.name for column in columns if column.name in snapshot.schema.names]
+    read = pa.schema([snapshot.schema.field(name) for name in present])
+    parquet.check_types(read, str(snapshot))  # before its notes are lost below
     fields = [(name, _plain(snapshot.schema.field(name).type)) for name in present]
     others = [(name, pa.null()) for name in snapshot.schema.names if name not in present]
     check_columns(pa.schema([*fields, *others]), columns, str(snapshot))
@@ -234,8 +239,7 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
     except Exception as error:
         known = stream.explained(error)
         if isinstance(known, OSError | pa.ArrowException | ValueError):
-            said = str(known).strip().splitlines()[-1]
-            unknown = InputError(f"{name} cannot be read: {said}")
+            unknown = InputError(f"{name} cannot be read: {_said(known)}")
             raise storage.unreadable(name, known, unknown) from error
         raise known from error
     if not written:
@@ -244,7 +248,19 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
     return attempt.commit(receipts=written)
 
 
+def _said(error: Exception) -> str:
+    """What a reader says, but for its advice to unpickle what a data file holds."""
+    text = str(error).strip()
+    if parquet.UNPICKLING not in text:
+        return text.splitlines()[-1]
+    columns = re.search(r"arrow_pickled_object': (\[.*?\])", text)
+    which = f"the columns {columns[1]} are" if columns else "a column is"
+    return f"in a data file {which} of an extension type that holds code"
+
+
 def _write(attempt: Attempt, name: str, block: pa.Table) -> pa.Table:
+    parquet.refuse_unpickling(os.environ)
+    parquet.check_types(block.schema, name)
     if not len(block):
         return receipts.to_table([])
     _check_ids(block.column("listing_id").combine_chunks(), name)

@@ -27,6 +27,7 @@ from raypipe.catalog.sources import Source
 from raypipe.config import CatalogConfig, Config, flatten
 from raypipe.digest import digest_rows
 from raypipe.errors import InputError
+from raypipe.identifiers import bounded
 from raypipe.manifest import Commit, versions
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.schemas import LISTINGS
@@ -48,7 +49,7 @@ def survey(source: Source, schema: AttributeSchema) -> pa.Table:
     """What a catalog holds: ``SURVEY`` rows, one per listing.
 
     Raises:
-        InputError: a null or doubled id, or a corrupt file.
+        InputError: a doubled id, or a corrupt file.
     """
     import ray.data
 
@@ -75,7 +76,8 @@ def checked(found: pa.Table) -> pa.Table:
     counted = pc.value_counts(ids.combine_chunks())
     doubled = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
     if len(doubled):
-        raise InputError(f"the listing_id '{pc.min(doubled)}' is there twice")
+        first = bounded(pc.min(doubled).as_py())
+        raise InputError(f"the listing_id '{first}' is there twice")
     return found
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe.catalog.images import MAX_BYTES
-from raypipe.catalog.listings import LISTING_ID
 from raypipe.errors import ConfigError, InputError
+from raypipe.identifiers import LISTING_ID
 from raypipe.intake.columns import Columns
 from raypipe.intake.photos import Photos, is_address, split_names
 from raypipe.intake.refused import Refusals

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from raypipe.attributes import fold
 from raypipe.catalog.listings import seller_values
 from raypipe.catalog.sources import Source, is_text
+from raypipe.identifiers import bounded
 from raypipe.intake.photos import is_address
 
 # Beyond this an attribute is no choice among values, and counting on would only take memory.
@@ -28,6 +29,7 @@ class Values:
 
     def add(self, text: str) -> None:
         self.total += 1
+        text = bounded(text)
         folded = fold(text)
         if folded not in self.spellings and len(self.spellings) >= MAX_DISTINCT:
             self.overflown = True
@@ -66,14 +68,12 @@ def survey_source(source: Source) -> Survey:
     """Count a Parquet catalog whose columns were checked; images in it are not read.
 
     Raises:
-        InputError: a null or doubled listing_id, a truncated file.
+        InputError: a doubled listing_id, a truncated file.
     """
-    import pyarrow.parquet as pq
-
     _ = source.listing_ids
     survey = Survey()
     for path in source.files:
-        kind = pq.read_schema(path, filesystem=source.filesystem).field("images").type
+        kind = source.column_type(path, "images")
         wanted = {"listing_id", "vertical", "seller_values"}
         if is_text(kind.value_type):
             wanted.add("images")

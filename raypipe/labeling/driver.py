@@ -19,13 +19,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import raypipe.catalog.stage as catalog
 import raypipe.evaluation.labels as evaluation
 import raypipe.report.labels as report
 import raypipe.sampling.stage as sampling
-from raypipe import stream
+from raypipe import parquet, stream
 from raypipe.answers import PARSER_VERSION
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.attributes import AttributeSchema, load_attribute_schema
@@ -416,6 +415,6 @@ def _carry(
     batch: pa.Table,
 ) -> pa.Table:
     (path,) = batch.column("path").to_pylist()
-    labels = LABELS.conform(pq.read_table(path, filesystem=run.filesystem, partitioning=None))
+    labels = LABELS.conform(parquet.read(path, run.filesystem))
     kept = stream.among(ids, labels, keep=True)
     return write(stream.Outcome(calibrated(kept, calibration, threshold)))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from raypipe.artifacts import Artifact, Run
@@ -145,14 +144,9 @@ def _read_listings(artifact: Artifact, ids: set[str]) -> dict[str, dict[str, Any
     for path, names in zip(artifact.paths(), artifact.read_files(["listing_id"]), strict=True):
         if not pc.any(pc.is_in(names.column("listing_id"), wanted)).as_py():
             continue
-        table = pq.read_table(
-            path,
-            columns=["listing_id", "images", "queries"],
-            filters=pc.field("listing_id").isin(wanted),
-            filesystem=artifact.run.filesystem,
-            partitioning=None,
-        )
-        found |= {row["listing_id"]: row for row in table.to_pylist()}
+        table = artifact.rows_of(path, ["listing_id", "images", "queries"])
+        chosen = table.filter(pc.is_in(table.column("listing_id"), wanted))
+        found |= {row["listing_id"]: row for row in chosen.to_pylist()}
     return found
 
 

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from raypipe import parquet
 from raypipe.artifacts import Run
 from raypipe.config import Config
-from raypipe.errors import ArtifactError, RaypipeError
+from raypipe.errors import ArtifactError, InputError, RaypipeError
 from raypipe.manifest import Commit
 from raypipe.runs import begun_with
 from raypipe.sweep.arms import plan, scope_of
@@ -174,8 +174,9 @@ class _Look:
         for file in files:
             try:
                 path = self.run.path(file.path)
-                total += pq.read_metadata(path, filesystem=self.run.filesystem).num_rows
-            except (OSError, pa.ArrowInvalid):
+                with parquet.opened(path, self.run.filesystem) as opened:
+                    total += opened.metadata.num_rows
+            except (OSError, pa.ArrowException, InputError):
                 continue
         return total
 

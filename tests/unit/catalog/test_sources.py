@@ -109,9 +109,9 @@ def test_a_doubled_id_is_named(shop):
     refused(shop, r"listings.parquet: the listing_id 'L03' is there twice")
 
 
-def test_a_null_id_is_refused(shop):
-    shop.add(None, 99)
-    refused(shop, r"listings.parquet: a listing_id is null")
+def test_a_seed_or_truth_without_an_id_is_refused(shop):
+    shop.truth[None] = []
+    refused(shop, r"truth.parquet: the listing_id \(truth.parquet, row 5\) is empty, has more")
 
 
 def test_ids_that_are_not_listings_are_counted(shop):
