@@ -190,6 +190,12 @@ def _check_note(note: bytes, name: str) -> None:
             f"{name}: its note of Arrow's types (ARROW:schema) is unreadable: {error}"
         ) from error
     check_types(schema, name, key)
+    # Arrow forgets those of run-end encoded values.
+    if said.count(key) > len(list(_extensions(schema, "", key))):
+        raise InputError(
+            f"{name}: a run-end encoded column is of an extension type, which may hold code that "
+            "runs when it is read; write the file with plain types"
+        )
 
 
 def _check_paths(file: pq.ParquetFile, name: str) -> None:

@@ -105,8 +105,13 @@ def test_the_modules_that_stages_share_import_no_stage() -> None:
         ("manifest", set()),
         ("digest", set()),
         ("storage", {"errors"}),
-        ("receipts", {"digest", "errors", "manifest", "schemas", "storage"}),
-        ("artifacts", {"digest", "errors", "manifest", "receipts", "schemas", "storage"}),
+        ("parquet", {"errors"}),
+        ("identifiers", set()),
+        ("receipts", {"digest", "errors", "manifest", "parquet", "schemas", "storage"}),
+        (
+            "artifacts",
+            {"digest", "errors", "manifest", "parquet", "receipts", "schemas", "storage"},
+        ),
     ],
 )
 def test_the_ground_modules_stand_on_nothing_above_them(module: str, below: set[str]) -> None:

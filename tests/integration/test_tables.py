@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raypipe import config as configuration
@@ -18,6 +19,7 @@ from raypipe.catalog.tables import Copy, Tables
 from raypipe.cluster import ray_session
 from raypipe.config import Config, resolve
 from raypipe.errors import ConfigDriftError, InputError
+from tests.pickled import OBJECT, TENSOR_V2, hostile
 from tests.unit.catalog.lakes import FORMATS, Lake
 from tests.unit.catalog.shop import LISTINGS, SCHEMA, Shop, photo
 
@@ -223,3 +225,30 @@ def test_paths_of_images_are_refused_with_their_listing(
     stage.run(shop.config(listings=lake.location("listings"), max_quarantined=1), run)
     (row,) = run.artifact(stage.LISTINGS_ARTIFACT).read(kind="quarantine").to_pylist()
     assert "no scheme" in row["detail"]
+
+
+@pytest.mark.parametrize("kind", [OBJECT, TENSOR_V2])
+def test_a_data_file_that_would_run_code_is_no_table(lake: Lake, tmp_path: Path, kind: str) -> None:
+    canary = tmp_path / "ran"
+    if lake.kind == "lance":
+        evil = {"listing_id": ["L90"], "vertical": ["shoe"], "images": [["a.png"]]}
+        column = hostile(canary, 1, kind)
+        with pytest.raises(InputError, match="extension type|cannot be read|cannot open"):
+            lake.append("evil", pa.table(evil | {"group_id": column}))
+            opened(lake, Run(str(tmp_path / "run")), name="evil")
+        assert not canary.exists()
+        return
+    for path in lake.directory.rglob("*.parquet"):
+        schema = pq.read_schema(path)
+        if "group_id" in schema.names:
+            table = pq.read_table(path, partitioning=None)
+            column = hostile(canary, len(table), kind)
+            index = table.schema.get_field_index("group_id")
+            field = pa.field("group_id", column.type, metadata=schema.field("group_id").metadata)
+            pq.write_table(table.set_column(index, field, column), path)
+    with pytest.raises(
+        InputError, match=f"{lake.kind} .* cannot be read: .*extension type"
+    ) as found:
+        opened(lake, Run(str(tmp_path / "run")))
+    assert "AUTOLOAD" not in str(found.value)
+    assert not canary.exists()
