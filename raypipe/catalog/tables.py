@@ -33,6 +33,7 @@ from raypipe.manifest import Commit
 from raypipe.receipts import Receipt
 from raypipe.schemas import Table
 
+_ADVICE = ("Failed to apply UDF transform", "To change retry attempts")
 _PAIR = pa.struct({"attribute": pa.string(), "value": pa.string()})
 
 
@@ -238,7 +239,7 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
                 written += receipts.from_table(batch)
     except Exception as error:
         known = stream.explained(error)
-        if isinstance(known, OSError | pa.ArrowException | ValueError):
+        if isinstance(known, OSError | pa.ArrowException | ValueError) or _is_of_reader(known):
             unknown = InputError(f"{name} cannot be read: {_said(known)}")
             raise storage.unreadable(name, known, unknown) from error
         raise known from error
@@ -248,11 +249,19 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
     return attempt.commit(receipts=written)
 
 
-def _said(error: Exception) -> str:
-    """What a reader says, but for its advice to unpickle what a data file holds."""
+def _is_of_reader(error: BaseException) -> bool:
+    """Whether a task raised it that reads: readers of tables have errors of their own."""
+    from ray.exceptions import RayTaskError, UserCodeException
+
+    return isinstance(error, RayTaskError) and not isinstance(error, UserCodeException)
+
+
+def _said(error: BaseException) -> str:
+    """What a reader says, without Ray's advice on retries and on unpickling what a file holds."""
     text = str(error).strip()
     if parquet.UNPICKLING not in text:
-        return text.splitlines()[-1]
+        lines = [line for line in text.splitlines() if not line.startswith(_ADVICE)]
+        return lines[-1]
     columns = re.search(r"arrow_pickled_object': (\[.*?\])", text)
     which = f"the columns {columns[1]} are" if columns else "a column is"
     return f"in a data file {which} of an extension type that holds code"

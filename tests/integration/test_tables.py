@@ -232,9 +232,9 @@ def test_a_data_file_that_would_run_code_is_no_table(lake: Lake, tmp_path: Path,
     canary = tmp_path / "ran"
     if lake.kind == "lance":
         evil = {"listing_id": ["L90"], "vertical": ["shoe"], "images": [["a.png"]]}
-        column = hostile(canary, 1, kind)
-        with pytest.raises(InputError, match="extension type|cannot be read|cannot open"):
-            lake.append("evil", pa.table(evil | {"group_id": column}))
+        column = hostile(canary, 1, OBJECT)  # Lance itself refuses to write the other
+        lake.append("evil", pa.table(evil | {"group_id": column}))
+        with pytest.raises(InputError, match=r"'group_id' is of the extension type"):
             opened(lake, Run(str(tmp_path / "run")), name="evil")
         assert not canary.exists()
         return
@@ -246,9 +246,8 @@ def test_a_data_file_that_would_run_code_is_no_table(lake: Lake, tmp_path: Path,
             index = table.schema.get_field_index("group_id")
             field = pa.field("group_id", column.type, metadata=schema.field("group_id").metadata)
             pq.write_table(table.set_column(index, field, column), path)
-    with pytest.raises(
-        InputError, match=f"{lake.kind} .* cannot be read: .*extension type"
-    ) as found:
+    with pytest.raises(InputError, match=rf"{lake.kind} .* cannot be read: ") as found:
         opened(lake, Run(str(tmp_path / "run")))
     assert "AUTOLOAD" not in str(found.value)
+    assert "retry" not in str(found.value)
     assert not canary.exists()

@@ -19,6 +19,7 @@ from raypipe.errors import ArtifactError, ConfigDriftError
 from raypipe.manifest import COMMIT, Commit, differing_keys, versions
 from raypipe.receipts import Receipt
 from raypipe.schemas import QUARANTINE, SEED
+from tests.pickled import OBJECT, TENSOR_V2, add_column, hostile
 
 Row = dict[str, Any]
 NAME = "catalog/seed"
@@ -269,6 +270,21 @@ def test_a_leftover_file_that_is_no_table_of_the_artifact_is_not_salvaged(run: R
     interrupted = begin(run)
     pq.write_table(pa.table({"other": [1]}), f"{interrupted.directory()}/foreign.parquet")
     assert begin(run).salvage() == []
+
+
+@pytest.mark.parametrize("kind", [OBJECT, TENSOR_V2])
+def test_a_runs_own_file_that_names_an_extension_type_is_not_read(
+    run: Run, tmp_path: Path, kind: str
+) -> None:
+    attempt = begin(run, ["a", "b"])
+    attempt.commit(expected=["a", "b"])
+    (path,) = seed_of(run).paths()
+    add_column(Path(path), "note", hostile(tmp_path / "ran", 2, kind))
+    for columns in (None, ["listing_id"]):
+        with pytest.raises(ArtifactError, match=rf"'note' is of the extension type '{kind}'"):
+            seed_of(run).read(columns)
+    assert attempt.inspect(path, "data") is None
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_zombies_file_is_never_read(run: Run) -> None:

@@ -230,3 +230,11 @@ def test_a_flag_of_a_job_is_given_to_it(monkeypatch: pytest.MonkeyPatch) -> None
     )
     assert main("label", None, ["--plan"]) == main("label", None, []) == 0
     assert seen == [True, False]
+
+
+def test_engines_are_not_told_to_unpickle_what_files_hold(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR"
+    assert main("round", None, [f"sampling.environment={{{name}: '1'}}"]) == 2
+    assert name in capsys.readouterr().err

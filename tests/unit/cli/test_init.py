@@ -22,6 +22,7 @@ from raypipe import config as configuration
 from raypipe.artifacts import Run
 from raypipe.attributes import AttributeSchema, load_attribute_schema
 from raypipe.catalog import stage
+from raypipe.cli import main as cli
 from raypipe.cli.init import main
 from raypipe.config import CONFIGS, Config, Section, flatten
 from raypipe.intake.config_draft import Place, draft_config, run_name
@@ -29,6 +30,7 @@ from raypipe.intake.photos import split_names
 from raypipe.intake.schema_draft import draft_schema
 from raypipe.intake.survey import Survey
 from raypipe.schemas import LISTINGS
+from tests.pickled import add_column, hostile
 
 Init = Callable[..., int]
 HEADER = ("sku", "category", "colour", "price", "image")
@@ -860,3 +862,14 @@ def test_importing_the_command_loads_neither_arrow_nor_anything_heavy() -> None:
     code = "import raypipe.cli.init, json, sys; print(json.dumps(sorted(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(json.loads(ran.stdout)).isdisjoint({"ray", "torch", "numpy", "pyarrow", "pandas"})
+
+
+def test_a_parquet_catalog_that_would_run_code_is_not_taken_in(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"listing_id": ["A", "B"], "vertical": ["shoe"] * 2, "images": [["a.jpg"], ["b.jpg"]]}
+    pq.write_table(pa.table(rows), shop / "listings.parquet")
+    add_column(shop / "listings.parquet", "note", hostile(shop / "ran", 2))
+    assert cli.main(["init", str(shop / "listings.parquet")]) == 3
+    assert "the column 'note' is of the extension type" in capsys.readouterr().err
+    assert not (shop / "ran").exists()

@@ -18,13 +18,14 @@ from raypipe import progress
 from raypipe.artifacts import Run
 from raypipe.catalog import stage
 from raypipe.config import Config, resolve
-from raypipe.errors import ConfigDriftError, ConfigError
+from raypipe.errors import ConfigDriftError, ConfigError, InputError
 from raypipe.labeling.console import LabelingConsole
 from raypipe.labeling.review import CANNOT_TELL, export_review
 from raypipe.labeling.reviewed import Imported, import_reviews
 from raypipe.schemas import LABELS, LISTINGS, SEED, TRUTH
 from raypipe.training.examples import seed_targets
 from tests.conftest import CommitRows, Row
+from tests.pickled import add_column, hostile
 from tests.unit.catalog.shop import Shop
 from tests.unit.labeling.label_studio import Record, annotation, exported, minimal
 from tests.unit.labeling.test_generations import label
@@ -387,3 +388,17 @@ def test_an_object_store_is_added_to_like_a_disk(
 def test_the_embedded_catalog_has_no_files_to_add_to(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"catalog\.embedded has no files to add answers to"):
         import_reviews(Config(), str(tmp_path / "export.json"), "seed")
+
+
+@pytest.mark.parametrize("name", ["seed", "truth"])
+def test_an_import_opens_no_file_that_would_run_code(
+    shop: Shop, config: Config, tmp_path: Path, name: str
+) -> None:
+    canary = tmp_path / "ran"
+    path = shop.directory / name / "own.parquet"
+    add_column(path, "note", hostile(canary, pq.read_metadata(path).num_rows))
+    answers = tmp_path / "answers.json"
+    answers.write_text("[]")
+    with pytest.raises(InputError, match=r"own.parquet: the column 'note' is of the extension"):
+        import_reviews(config, str(answers), "seed")
+    assert not canary.exists()
