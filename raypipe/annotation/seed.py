@@ -142,8 +142,11 @@ def seed_file(catalog: CatalogConfig, campaign: str) -> SeedFile:
     if not path.endswith(".parquet"):
         return SeedFile(filesystem, posixpath.join(path, f"annotated-{campaign}.parquet"), campaign)
     if filesystem.get_file_info(path).is_file:
-        with parquet.opened(path, filesystem) as file:
-            metadata = file.metadata.metadata or {}
+        try:
+            with parquet.opened(path, filesystem) as file:
+                metadata = file.metadata.metadata or {}
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{location} is not a readable Parquet file: {error}") from error
         if metadata.get(_CAMPAIGN) != campaign.encode():
             raise ConfigError(
                 f"catalog.seed: {location} holds another seed; make catalog.seed a directory, "

@@ -12,8 +12,14 @@ import yaml
 from raypipe import stream
 from raypipe.attributes import load_attribute_schema
 from raypipe.catalog import stage, whole
+from raypipe.catalog.answer_files import open_answers
 from raypipe.catalog.inputs import open_inputs, roles_of
-from raypipe.catalog.sources import LISTINGS_COLUMNS, check_columns, open_source
+from raypipe.catalog.sources import (
+    LISTINGS_COLUMNS,
+    TRUTH_COLUMNS,
+    check_columns,
+    open_source,
+)
 from raypipe.errors import InputError
 from raypipe.schemas import QUARANTINE
 from tests.pickled import HOW, OBJECT, TENSOR_V2, Named, add_column, add_field, hostile, nested
@@ -253,3 +259,29 @@ def test_ids_are_compared_whole_at_16_bytes_each():
     known = stream._bytes(ids)
     assert known.nbytes == 16 * len(ids)
     assert len(set(known.tolist())) == len(ids)
+
+
+def test_an_evaluation_refuses_such_rows_and_truths_alike(shop, run):
+    shop.add(None, 98)
+    shop.add(LONG, 99)
+    shop.truth = {"L02": [{"attribute": "color", "value": "Blue"}]}
+    shop.seed = {}
+    shop.write()
+
+    def judged() -> str:
+        config = shop.config(max_quarantined=1.0)
+        inputs = open_inputs(config.catalog)
+        truth = open_answers(str(shop.directory / "truth.parquet"), TRUTH_COLUMNS)
+        return stage.run_labeled(
+            config, run, schema=inputs.schema, listings=inputs.listings, truth=truth
+        )
+
+    scope = judged()
+    kept = run.artifact(f"{scope}/listings").read(["listing_id"]).column("listing_id")
+    assert kept.to_pylist() == ["L02"]
+    shop.truth = {LONG: [{"attribute": "color", "value": "Blue"}]}
+    shop.write()
+    with pytest.raises(
+        InputError, match=r"truth.parquet: the listing_id x+… .* is empty, has more"
+    ):
+        judged()
