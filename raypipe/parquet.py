@@ -1,7 +1,7 @@
 """The one place that opens Parquet files, a user's and a run's own.
 
 A file may name an extension type for any of its columns, and Arrow builds a registered one while it
-opens the file: the type's Python class gets bytes of the file, and Ray's classes unpickle. So the
+opens the file: the type's Python class gets bytes of the file, which Ray's may run as code. So the
 note that names them (``ARROW:schema``) is taken out of the footer before Arrow sees it, and read
 apart, in a copy in which no name of an extension type is left. Arrow then knows the types of
 Parquet alone, none of which is more than bytes, numbers and text.
@@ -30,7 +30,7 @@ HARMLESS = frozenset(
         "arrow.uuid",  # 16 bytes
     }
 )
-# With these Ray unpickles what a file holds; there may be more of them in another version.
+# With these Ray runs code that a file holds; there may be more of them in another version.
 UNPICKLING = "RAY_DATA_AUTOLOAD_"
 MAX_FOOTER = 256 << 20
 STREAM_BUFFER = 1 << 20
@@ -42,7 +42,7 @@ _TAIL = 64 << 10  # holds most footers whole, so that an object store is asked o
 
 
 def refuse_unpickling(environment: Mapping[str, str]) -> None:
-    """Raises ConfigError for a variable that makes Ray unpickle what files hold."""
+    """Raises ConfigError for a variable with which Ray runs code that files hold."""
     for name, value in environment.items():
         is_on = value.strip().lower() not in ("", "0", "false", "no", "off")
         if name.startswith(UNPICKLING) and is_on:
@@ -64,7 +64,7 @@ def opened(
         streamed: read column chunks piece by piece, not a row group at a time.
 
     Raises:
-        ConfigError: Ray is told to unpickle what files hold.
+        ConfigError: Ray is told to run code that files hold.
         InputError: a column is of an extension type, or two have one name.
         ArrowException, OSError: it is not Parquet, cut short, corrupt, or out of reach.
     """

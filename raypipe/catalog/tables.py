@@ -262,7 +262,7 @@ def _said(error: BaseException) -> str:
     if parquet.UNPICKLING not in text:
         lines = [line for line in text.splitlines() if not line.startswith(_ADVICE)]
         return lines[-1]
-    columns = re.search(r"arrow_pickled_object': (\[.*?\])", text)
+    columns = re.search(r"arrow_\w+_object': (\[.*?\])", text)
     which = f"the columns {columns[1]} are" if columns else "a column is"
     return f"in a data file {which} of an extension type that holds code"
 
