@@ -13,6 +13,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -70,6 +71,9 @@ def opened(
     """
     refuse_unpickling(os.environ)
     name = source if isinstance(source, str) else "a file in memory"
+    is_local = isinstance(filesystem, pafs.LocalFileSystem)
+    if is_local and Path(name).exists() and not Path(name).is_file():
+        raise pa.ArrowInvalid("it is no regular file")  # opening a pipe would wait for a writer
     with filesystem.open_input_file(source) if filesystem else pa.BufferReader(source) as content:
         try:
             file = pq.ParquetFile(

@@ -294,7 +294,11 @@ def find_source(
         files = [path]
         if is_directory:
             found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-            names = {entry.path: posixpath.relpath(entry.path, path) for entry in found}
+            names = {
+                entry.path: posixpath.relpath(entry.path, path)
+                for entry in found
+                if entry.type != pafs.FileType.Directory  # Spark calls one like a file
+            }
             files = sorted(
                 file for file, name in names.items() if _is_table(name) and name not in leave_out
             )

@@ -1,5 +1,6 @@
 """A user's files that are made to run code or to fail: refused by name, whoever opens them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,22 @@ def test_an_evaluation_refuses_such_rows_and_truths_alike(shop, run):
         InputError, match=r"truth.parquet: the listing_id x+… .* is empty, has more"
     ):
         judged()
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_pipe_is_no_file(shop, within):
+    directory = shop.directory / "parts"
+    directory.mkdir(parents=True)
+    os.mkfifo(directory / "a.parquet")
+    location = directory if within else directory / "a.parquet"
+    with pytest.raises(InputError, match=r"a.parquet is not a readable Parquet file: it is no reg"):
+        open_source(str(location), LISTINGS_COLUMNS)
+
+
+def test_a_folder_that_is_called_like_a_file_is_looked_into(shop):
+    write(shop)
+    folder = shop.directory / "parts" / "day.parquet"
+    folder.mkdir(parents=True)
+    (shop.directory / "listings.parquet").rename(folder / "part-0.parquet")
+    source = open_source(str(shop.directory / "parts"), LISTINGS_COLUMNS)
+    assert len(source.listing_ids) == 12
