@@ -6,6 +6,7 @@ commits is a receipt of a few hundred bytes.
 
 import hashlib
 import posixpath
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,9 @@ RECEIPTS = pa.schema(
         ("ids", pa.list_(pa.string())),
     ]
 )
+
+
+_NAMED = 16  # hex digits of its sha256 in a file's name
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,23 @@ def to_table(receipts: Sequence[Receipt]) -> pa.Table:
 
 
 def write_rows(
-    table: pa.Table, contract: Table, kind: Kind, filesystem: pafs.FileSystem, root: str, path: str
+    table: pa.Table,
+    contract: Table,
+    kind: Kind,
+    filesystem: pafs.FileSystem,
+    root: str,
+    directory: str,
 ) -> Receipt:
     """Write rows as one Parquet file with page checksums.
+
+    Its name holds the time, so that files sort as they were written, and its sha256, by which
+    :func:`inspect` tells whether it is still the same.
 
     Args:
         table: the rows; all rows of an id are in this one file.
         contract: what they must conform to.
         root: directory of the artifact.
-        path: of the new file, below ``root``.
+        directory: of the new file, below ``root``.
 
     Raises:
         ArtifactError: the rows break the contract, or a key is there twice.
@@ -93,13 +105,16 @@ def write_rows(
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, write_page_checksum=True, compression="zstd")
     content = sink.getvalue()
-    make_directory(filesystem, posixpath.dirname(path))
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = f"{directory}/{time.time_ns()}-{sha256[:_NAMED]}.parquet"
+    make_directory(filesystem, directory)
     with (
         storage.asked(f"cannot write {path} ({content.size:,} bytes)"),
         filesystem.open_output_stream(path) as stream,
     ):
         stream.write(content)
-    return _receipt(rows, contract, content, kind, root, path)
+    _make_durable(filesystem, path)
+    return _receipt(rows, contract, content, sha256, kind, root, path)
 
 
 def make_directory(filesystem: pafs.FileSystem, path: str) -> None:
@@ -109,10 +124,15 @@ def make_directory(filesystem: pafs.FileSystem, path: str) -> None:
             filesystem.create_dir(path, recursive=True)
 
 
+def _make_durable(filesystem: pafs.FileSystem, path: str) -> None:
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        storage.make_durable(path)
+
+
 def inspect(
     contract: Table, kind: Kind, filesystem: pafs.FileSystem, root: str, path: str
 ) -> Receipt | None:
-    """The receipt of a file that somebody else wrote; None for one that is cut or foreign.
+    """The receipt of a file that somebody else wrote; None for one that is cut, changed or foreign.
 
     Raises:
         StorageError: the storage is out of reach.
@@ -120,8 +140,13 @@ def inspect(
     try:
         with filesystem.open_input_stream(path) as stream:
             content = pa.py_buffer(stream.read())
+        sha256 = hashlib.sha256(content).hexdigest()
+        if not path.endswith(f"-{sha256[:_NAMED]}.parquet"):
+            return None
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-        return _receipt(contract.conform(table), contract, content, kind, root, path)
+        receipt = _receipt(contract.conform(table), contract, content, sha256, kind, root, path)
+        _make_durable(filesystem, path)  # whoever wrote it may have been killed before
+        return receipt
     except (ArtifactError, pa.ArrowInvalid, OSError) as error:
         if storage.is_at_fault(error):
             raise storage.failed(f"cannot read {path}", error) from error
@@ -129,7 +154,13 @@ def inspect(
 
 
 def _receipt(
-    rows: pa.Table, contract: Table, content: pa.Buffer, kind: Kind, root: str, path: str
+    rows: pa.Table,
+    contract: Table,
+    content: pa.Buffer,
+    sha256: str,
+    kind: Kind,
+    root: str,
+    path: str,
 ) -> Receipt:
     key = list(contract.key)
     doubled = len(rows) - rows.select(key).group_by(key).aggregate([]).num_rows
@@ -140,7 +171,7 @@ def _receipt(
         path=posixpath.relpath(path, root),
         kind=kind,
         size=content.size,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256,
         rows=len(rows),
     )
     return Receipt(file, digest_rows(rows), ids)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from raypipe.artifacts import Artifact, Run
@@ -142,17 +141,13 @@ def _read_listings(artifact: Artifact, ids: set[str]) -> dict[str, dict[str, Any
         return {}
     wanted = pa.array(sorted(ids))
     found: dict[str, dict[str, Any]] = {}
-    for path, names in zip(artifact.paths(), artifact.read_files(["listing_id"]), strict=True):
-        if not pc.any(pc.is_in(names.column("listing_id"), wanted)).as_py():
+    for file in artifact.files():
+        names = artifact.rows_of(file, ["listing_id"]).column("listing_id")
+        if not pc.any(pc.is_in(names, wanted)).as_py():
             continue
-        table = pq.read_table(
-            path,
-            columns=["listing_id", "images", "queries"],
-            filters=pc.field("listing_id").isin(wanted),
-            filesystem=artifact.run.filesystem,
-            partitioning=None,
-        )
-        found |= {row["listing_id"]: row for row in table.to_pylist()}
+        table = artifact.rows_of(file, ["listing_id", "images", "queries"])
+        rows = table.filter(pc.is_in(table.column("listing_id"), wanted)).to_pylist()
+        found |= {row["listing_id"]: row for row in rows}
     return found
 
 

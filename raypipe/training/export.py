@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import uuid
 from pathlib import Path
 
 from raypipe.artifacts import Run
 from raypipe.config import Config
 from raypipe.modelcard import CARD, model_card
 from raypipe.policies import Policy, check_origin
+from raypipe.storage import whole
 
 _PEFT_CONFIG = "adapter_config.json"
 
@@ -32,14 +32,14 @@ def export_adapter(config: Config, run: Run, name: str, directory: str | Path) -
     source = policy.adapter_directory()
     assert source is not None
     target = Path(directory)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    shutil.copytree(source, partial)
-    adapter = json.loads((partial / _PEFT_CONFIG).read_text())
-    adapter |= {
-        "base_model_name_or_path": config.model.path,
-        "revision": config.model.revision,
-    }
-    (partial / _PEFT_CONFIG).write_text(json.dumps(adapter, indent=2, sort_keys=True))
-    (partial / CARD).write_text(model_card(config, run, policy, "adapter"))
-    shutil.rmtree(target, ignore_errors=True)
-    return partial.rename(target)
+    card = model_card(config, run, policy, "adapter")
+    with whole(target) as partial:
+        shutil.copytree(source, partial)
+        adapter = json.loads((partial / _PEFT_CONFIG).read_text())
+        adapter |= {
+            "base_model_name_or_path": config.model.path,
+            "revision": config.model.revision,
+        }
+        (partial / _PEFT_CONFIG).write_text(json.dumps(adapter, indent=2, sort_keys=True))
+        (partial / CARD).write_text(card)
+    return target

@@ -1,0 +1,57 @@
+"""Whether a file is still the one that was committed: its size and its sha256."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from raypipe import storage
+from raypipe.errors import ArtifactError
+from raypipe.manifest import RESTORE, File
+
+
+def measure(filesystem: pafs.FileSystem, path: str) -> tuple[int, str] | None:
+    """Bytes and sha256 of a file; None where there is none."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage.failed(f"cannot read {path}", error) from error
+    return size, digest.hexdigest()
+
+
+def difference(file: File, size: int, sha256: str) -> str:
+    """What tells a file from the one that was committed; empty when nothing does."""
+    if size != file.size:
+        return f"has {size:,} bytes instead of {file.size:,}"
+    return "" if sha256 == file.sha256 else "has another sha256 than was committed"
+
+
+def plain_name(file: File) -> str:
+    """Under which name a plain file was given."""
+    return file.path.split("/", 2)[2]
+
+
+@cache  # a clean directory is looked at once per process
+def check_directory(directory: Path, files: tuple[File, ...]) -> None:
+    """Compare local files with the manifest.
+
+    Raises:
+        ArtifactError: names the first that is missing or not what was committed.
+    """
+    for file in files:
+        path = directory / plain_name(file)
+        try:
+            with path.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+                fault = difference(file, content.tell(), digest)
+        except FileNotFoundError:
+            fault = "there is none"
+        if fault:
+            raise ArtifactError(f"{path} is missing or corrupt: {fault}; {RESTORE}")
