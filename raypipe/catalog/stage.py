@@ -122,7 +122,7 @@ def _run_embedded(
     from raypipe.embedded.catalog import RENDERER_VERSION, write_catalog
 
     fingerprint = _fingerprint(config) | {"catalog.embedded.renderer": RENDERER_VERSION}
-    if (commit := _committed(run, fingerprint)) is not None:
+    if (commit := _committed(run, fingerprint, any_versions)) is not None:
         return commit
     with tempfile.TemporaryDirectory(prefix="raypipe-embedded-") as directory:
         write_catalog(directory, **sizes.model_dump())

@@ -19,7 +19,6 @@ from raypipe.doctor.storage import check_storage
 from raypipe.errors import (
     EXIT_CONFIG,
     EXIT_RETRY,
-    ArtifactError,
     InputError,
     StorageDeniedError,
     StorageError,
