@@ -23,7 +23,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from posixpath import dirname
 from typing import Any, Literal
 
 import obstore
@@ -107,7 +106,7 @@ class Run:
             StorageError: the file cannot be written.
         """
         if self.is_local:
-            return self._put(path, content, os.link)
+            return not os.path.exists(self.path(path)) and self._put(path, content, os.link)
         try:
             obstore.put(self._store, path, content, mode="create")
         except AlreadyExistsError:
@@ -134,9 +133,11 @@ class Run:
         """Write a local file beside its place, have it on the disk, and then give it its name."""
         target = self.path(path)
         partial = f"{target}#{uuid.uuid4().int >> 64}"
+        folder = Path(target).parent
+        new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         try:
             with storage.asked(f"cannot write {target} ({len(content):,} bytes)"):
-                os.makedirs(dirname(target), exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 with open(partial, "xb") as file:
                     file.write(content)
                     file.flush()
@@ -148,7 +149,7 @@ class Run:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(partial)
-        self.make_durable(path)
+        storage.make_durable(str(folder), *(str(parent.parent) for parent in new))
         return True
 
     def make_durable(self, *paths: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raypipe.artifacts import Run
 from raypipe.config import Config
+from raypipe.documents import parse_object
 from raypipe.modelcard import CARD, model_card
 from raypipe.policies import Policy, check_origin
 from raypipe.storage import whole
@@ -35,7 +36,7 @@ def export_adapter(config: Config, run: Run, name: str, directory: str | Path) -
     card = model_card(config, run, policy, "adapter")
     with whole(target) as partial:
         shutil.copytree(source, partial)
-        adapter = json.loads((partial / _PEFT_CONFIG).read_text())
+        adapter = parse_object((partial / _PEFT_CONFIG).read_bytes(), str(source / _PEFT_CONFIG))
         adapter |= {
             "base_model_name_or_path": config.model.path,
             "revision": config.model.revision,
