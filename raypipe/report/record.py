@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from raypipe.artifacts import Artifact, Run
-from raypipe.documents import parse, parse_object, unreadable
+from raypipe.documents import parse, parse_object
 from raypipe.schemas import CONSENSUS, EVALUATION
 
 
@@ -374,5 +374,5 @@ def _parse(kind: type[P], values: Any, name: str) -> P:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        fault = f"not of its agreed shape: {error}"
-        raise unreadable(name, fault) from error
+        said = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{name} is not of its agreed shape: {said}") from error

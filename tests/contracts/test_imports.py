@@ -102,11 +102,17 @@ def test_the_modules_that_stages_share_import_no_stage() -> None:
         ("schemas", {"errors"}),
         ("overrides", {"errors"}),
         ("config", {"errors", "overrides", "prompts"}),
-        ("manifest", set()),
+        ("documents", {"errors"}),
+        ("manifest", {"documents"}),
+        ("checksums", {"errors", "manifest", "storage"}),
         ("digest", set()),
         ("storage", {"errors"}),
         ("receipts", {"digest", "errors", "manifest", "schemas", "storage"}),
-        ("artifacts", {"digest", "errors", "manifest", "receipts", "schemas", "storage"}),
+        (
+            "artifacts",
+            {"checksums", "digest", "documents", "errors", "manifest", "receipts", "schemas"}
+            | {"storage"},
+        ),
     ],
 )
 def test_the_ground_modules_stand_on_nothing_above_them(module: str, below: set[str]) -> None:

@@ -201,6 +201,14 @@ def test_a_licence_with_a_name_and_a_link_keeps_both(adapted: Run, tiny_model: M
     assert "The base model's: ours ([text](https://x.org))" in text
 
 
+def test_what_no_manifest_names_is_not_exported(tmp_path: Path) -> None:
+    run = adapted_run(tmp_path / "shoes")
+    (run.artifact("round-1/adapter").local_directory() / "adapter_model.bin").write_bytes(b"a")
+    exported = export_adapter(nano_config(), run, "round-1", tmp_path / "exported")
+    named = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert {path.name for path in exported.iterdir()} == named
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 @pytest.mark.parametrize("harm", ["zeros", "cut", "deleted"])
 def test_an_adapter_that_is_not_what_was_committed_is_not_exported(
