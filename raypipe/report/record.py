@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from raypipe.artifacts import Artifact, Run
 from raypipe.documents import parse, parse_object
+from raypipe.errors import ArtifactError
 from raypipe.schemas import CONSENSUS, EVALUATION
 
 
