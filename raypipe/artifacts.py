@@ -13,10 +13,8 @@ it and never list a directory. Its digest does not depend on the order of rows, 
 or the number of attempts.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -27,7 +25,6 @@ from typing import Any, Literal
 
 import obstore
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -51,7 +48,14 @@ from raypipe.manifest import (
     encode,
     plain,
 )
-from raypipe.receipts import Receipt, inspect, make_directory, write_rows
+from raypipe.receipts import (
+    Receipt,
+    check_ids,
+    each_id_once,
+    inspect,
+    make_directory,
+    write_rows,
+)
 from raypipe.schemas import QUARANTINE, Table
 
 RowKind = Literal["data", "quarantine"]
@@ -106,7 +110,7 @@ class Run:
             StorageError: the file cannot be written.
         """
         if self.is_local:
-            return not os.path.exists(self.path(path)) and self._put(path, content, os.link)
+            return storage.put(Path(self.path(path)), content, create=True)
         try:
             obstore.put(self._store, path, content, mode="create")
         except AlreadyExistsError:
@@ -122,53 +126,16 @@ class Run:
             StorageError: the file cannot be written.
         """
         if self.is_local:
-            self._put(path, content, os.replace)
+            storage.put(Path(self.path(path)), content)
             return
         try:
             obstore.put(self._store, path, content)
         except (BaseError, OSError) as error:
             raise storage.failed(f"cannot write {self.path(path)}", error) from error
 
-    def _put(self, path: str, content: bytes, name: Callable[[str, str], None]) -> bool:
-        """Write a local file beside its place, have it on the disk, and then give it its name."""
-        target = self.path(path)
-        partial = f"{target}#{uuid.uuid4().int >> 64}"
-        folder = Path(target).parent
-        new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        try:
-            with storage.asked(f"cannot write {target} ({len(content):,} bytes)"):
-                folder.mkdir(parents=True, exist_ok=True)
-                with open(partial, "xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                try:
-                    name(partial, target)
-                except FileExistsError:
-                    return False
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
-        storage.make_durable(str(folder), *(str(parent.parent) for parent in new))
-        return True
-
-    def make_durable(self, *paths: str) -> None:
-        """Have the names of local files on the disk: every folder up to the run's own."""
-        if not self.is_local:
-            return
-        folders = {parent for path in paths for parent in Path(path).parents}
-        storage.make_durable(*sorted((self.path(str(folder)) for folder in folders), reverse=True))
-
     def read_json(self, path: str, remedy: str = "") -> dict[str, Any] | None:
-        """A JSON object that is no part of an artifact, or None when there is none.
-
-        Args:
-            remedy: what to do about a broken one, as the end of a sentence.
-
-        Raises:
-            ArtifactError: it is broken.
-            StorageError: the storage is out of reach, or forbids it.
-        """
+        """A JSON object that is no part of an artifact, or None when there is none. Raises
+        ArtifactError, with a remedy as the end of its sentence, when it is broken."""
         content = self.read(path)
         return None if content is None else parse_object(content, self.path(path), remedy)
 
@@ -253,8 +220,7 @@ class Artifact:
         tables = list(self.read_files(names, kind))
         if tables:
             return pa.concat_tables(tables)
-        schema = QUARANTINE.schema if kind == "quarantine" else self._schema()
-        empty = schema.empty_table()
+        empty = (QUARANTINE.schema if kind == "quarantine" else self._schema()).empty_table()
         return empty.select(names) if names is not None else empty
 
     def read_files(
@@ -322,19 +288,6 @@ class Artifact:
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(self._content(file))
         return target
-
-    def faults(self) -> Iterator[str]:
-        """What is wrong with each committed file, read whole and compared with its sha256.
-
-        Raises:
-            ArtifactError: the manifest is missing or broken.
-            StorageError: a file is out of reach.
-        """
-        for file in self.required().files:
-            found = measure(self.run.filesystem, self._path(file.path))
-            fault = "is missing" if found is None else difference(file, *found)
-            if fault:
-                yield f"{self.name}/{file.path} {fault}"
 
     def attempt(self, fingerprint: Fingerprint) -> "Attempt":
         """Begin to write the artifact. The fingerprint is everything that changes the outcome."""
@@ -471,16 +424,7 @@ class Attempt:
         """
         if receipts is None:
             receipts = (self.inspect(path, kind) for path, kind in self.leftovers())
-        whole = [receipt for receipt in receipts if receipt is not None]
-        doubled = set(_doubled([receipt.ids for receipt in whole]).to_pylist())
-        kept: list[Receipt] = []
-        seen: set[str] = set()
-        for receipt in sorted(whole, key=lambda receipt: (receipt.file.kind, receipt.file.path)):
-            shared = doubled.intersection(receipt.ids.to_pylist()) if doubled else set()
-            if seen.isdisjoint(shared):
-                kept.append(receipt)
-                seen |= shared
-        return kept
+        return each_id_once([receipt for receipt in receipts if receipt is not None])
 
     def commit(
         self,
@@ -504,7 +448,7 @@ class Attempt:
         self._check_files(rows)
         data = [receipt for receipt in rows if receipt.file.kind == "data"]
         refused = [receipt for receipt in rows if receipt.file.kind == "quarantine"]
-        self._check_ids(data, refused, expected)
+        check_ids(self.artifact.name, data, refused, expected)
         files = [receipt.file for receipt in rows] + self._plain_files()
         files.sort(key=lambda file: (file.kind, file.path))
         named = sorted((Path(f.path).name, f.sha256) for f in files if f.kind == "files")
@@ -522,7 +466,8 @@ class Attempt:
             attempt=self.name,
         )
         run, name = self.artifact.run, self.artifact.name
-        run.make_durable(*(f"{name}/{file.path}" for file in files))
+        if run.is_local:
+            storage.make_folders_durable(run.root, [f"{name}/{file.path}" for file in files])
         if not run.create(f"{name}/{COMMIT}", encode(commit)):
             other = self.artifact.required()
             if other.digest != commit.digest:
@@ -566,45 +511,6 @@ class Attempt:
         if found is None:
             raise ArtifactError(f"{path} is missing")
         return File(relative, kind, *found, rows)
-
-    def _check_ids(
-        self,
-        data: Sequence[Receipt],
-        refused: Sequence[Receipt],
-        expected: Iterable[str] | pa.Array | None,
-    ) -> None:
-        name = self.artifact.name
-        written, dropped = _all_ids(data), _all_ids(refused)
-        doubled = _doubled([receipt.ids for receipt in data])
-        if len(doubled):
-            raise ArtifactError(
-                f"{name}: {len(doubled)} rows came out twice (first: {pc.min(doubled)})"
-            )
-        if expected is None:
-            return
-        wanted = expected
-        if not isinstance(wanted, pa.Array):
-            wanted = pa.array(list(wanted), pa.string())
-        seen = pa.concat_arrays([written, dropped])
-        lost = wanted.filter(pc.invert(pc.is_in(wanted, seen)))
-        strangers = seen.filter(pc.invert(pc.is_in(seen, wanted)))
-        both = dropped.filter(pc.is_in(dropped, written))
-        if len(lost) or len(strangers) or len(both):
-            first = pc.min(pa.concat_arrays([lost, strangers, both]))
-            raise ArtifactError(
-                f"{name}: {len(lost)} rows lost, {len(strangers)} unknown, {len(both)} "
-                f"both written and refused (first: {first})"
-            )
-
-
-def _all_ids(receipts: Sequence[Receipt]) -> pa.Array:
-    return pa.concat_arrays([pa.array([], pa.string()), *(receipt.ids for receipt in receipts)])
-
-
-def _doubled(ids: Sequence[pa.Array]) -> pa.Array:
-    """The ids that more than one of the arrays holds."""
-    counted = pc.value_counts(pa.concat_arrays([pa.array([], pa.string()), *ids]))
-    return counted.field("values").filter(pc.greater(counted.field("counts"), 1))
 
 
 def committed(

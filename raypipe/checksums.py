@@ -1,6 +1,7 @@
 """Whether a file is still the one that was committed: its size and its sha256."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def difference(file: File, size: int, sha256: str) -> str:
     if size != file.size:
         return f"has {size:,} bytes instead of {file.size:,}"
     return "" if sha256 == file.sha256 else "has another sha256 than was committed"
+
+
+def faults(filesystem: pafs.FileSystem, artifact: str, files: Iterable[File]) -> Iterator[str]:
+    """What is wrong with each committed file, read whole and compared with its sha256.
+
+    Args:
+        artifact: full path of its directory.
+
+    Raises:
+        StorageError: a file is out of reach.
+    """
+    for file in files:
+        found = measure(filesystem, f"{artifact}/{file.path}")
+        if fault := "is missing" if found is None else difference(file, *found):
+            yield f"{artifact}/{file.path} {fault}"
 
 
 def plain_name(file: File) -> str:

@@ -7,7 +7,7 @@ commits is a receipt of a few hundred bytes.
 import hashlib
 import posixpath
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -175,3 +175,64 @@ def _receipt(
         rows=len(rows),
     )
     return Receipt(file, digest_rows(rows), ids)
+
+
+def each_id_once(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Those receipts, in the order of paths, that share no id with one before them."""
+    doubled = set(_doubled([receipt.ids for receipt in receipts]).to_pylist())
+    kept: list[Receipt] = []
+    seen: set[str] = set()
+    for receipt in sorted(receipts, key=lambda receipt: (receipt.file.kind, receipt.file.path)):
+        shared = doubled.intersection(receipt.ids.to_pylist()) if doubled else set()
+        if seen.isdisjoint(shared):
+            kept.append(receipt)
+            seen |= shared
+    return kept
+
+
+def check_ids(
+    name: str,
+    data: Sequence[Receipt],
+    refused: Sequence[Receipt],
+    expected: Iterable[str] | pa.Array | None,
+) -> None:
+    """Check that every id that went into an artifact has come out once, as a row or refused.
+
+    Args:
+        name: of the artifact.
+        expected: what went in; None when nobody knows.
+
+    Raises:
+        ArtifactError: ids were lost, doubled, or are unknown.
+    """
+    written, dropped = _all_ids(data), _all_ids(refused)
+    doubled = _doubled([receipt.ids for receipt in data])
+    if len(doubled):
+        raise ArtifactError(
+            f"{name}: {len(doubled)} rows came out twice (first: {pc.min(doubled)})"
+        )
+    if expected is None:
+        return
+    wanted = expected
+    if not isinstance(wanted, pa.Array):
+        wanted = pa.array(list(wanted), pa.string())
+    seen = pa.concat_arrays([written, dropped])
+    lost = wanted.filter(pc.invert(pc.is_in(wanted, seen)))
+    strangers = seen.filter(pc.invert(pc.is_in(seen, wanted)))
+    both = dropped.filter(pc.is_in(dropped, written))
+    if len(lost) or len(strangers) or len(both):
+        first = pc.min(pa.concat_arrays([lost, strangers, both]))
+        raise ArtifactError(
+            f"{name}: {len(lost)} rows lost, {len(strangers)} unknown, {len(both)} "
+            f"both written and refused (first: {first})"
+        )
+
+
+def _all_ids(receipts: Sequence[Receipt]) -> pa.Array:
+    return pa.concat_arrays([pa.array([], pa.string()), *(receipt.ids for receipt in receipts)])
+
+
+def _doubled(ids: Sequence[pa.Array]) -> pa.Array:
+    """The ids that more than one of the arrays holds."""
+    counted = pc.value_counts(pa.concat_arrays([pa.array([], pa.string()), *ids]))
+    return counted.field("values").filter(pc.greater(counted.field("counts"), 1))

@@ -1,6 +1,7 @@
 """Open the run that a configuration names, or find one that is there."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from raypipe.errors import ArtifactError, ConfigError, InputError
 
 CONFIGURATION = "run.json"
 SUMMARY = "summary.json"
+_POLICY = re.compile(r"\w[\w.-]{0,99}(/\w[\w.-]{0,99}){0,3}")
 
 
 def open_run(config: Config) -> Run:
@@ -96,7 +98,9 @@ def run_summary(run: Run) -> dict[str, Any] | None:
     if summary is None:
         return None
     try:
-        _ = summary["best"] + "", (summary.get("alarm") or {"reason": ""})["reason"] + ""
+        if not _POLICY.fullmatch(summary["best"]):
+            raise ValueError("'best' names no policy")
+        _ = (summary.get("alarm") or {"reason": ""})["reason"] + ""
         for record in summary.get("pairs") or ():
             _ = int(record["round"]), record["outcome"] + "", record.get("reason", "") + ""
         compared = summary.get("comparison")

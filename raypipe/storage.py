@@ -9,8 +9,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from raypipe.errors import RaypipeError, StorageDeniedError, StorageError
@@ -142,6 +142,41 @@ def whole(target: Path, *, replace: bool = True) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def put(target: Path, content: bytes, *, create: bool = False) -> bool:
+    """Write a local file beside its place, have it on the disk, and then give it its name.
+
+    Args:
+        create: never in place of another file.
+
+    Returns:
+        Whether it was written: False where there is one that may not be replaced.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    if create and target.exists():
+        return False
+    partial = f"{target}#{uuid.uuid4().int >> 64}"
+    folder = target.parent
+    new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        with asked(f"cannot write {target} ({len(content):,} bytes)"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(partial, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                (os.link if create else os.replace)(partial, target)
+            except FileExistsError:
+                return False
+    finally:
+        with suppress(OSError):
+            os.unlink(partial)
+    make_durable(str(folder), *(str(parent.parent) for parent in new))
+    return True
+
+
 def make_durable(*paths: str) -> None:
     """Have local files or directories written to the disk, so that they outlive a power cut.
 
@@ -155,6 +190,16 @@ def make_durable(*paths: str) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def make_folders_durable(root: str, paths: Iterable[str]) -> None:
+    """Have the names of local files on the disk, and of all folders from theirs up to ``root``.
+
+    Args:
+        paths: of the files, below ``root``.
+    """
+    folders = {parent for path in paths for parent in Path(path).parents}
+    make_durable(*sorted((str(Path(root, folder)) for folder in folders), reverse=True))
 
 
 def _size(path: Path) -> int:

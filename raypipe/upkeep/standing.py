@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe.artifacts import Run
+from raypipe.checksums import faults
 from raypipe.config import Config
 from raypipe.errors import ArtifactError, RaypipeError
 from raypipe.manifest import Commit
@@ -87,8 +88,8 @@ def stand(run: Run, now: float, *, verify: bool = False) -> Standing:
         *look.evaluations(),
     )
     is_done, upshot = _upshot(look, stages, besides, summary)
-    faults = tuple(dict.fromkeys(look.faults))
-    return Standing(run.location, stages, besides, faults, is_done and not faults, upshot)
+    found = tuple(dict.fromkeys(look.faults))
+    return Standing(run.location, stages, besides, found, is_done and not found, upshot)
 
 
 class _Look:
@@ -127,7 +128,8 @@ class _Look:
         of the run."""
         for name, holding in self.inventory.holdings.items():
             if holding.commit is not None:
-                self.faults.extend(self.run.artifact(name).faults())
+                files, place = holding.commit.files, self.run.path(name)
+                self.faults.extend(faults(self.run.filesystem, place, files))
         for path in self.inventory.documents:
             self.derived(path)
 
