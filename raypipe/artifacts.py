@@ -15,39 +15,50 @@ or the number of attempts.
 
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import obstore
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore, from_url
 
 from raypipe import parquet, storage
+from raypipe.checksums import check_directory, difference, measure, plain_name
 from raypipe.digest import MODULUS
+from raypipe.documents import parse, parse_object
 from raypipe.errors import ArtifactError, ConfigDriftError, ConfigError, InputError
 from raypipe.manifest import (
     COMMIT,
+    RESTORE,
     Commit,
     File,
     Fingerprint,
     Kind,
+    but_versions,
+    decode,
     differing_keys,
+    encode,
     plain,
 )
-from raypipe.receipts import Receipt, inspect, make_directory, write_rows
+from raypipe.receipts import (
+    Receipt,
+    check_ids,
+    each_id_once,
+    inspect,
+    make_directory,
+    write_rows,
+)
 from raypipe.schemas import QUARANTINE, Table
 
 RowKind = Literal["data", "quarantine"]
+_ONE_REQUEST = 1 << 20  # bytes; a store gives so much about as fast as a file's end and a column
 
 
 class Run:
@@ -79,10 +90,7 @@ class Run:
 
     @cached_property
     def _store(self) -> ObjectStore:
-        if not self.is_local:
-            return from_url(self.location)
-        os.makedirs(self.root, exist_ok=True)
-        return LocalStore(self.root)
+        return from_url(self.location)
 
     def __reduce__(self) -> tuple[type["Run"], tuple[str]]:
         return (Run, (self.location,))
@@ -100,6 +108,8 @@ class Run:
         Raises:
             StorageError: the file cannot be written.
         """
+        if self.is_local:
+            return storage.put(Path(self.path(path)), content, create=True)
         try:
             obstore.put(self._store, path, content, mode="create")
         except AlreadyExistsError:
@@ -114,10 +124,19 @@ class Run:
         Raises:
             StorageError: the file cannot be written.
         """
+        if self.is_local:
+            storage.put(Path(self.path(path)), content)
+            return
         try:
             obstore.put(self._store, path, content)
         except (BaseError, OSError) as error:
             raise storage.failed(f"cannot write {self.path(path)}", error) from error
+
+    def read_json(self, path: str, remedy: str = "") -> dict[str, Any] | None:
+        """A JSON object that is no part of an artifact, or None when there is none. Raises
+        ArtifactError, with a remedy as the end of its sentence, when it is broken."""
+        content = self.read(path)
+        return None if content is None else parse_object(content, self.path(path), remedy)
 
     def read(self, path: str) -> bytes | None:
         """The bytes of a file, or None when there is none.
@@ -149,15 +168,9 @@ class Artifact:
 
     def commit(self) -> Commit | None:
         """The manifest, or None when the artifact is not committed."""
-        content = self.run.read(f"{self.name}/{COMMIT}")
-        if content is None:
-            return None
-        try:
-            values = json.loads(content)
-            values["files"] = tuple(File(**file) for file in values["files"])
-            return Commit(**values, reused=True)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ArtifactError(f"{self.name}: unreadable manifest: {error}") from error
+        path = f"{self.name}/{COMMIT}"
+        content = self.run.read(path)
+        return None if content is None else decode(content, path)
 
     def required(self) -> Commit:
         """The manifest. Raises ArtifactError when the artifact is not committed."""
@@ -166,8 +179,11 @@ class Artifact:
             raise ArtifactError(f"{self.name} is not committed in {self.run.location}")
         return commit
 
-    def matching(self, fingerprint: Fingerprint) -> Commit | None:
+    def matching(self, fingerprint: Fingerprint, *, any_versions: bool = False) -> Commit | None:
         """The manifest if the artifact is committed with this fingerprint, None if not committed.
+
+        Args:
+            any_versions: whether it may have been made with other versions of packages.
 
         Raises:
             ConfigDriftError: it was committed with another fingerprint; names the keys.
@@ -175,7 +191,10 @@ class Artifact:
         commit = self.commit()
         if commit is None:
             return None
-        lines = differing_keys(commit.fingerprint, plain(fingerprint))
+        before, now = commit.fingerprint, plain(fingerprint)
+        if any_versions:
+            before, now = but_versions(before), but_versions(now)
+        lines = differing_keys(before, now)
         if lines:
             raise ConfigDriftError(
                 f"{self.name} was made with other settings:\n  "
@@ -185,10 +204,13 @@ class Artifact:
             )
         return commit
 
+    def files(self, kind: Kind = "data") -> list[File]:
+        """The committed files of one kind."""
+        return [file for file in self.required().files if file.kind == kind]
+
     def paths(self, kind: Kind = "data") -> list[str]:
         """Full paths of the committed files of one kind."""
-        commit = self.required()
-        return [self._path(file.path) for file in commit.files if file.kind == kind]
+        return [self._path(file.path) for file in self.files(kind)]
 
     def read(self, columns: Sequence[str] | None = None, kind: Kind = "data") -> pa.Table:
         """All rows of the committed artifact. Raises ArtifactError on a corrupt file, StorageError
@@ -197,62 +219,73 @@ class Artifact:
         tables = list(self.read_files(names, kind))
         if tables:
             return pa.concat_tables(tables)
-        schema = QUARANTINE.schema if kind == "quarantine" else self._schema()
-        empty = schema.empty_table()
+        empty = (QUARANTINE.schema if kind == "quarantine" else self._schema()).empty_table()
         return empty.select(names) if names is not None else empty
 
     def read_files(
         self, columns: Sequence[str] | None = None, kind: Kind = "data"
     ) -> Iterator[pa.Table]:
         """The committed rows, one file at a time, so that memory does not grow with them."""
-        for path in self.paths(kind):
-            yield self.rows_of(path, columns, kind)
+        for file in self.files(kind):
+            yield self.rows_of(file, columns)
 
-    def rows_of(
-        self, path: str, columns: Sequence[str] | None = None, kind: Kind = "data"
-    ) -> pa.Table:
-        """The rows of one of :meth:`paths`. Raises ArtifactError on a corrupt file."""
-        contract = QUARANTINE if kind == "quarantine" else self.table
-        table = self._read_parquet(path, list(columns) if columns is not None else None)
+    def rows_of(self, file: File, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one of :meth:`files`.
+
+        A file that is read whole is compared with its sha256. Of a large one of which some columns
+        are asked, only their pages are read, and compared with their checksums.
+
+        Raises:
+            ArtifactError: the file is missing or not what was committed.
+            StorageError: it is out of reach.
+        """
+        contract = QUARANTINE if file.kind == "quarantine" else self.table
+        names = list(columns) if columns is not None else None
+        whole = names is None or file.size <= _ONE_REQUEST
+        source = pa.py_buffer(self._content(file)) if whole else self._path(file.path)
+        table = self._read_parquet(source, self._path(file.path), names)
+        if len(table) != file.rows:
+            raise self._corrupt(file, f"{len(table):,} rows instead of {file.rows or 0:,}")
         if contract is not None:
             contract.check_columns(table)
         return table
 
     def read_json(self, name: str) -> Any:
         """A committed JSON file. Raises ArtifactError when the manifest does not list it."""
-        return json.loads(self.read_file(name))
+        return parse(self.read_file(name), f"{self.name}/{name}")
 
     def read_file(self, name: str) -> bytes:
-        commit = self.required()
-        for file in commit.files:
-            if file.kind == "files" and file.path.split("/", 2)[2] == name:
-                content = self.run.read(f"{self.name}/{file.path}")
-                if content is None or hashlib.sha256(content).hexdigest() != file.sha256:
-                    raise ArtifactError(f"{self.name}/{file.path} is missing or corrupt")
-                return content
+        """A committed plain file. Raises ArtifactError when it is missing or corrupt."""
+        for file in self.files("files"):
+            if plain_name(file) == name:
+                return self._content(file)
         raise ArtifactError(f"{self.name} holds no file '{name}'")
 
     def local_directory(self) -> Path:
         """A local directory that holds the committed plain files, such as a PEFT adapter.
 
-        On an object store they are copied once per machine, into a directory named by digest.
+        Every process compares them with the manifest before it first uses them. On an object store
+        they are copied once per machine, into a directory named by digest.
+
+        Raises:
+            ArtifactError: a file is missing or not what was committed.
         """
         commit = self.required()
+        files = tuple(file for file in commit.files if file.kind == "files")
         if self.run.is_local:
-            return Path(self._path("files", commit.attempt))
+            directory = Path(self._path("files", commit.attempt))
+            check_directory(directory, files)
+            return directory
         target = Path.home() / ".cache" / "raypipe" / commit.digest
-        if not target.exists():
-            partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
-            for file in commit.files:
-                if file.kind != "files":
-                    continue
-                name = file.path.split("/", 2)[2]
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                (partial / name).write_bytes(self.read_file(name))
-            try:
-                partial.rename(target)
-            except OSError:  # another process was first; both hold the same bytes
-                shutil.rmtree(partial)
+        try:
+            check_directory(target, files)
+        except ArtifactError:  # not there yet, or no longer what was copied
+            shutil.rmtree(target, ignore_errors=True)
+            with storage.whole(target, replace=False) as partial:
+                for file in files:
+                    place = partial / plain_name(file)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(self._content(file))
         return target
 
     def attempt(self, fingerprint: Fingerprint) -> "Attempt":
@@ -262,18 +295,34 @@ class Artifact:
     def _path(self, *parts: str) -> str:
         return self.run.path(self.name, *parts)
 
+    def _content(self, file: File) -> bytes:
+        """The bytes of a committed file. Raises ArtifactError unless they are those committed."""
+        content = self.run.read(f"{self.name}/{file.path}")
+        if content is None:
+            raise self._corrupt(file, "there is none")
+        if fault := difference(file, len(content), hashlib.sha256(content).hexdigest()):
+            raise self._corrupt(file, fault)
+        return content
+
+    def _corrupt(self, file: File, fault: str) -> ArtifactError:
+        return ArtifactError(f"{self._path(file.path)} is missing or corrupt: {fault}; {RESTORE}")
+
     def _schema(self) -> pa.Schema:
         if self.table is None:
             raise ArtifactError(f"{self.name} has no table")
         return self.table.schema
 
-    def _read_parquet(self, path: str, columns: list[str] | None = None) -> pa.Table:
+    def _read_parquet(
+        self, source: pa.Buffer | str, path: str, columns: list[str] | None
+    ) -> pa.Table:
+        """Rows of a file's bytes, or of the file that is opened here. Errors name ``path``."""
         try:
-            return parquet.read(path, self.run.filesystem, columns)
+            filesystem = self.run.filesystem if isinstance(source, str) else None
+            return parquet.read(source, filesystem, columns)
         except InputError as error:
             raise ArtifactError(f"{error}; the run did not write this file") from error
         except (pa.ArrowException, OSError) as error:
-            corrupt = ArtifactError(f"{path} is missing or corrupt: {error}")
+            corrupt = ArtifactError(f"{path} is missing or corrupt: {error}; {RESTORE}")
             raise storage.unreadable(path, error, corrupt) from error
 
 
@@ -314,20 +363,24 @@ class Attempt:
             ArtifactError: the rows break the table's contract.
             StorageError: the file cannot be written.
         """
-        name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"  # in the order of writing
-        path = f"{self.artifact._path(kind, self.name)}/{name}.parquet"
-        run = self.artifact.run
-        root = self.artifact._path()
-        return write_rows(table, self._contract(kind), kind, run.filesystem, root, path)
+        run, root = self.artifact.run, self.artifact._path()
+        directory = self.artifact._path(kind, self.name)
+        return write_rows(table, self._contract(kind), kind, run.filesystem, root, directory)
 
     def write(self, table: pa.Table, kind: RowKind = "data") -> None:
         """:meth:`store`, and keep the receipt for :meth:`commit`."""
         self._receipts.append(self.store(table, kind))
 
+    def take(self, directory: str | Path) -> None:
+        """Copy all files of a local directory into :meth:`local_files`. Raises StorageError."""
+        target = self.local_files()
+        with storage.asked(f"cannot copy {directory} to {target}"):
+            shutil.copytree(directory, target, dirs_exist_ok=True)
+
     def write_file(self, name: str, content: bytes) -> None:
         path = f"{self.directory('files')}/{name}"
         with (
-            storage.asked(f"cannot write {path}"),
+            storage.asked(f"cannot write {path} ({len(content):,} bytes)"),
             self.artifact.run.filesystem.open_output_stream(path) as stream,
         ):
             stream.write(content)
@@ -367,16 +420,7 @@ class Attempt:
         """
         if receipts is None:
             receipts = (self.inspect(path, kind) for path, kind in self.leftovers())
-        whole = [receipt for receipt in receipts if receipt is not None]
-        doubled = set(_doubled([receipt.ids for receipt in whole]).to_pylist())
-        kept: list[Receipt] = []
-        seen: set[str] = set()
-        for receipt in sorted(whole, key=lambda receipt: (receipt.file.kind, receipt.file.path)):
-            shared = doubled.intersection(receipt.ids.to_pylist()) if doubled else set()
-            if seen.isdisjoint(shared):
-                kept.append(receipt)
-                seen |= shared
-        return kept
+        return each_id_once([receipt for receipt in receipts if receipt is not None])
 
     def commit(
         self,
@@ -400,7 +444,7 @@ class Attempt:
         self._check_files(rows)
         data = [receipt for receipt in rows if receipt.file.kind == "data"]
         refused = [receipt for receipt in rows if receipt.file.kind == "quarantine"]
-        self._check_ids(data, refused, expected)
+        check_ids(self.artifact.name, data, refused, expected)
         files = [receipt.file for receipt in rows] + self._plain_files()
         files.sort(key=lambda file: (file.kind, file.path))
         named = sorted((Path(f.path).name, f.sha256) for f in files if f.kind == "files")
@@ -417,10 +461,10 @@ class Attempt:
             seconds=round(time.time() - self.started, 3),
             attempt=self.name,
         )
-        values = asdict(commit)
-        del values["reused"]
-        manifest = json.dumps(values, indent=1, sort_keys=True).encode()
-        if not self.artifact.run.create(f"{self.artifact.name}/{COMMIT}", manifest):
+        run, name = self.artifact.run, self.artifact.name
+        if run.is_local:
+            storage.make_folders_durable(run.root, [f"{name}/{file.path}" for file in files])
+        if not run.create(f"{name}/{COMMIT}", encode(commit)):
             other = self.artifact.required()
             if other.digest != commit.digest:
                 raise ArtifactError(
@@ -452,59 +496,17 @@ class Attempt:
         selector = pafs.FileSelector(
             self.artifact._path("files", self.name), recursive=True, allow_not_found=True
         )
-        found = (info.path for info in run.look(selector) if info.is_file)
-        return [self._file(path, "files") for path in sorted(found)]
+        found = sorted(info.path for info in run.look(selector) if info.is_file)
+        if run.is_local:
+            storage.make_durable(*found)
+        return [self._file(path, "files") for path in found]
 
     def _file(self, path: str, kind: Kind, rows: int | None = None) -> File:
         relative = path.removeprefix(self.artifact._path() + "/")
-        digest, size = hashlib.sha256(), 0
-        with (
-            storage.asked(f"cannot read {path}"),
-            self.artifact.run.filesystem.open_input_stream(path) as stream,
-        ):
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-                size += len(chunk)
-        return File(relative, kind, size, digest.hexdigest(), rows)
-
-    def _check_ids(
-        self,
-        data: Sequence[Receipt],
-        refused: Sequence[Receipt],
-        expected: Iterable[str] | pa.Array | None,
-    ) -> None:
-        name = self.artifact.name
-        written, dropped = _all_ids(data), _all_ids(refused)
-        doubled = _doubled([receipt.ids for receipt in data])
-        if len(doubled):
-            raise ArtifactError(
-                f"{name}: {len(doubled)} rows came out twice (first: {pc.min(doubled)})"
-            )
-        if expected is None:
-            return
-        wanted = expected
-        if not isinstance(wanted, pa.Array):
-            wanted = pa.array(list(wanted), pa.string())
-        seen = pa.concat_arrays([written, dropped])
-        lost = wanted.filter(pc.invert(pc.is_in(wanted, seen)))
-        strangers = seen.filter(pc.invert(pc.is_in(seen, wanted)))
-        both = dropped.filter(pc.is_in(dropped, written))
-        if len(lost) or len(strangers) or len(both):
-            first = pc.min(pa.concat_arrays([lost, strangers, both]))
-            raise ArtifactError(
-                f"{name}: {len(lost)} rows lost, {len(strangers)} unknown, {len(both)} "
-                f"both written and refused (first: {first})"
-            )
-
-
-def _all_ids(receipts: Sequence[Receipt]) -> pa.Array:
-    return pa.concat_arrays([pa.array([], pa.string()), *(receipt.ids for receipt in receipts)])
-
-
-def _doubled(ids: Sequence[pa.Array]) -> pa.Array:
-    """The ids that more than one of the arrays holds."""
-    counted = pc.value_counts(pa.concat_arrays([pa.array([], pa.string()), *ids]))
-    return counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+        found = measure(self.artifact.run.filesystem, path)
+        if found is None:
+            raise ArtifactError(f"{path} is missing")
+        return File(relative, kind, *found, rows)
 
 
 def committed(

@@ -1,13 +1,30 @@
-"""The manifest that makes an artifact: its files, its digest, and what it was made from."""
+"""The manifest that makes an artifact: its files, its digest, and what it was made from.
 
+A manifest vouches for every file that it names, so it vouches for itself too: it holds the sha256
+of its other values, and is read only when its bytes are the very ones that they are written as.
+"""
+
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from raypipe.documents import parse_object, unreadable
+
 COMMIT = "_COMMIT.json"
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
+_UNSEALED = 2  # the last version that does not hold its own sha256
+_CHECKSUM = "sha256"
+_VERSIONS = "versions."
+RESTORE = (
+    "restore it from a copy, or delete the artifact and what was made from it, and the same "
+    "command makes them again"
+)
+"""What to do about an artifact that is no longer what was committed."""
 Kind = Literal["data", "quarantine", "files"]
 Fingerprint = Mapping[str, Any]
 
@@ -41,17 +58,67 @@ class Commit:
     reused: bool = field(default=False, compare=False)
 
 
+def encode(commit: Commit) -> bytes:
+    """The manifest's file."""
+    values = plain(asdict(commit))
+    del values["reused"]
+    return _written(values | {_CHECKSUM: _checksum(values)})
+
+
+def decode(content: bytes, place: str) -> Commit:
+    """The manifest that a file holds.
+
+    Args:
+        place: what the error names.
+
+    Raises:
+        ArtifactError: it is cut, changed, or no manifest.
+    """
+    values = parse_object(content, place, RESTORE)
+    checksum = values.pop(_CHECKSUM, None)
+    sealed = values | {_CHECKSUM: _checksum(values)}
+    is_older = checksum is None and values.get("version") == _UNSEALED
+    if not is_older and (checksum != sealed[_CHECKSUM] or content != _written(sealed)):
+        raise unreadable(place, "not what was committed", RESTORE)
+    try:
+        files = tuple(File(**file) for file in values["files"])
+        commit = Commit(**values | {"files": files, "reused": True})
+        TypeAdapter(Commit).validate_python(values, strict=False)
+    except (TypeError, KeyError, ValidationError) as error:
+        raise unreadable(place, error, RESTORE) from error
+    return commit
+
+
+def _written(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, indent=1, sort_keys=True).encode()
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_written(values)).hexdigest()
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions, for fingerprints; vLLM's CPU build counts as vLLM."""
     found: dict[str, str] = {}
     for package in packages:
         for name in (package, f"{package}-cpu"):
             try:
-                found[f"versions.{package}"] = metadata.version(name)
+                found[f"{_VERSIONS}{package}"] = metadata.version(name)
                 break
             except metadata.PackageNotFoundError:
                 continue
     return found
+
+
+def but_versions(fingerprint: Fingerprint) -> dict[str, Any]:
+    """A fingerprint without the versions of packages."""
+    return {key: value for key, value in fingerprint.items() if not key.startswith(_VERSIONS)}
+
+
+def told_versions(fingerprint: Fingerprint) -> str:
+    """The versions in a fingerprint, such as "raypipe 1.0, torch 2.13.0"."""
+    found = sorted(key for key in fingerprint if key.startswith(_VERSIONS))
+    return ", ".join(f"{key.removeprefix(_VERSIONS)} {fingerprint[key]}" for key in found)
 
 
 def differing_keys(before: Fingerprint, now: Fingerprint) -> list[str]:

@@ -3,7 +3,6 @@
 It says what the run's commits say and names no directory of the machine that it was made on.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from raypipe.config import Config, ModelConfig
 from raypipe.manifest import Commit
 from raypipe.policies import PRETRAINED, Policy, model_identity, model_path
 from raypipe.prompts import SYSTEM_PROMPTS
+from raypipe.runs import run_summary
 
 Kind = Literal["adapter", "merged"]
 CARD = "README.md"
@@ -121,10 +121,9 @@ class _Facts:
     def of(cls, config: Config, run: Run, policy: Policy) -> "_Facts":
         adapter = run.artifact(f"{policy.name}/adapter").commit()
         own = adapter is not None and not isinstance(policy.adapter, Path)
-        content = run.read("summary.json") if own else None
-        summary: Values = json.loads(content) if content else {}
+        summary: Values = (run_summary(run) if own else None) or {}
         comparison = summary.get("comparison")
-        learned = {f"round-{record['round']}": record for record in summary.get("pairs", ())}
+        learned = {f"round-{record['round']}": record for record in summary.get("pairs") or ()}
         return cls(
             name=policy.name,
             policy_id=policy.policy_id,

@@ -5,7 +5,6 @@ depends on the bytes of both parts, names the same weights everywhere.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from raypipe.artifacts import Artifact, Run
 from raypipe.config import Config, ModelConfig, flatten
 from raypipe.errors import ConfigDriftError, ConfigError, InputError
 from raypipe.manifest import differing_keys, plain
+from raypipe.runs import run_summary
 
 BEST = "best"
 PRETRAINED = "pretrained"
@@ -141,6 +141,7 @@ def policy(run: Run, model: ModelConfig, name: str) -> Policy:
 
     Raises:
         InputError: "best" of a run that has no summary yet.
+        ArtifactError: its summary cannot be read.
         ConfigError: a path that holds neither an adapter nor a checkpoint.
     """
     if name == BEST:
@@ -164,10 +165,10 @@ def policy(run: Run, model: ModelConfig, name: str) -> Policy:
 
 
 def _best(run: Run) -> str:
-    content = run.read("summary.json")
-    if content is None:
+    summary = run_summary(run)
+    if summary is None:
         raise InputError(
             f"{run.location} has no summary.json yet, so the policy 'best' says nothing: finish a "
             "round first, or name a policy (pretrained, sft, an adapter's directory)"
         )
-    return str(json.loads(content)["best"])
+    return str(summary["best"])

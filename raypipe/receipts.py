@@ -6,7 +6,8 @@ commits is a receipt of a few hundred bytes.
 
 import hashlib
 import posixpath
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -31,6 +32,9 @@ RECEIPTS = pa.schema(
         ("ids", pa.list_(pa.string())),
     ]
 )
+
+
+_NAMED = 16  # hex digits of its sha256 in a file's name
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,23 @@ def to_table(receipts: Sequence[Receipt]) -> pa.Table:
 
 
 def write_rows(
-    table: pa.Table, contract: Table, kind: Kind, filesystem: pafs.FileSystem, root: str, path: str
+    table: pa.Table,
+    contract: Table,
+    kind: Kind,
+    filesystem: pafs.FileSystem,
+    root: str,
+    directory: str,
 ) -> Receipt:
     """Write rows as one Parquet file with page checksums.
+
+    Its name holds the time, so that files sort as they were written, and its sha256, by which
+    :func:`inspect` tells whether it is still the same.
 
     Args:
         table: the rows; all rows of an id are in this one file.
         contract: what they must conform to.
         root: directory of the artifact.
-        path: of the new file, below ``root``.
+        directory: of the new file, below ``root``.
 
     Raises:
         ArtifactError: the rows break the contract, or a key is there twice.
@@ -93,13 +105,16 @@ def write_rows(
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, write_page_checksum=True, compression="zstd")
     content = sink.getvalue()
-    make_directory(filesystem, posixpath.dirname(path))
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = f"{directory}/{time.time_ns()}-{sha256[:_NAMED]}.parquet"
+    make_directory(filesystem, directory)
     with (
         storage.asked(f"cannot write {path} ({content.size:,} bytes)"),
         filesystem.open_output_stream(path) as stream,
     ):
         stream.write(content)
-    return _receipt(rows, contract, content, kind, root, path)
+    _make_durable(filesystem, path)
+    return _receipt(rows, contract, content, sha256, kind, root, path)
 
 
 def make_directory(filesystem: pafs.FileSystem, path: str) -> None:
@@ -109,10 +124,15 @@ def make_directory(filesystem: pafs.FileSystem, path: str) -> None:
             filesystem.create_dir(path, recursive=True)
 
 
+def _make_durable(filesystem: pafs.FileSystem, path: str) -> None:
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        storage.make_durable(path)
+
+
 def inspect(
     contract: Table, kind: Kind, filesystem: pafs.FileSystem, root: str, path: str
 ) -> Receipt | None:
-    """The receipt of a file that somebody else wrote; None for one that is cut or foreign.
+    """The receipt of a file that somebody else wrote; None for one that is cut, changed or foreign.
 
     Raises:
         StorageError: the storage is out of reach.
@@ -120,8 +140,13 @@ def inspect(
     try:
         with filesystem.open_input_stream(path) as stream:
             content = pa.py_buffer(stream.read())
-        table = parquet.read(content)
-        return _receipt(contract.conform(table), contract, content, kind, root, path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        if not path.endswith(f"-{sha256[:_NAMED]}.parquet"):
+            return None
+        table = contract.conform(parquet.read(content))
+        receipt = _receipt(table, contract, content, sha256, kind, root, path)
+        _make_durable(filesystem, path)  # whoever wrote it may have been killed before
+        return receipt
     except (ArtifactError, InputError, pa.ArrowException, OSError) as error:
         if storage.is_at_fault(error):
             raise storage.failed(f"cannot read {path}", error) from error
@@ -129,7 +154,13 @@ def inspect(
 
 
 def _receipt(
-    rows: pa.Table, contract: Table, content: pa.Buffer, kind: Kind, root: str, path: str
+    rows: pa.Table,
+    contract: Table,
+    content: pa.Buffer,
+    sha256: str,
+    kind: Kind,
+    root: str,
+    path: str,
 ) -> Receipt:
     key = list(contract.key)
     doubled = len(rows) - rows.select(key).group_by(key).aggregate([]).num_rows
@@ -140,7 +171,68 @@ def _receipt(
         path=posixpath.relpath(path, root),
         kind=kind,
         size=content.size,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256,
         rows=len(rows),
     )
     return Receipt(file, digest_rows(rows), ids)
+
+
+def each_id_once(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Those receipts, in the order of paths, that share no id with one before them."""
+    doubled = set(_doubled([receipt.ids for receipt in receipts]).to_pylist())
+    kept: list[Receipt] = []
+    seen: set[str] = set()
+    for receipt in sorted(receipts, key=lambda receipt: (receipt.file.kind, receipt.file.path)):
+        shared = doubled.intersection(receipt.ids.to_pylist()) if doubled else set()
+        if seen.isdisjoint(shared):
+            kept.append(receipt)
+            seen |= shared
+    return kept
+
+
+def check_ids(
+    name: str,
+    data: Sequence[Receipt],
+    refused: Sequence[Receipt],
+    expected: Iterable[str] | pa.Array | None,
+) -> None:
+    """Check that every id that went into an artifact has come out once, as a row or refused.
+
+    Args:
+        name: of the artifact.
+        expected: what went in; None when nobody knows.
+
+    Raises:
+        ArtifactError: ids were lost, doubled, or are unknown.
+    """
+    written, dropped = _all_ids(data), _all_ids(refused)
+    doubled = _doubled([receipt.ids for receipt in data])
+    if len(doubled):
+        raise ArtifactError(
+            f"{name}: {len(doubled)} rows came out twice (first: {pc.min(doubled)})"
+        )
+    if expected is None:
+        return
+    wanted = expected
+    if not isinstance(wanted, pa.Array):
+        wanted = pa.array(list(wanted), pa.string())
+    seen = pa.concat_arrays([written, dropped])
+    lost = wanted.filter(pc.invert(pc.is_in(wanted, seen)))
+    strangers = seen.filter(pc.invert(pc.is_in(seen, wanted)))
+    both = dropped.filter(pc.is_in(dropped, written))
+    if len(lost) or len(strangers) or len(both):
+        first = pc.min(pa.concat_arrays([lost, strangers, both]))
+        raise ArtifactError(
+            f"{name}: {len(lost)} rows lost, {len(strangers)} unknown, {len(both)} "
+            f"both written and refused (first: {first})"
+        )
+
+
+def _all_ids(receipts: Sequence[Receipt]) -> pa.Array:
+    return pa.concat_arrays([pa.array([], pa.string()), *(receipt.ids for receipt in receipts)])
+
+
+def _doubled(ids: Sequence[pa.Array]) -> pa.Array:
+    """The ids that more than one of the arrays holds."""
+    counted = pc.value_counts(pa.concat_arrays([pa.array([], pa.string()), *ids]))
+    return counted.field("values").filter(pc.greater(counted.field("counts"), 1))

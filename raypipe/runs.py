@@ -1,7 +1,9 @@
 """Open the run that a configuration names, or find one that is there."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from raypipe import config as configuration
 from raypipe.artifacts import Run
@@ -9,6 +11,8 @@ from raypipe.config import Config
 from raypipe.errors import ArtifactError, ConfigError, InputError
 
 CONFIGURATION = "run.json"
+SUMMARY = "summary.json"
+_POLICY = re.compile(r"\w[\w.-]{0,99}(/\w[\w.-]{0,99}){0,3}")
 
 
 def open_run(config: Config) -> Run:
@@ -74,15 +78,39 @@ def begun_with(run: Run) -> Config:
         ArtifactError: it cannot be read.
         ConfigError: this version of raypipe does not know what it says.
     """
-    content = run.read(CONFIGURATION)
-    try:
-        values = json.loads(content or b"")
-    except ValueError as error:
-        raise ArtifactError(f"{run.location}/{CONFIGURATION} is unreadable: {error}") from error
+    values = run.read_json(CONFIGURATION, "delete it, and the next job writes its own")
+    if values is None:
+        raise ArtifactError(f"{run.location} has no {CONFIGURATION}")
     try:
         return configuration.resolve(values)
     except ConfigError as error:
         raise ConfigError(f"{run.location}/{CONFIGURATION}: {error}") from error
+
+
+def run_summary(run: Run) -> dict[str, Any] | None:
+    """What ``summary.json`` says of a run's end; None where there is none.
+
+    Raises:
+        ArtifactError: it is unreadable, or lacks what is told of a run's end.
+    """
+    remedy = "jobs/round.py writes it again"
+    summary = run.read_json(SUMMARY, remedy)
+    if summary is None:
+        return None
+    try:
+        if not _POLICY.fullmatch(summary["best"]):
+            raise ValueError("'best' names no policy")
+        _ = (summary.get("alarm") or {"reason": ""})["reason"] + ""
+        for record in summary.get("pairs") or ():
+            _ = int(record["round"]), record["outcome"] + "", record.get("reason", "") + ""
+        compared = summary.get("comparison")
+        _ = compared is None or compared["to"] + ""
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{run.path(SUMMARY)} lacks what a run ends with ({type(error).__name__}: {error}); "
+            f"{remedy}"
+        ) from error
+    return summary
 
 
 def _held(run: Run) -> list[str]:

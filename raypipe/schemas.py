@@ -315,6 +315,9 @@ LABELS = Table(
             # Digest of what the label was made from: images, question, policy, mode. A listing
             # whose key has not changed is not labeled again.
             _required("label_key", _STRING),
+            # Of the packages that it was made with, such as "torch 2.13.0, vllm 0.32.0"; no part
+            # of the key.
+            _required("versions", _STRING),
         ]
     ),
     _QUERY_KEY,

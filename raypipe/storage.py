@@ -5,9 +5,13 @@ right that is missing and a file that is corrupt, and tell them apart in words a
 """
 
 import errno
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from raypipe.errors import RaypipeError, StorageDeniedError, StorageError
 
@@ -24,7 +28,12 @@ _REFUSED = re.compile(
     r"|(400 Bad Request|401 Unauthorized|403 Forbidden)|AccessDenied|ExpiredToken"
     r"|Permission denied|Read-only file system"
 )
-_FAILING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FAILING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT} | _FULL
+# In the words of libraries that lose the number on the way (safetensors, shutil, Ray).
+_NO_ROOM = re.compile(
+    "|".join([*map(os.strerror, sorted(_FULL)), *(rf"os error {code}\b" for code in sorted(_FULL))])
+)
 _FORBIDDING = {errno.EACCES, errno.EPERM, errno.EROFS}
 # By name, since most runs have neither package.
 _CLIENTS = {
@@ -50,6 +59,7 @@ def is_at_fault(error: BaseException) -> bool:
     return (
         names_a_store(str(error))
         or getattr(error, "errno", None) in _FAILING | _FORBIDDING
+        or (isinstance(error, OSError) and is_full(str(error)))
         or not _CLIENTS.union(_REFUSALS).isdisjoint(_kinds(error))
     )
 
@@ -57,6 +67,11 @@ def is_at_fault(error: BaseException) -> bool:
 def names_a_store(text: str) -> bool:
     """Whether a message is of an object store, as Arrow and obstore write them."""
     return _STORES.search(text) is not None
+
+
+def is_full(text: str) -> bool:
+    """Whether a message is of a disk, a quota or a limit that leaves no room to write."""
+    return _NO_ROOM.search(text) is not None
 
 
 def failed(doing: str, error: BaseException) -> StorageError:
@@ -93,6 +108,105 @@ def asked(doing: str) -> Iterator[None]:
         raise failed(doing, error) from error
 
 
+@contextmanager
+def whole(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Where the body writes a file or a directory that appears at ``target`` whole or not at all.
+
+    Args:
+        replace: whether a directory that is there by then is replaced, or stays as it is.
+
+    Raises:
+        StorageError: it cannot be written, for instance because the disk is full. What was there
+            before is still there, and nothing else.
+    """
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with asked(f"cannot write {target.parent}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if replace and target.is_dir():
+            shutil.rmtree(target)
+        if replace or not target.is_dir():
+            partial.rename(target)
+    except Exception as error:
+        # Of safetensors and tokenizers a full disk is no OSError.
+        if not isinstance(error, RaypipeError) and (is_at_fault(error) or is_full(str(error))):
+            raise failed(
+                f"cannot write {target} ({_size(partial):,} bytes so far)", error
+            ) from error
+        raise
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def put(target: Path, content: bytes, *, create: bool = False) -> bool:
+    """Write a local file beside its place, have it on the disk, and then give it its name.
+
+    Args:
+        create: never in place of another file.
+
+    Returns:
+        Whether it was written: False where there is one that may not be replaced.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    if create and target.exists():
+        return False
+    partial = f"{target}#{uuid.uuid4().int >> 64}"
+    folder = target.parent
+    new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        with asked(f"cannot write {target} ({len(content):,} bytes)"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(partial, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                (os.link if create else os.replace)(partial, target)
+            except FileExistsError:
+                return False
+    finally:
+        with suppress(OSError):
+            os.unlink(partial)
+    make_durable(str(folder), *(str(parent.parent) for parent in new))
+    return True
+
+
+def make_durable(*paths: str) -> None:
+    """Have local files or directories written to the disk, so that they outlive a power cut.
+
+    Raises:
+        StorageError: the disk failed, and what was written may not be there.
+    """
+    for path in paths:
+        with asked(f"cannot write {path}"):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def make_folders_durable(root: str, paths: Iterable[str]) -> None:
+    """Have the names of local files on the disk, and of all folders from theirs up to ``root``.
+
+    Args:
+        paths: of the files, below ``root``.
+    """
+    folders = {parent for path in paths for parent in Path(path).parents}
+    make_durable(*sorted((str(Path(root, folder)) for folder in folders), reverse=True))
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def _kinds(error: BaseException) -> set[str]:
     """Package and name of an error's classes."""
     return {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
@@ -102,6 +216,9 @@ def _said(error: BaseException) -> str:
     """The line in which a storage says what was wrong, without colours and pages of internals."""
     text = re.sub(r"\x1b\[\d*m|↳|, \S+\.rs:\d+.*", "", str(error).partition("\n\nDebug")[0])
     found = _STORES.search(text)
+    if found is None and (room := _NO_ROOM.search(text)):
+        line = next(line for line in text.splitlines() if room.group() in line).strip()
+        return line if len(line) < _LONGEST else room.group()
     if found is None:
         return (text.strip().splitlines() or [type(error).__name__])[0][:_LONGEST]
     return " ".join(text[text.rfind("\n", 0, found.start()) + 1 :].split())[:_LONGEST]

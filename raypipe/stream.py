@@ -13,7 +13,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe import parquet, receipts, storage
+from raypipe import receipts, storage
 from raypipe.artifacts import Artifact, Attempt
 from raypipe.errors import EngineStartError, QuarantineLimitError, RaypipeError, StorageError
-from raypipe.manifest import Commit
+from raypipe.manifest import Commit, File
 from raypipe.metrics import Meter
 from raypipe.progress import reported
 from raypipe.receipts import Receipt
@@ -218,15 +218,15 @@ def rows(artifact: Artifact, columns: Sequence[str]) -> Any:
     unread. When it runs it raises ArtifactError on a corrupt file."""
     import ray.data
 
-    paths = [{"path": path} for path in artifact.paths()]
-    return ray.data.from_items(paths).map_batches(
+    files = [asdict(file) for file in artifact.files()]
+    return ray.data.from_items(files).map_batches(
         partial(_rows, artifact, list(columns)), batch_format="pyarrow", batch_size=1
     )
 
 
 def _rows(artifact: Artifact, columns: Sequence[str], batch: pa.Table) -> Iterator[pa.Table]:
-    for path in batch.column("path").to_pylist():
-        yield artifact.rows_of(path, columns)
+    for file in batch.to_pylist():
+        yield artifact.rows_of(File(**file), columns)
 
 
 def without(dataset: Any, ids: pa.Array) -> Any:
@@ -282,11 +282,11 @@ def check_share(attempt: Attempt, files: Sequence[Receipt], total: int, limit: f
     refused = sum(len(receipt.ids) for receipt in refusals)
     if refused <= limit * total:
         return
-    run, name = attempt.artifact.run, attempt.artifact.name
+    name = attempt.artifact.name
     rows = [
         row
         for receipt in refusals[:100]
-        for row in parquet.read(run.path(name, receipt.file.path), run.filesystem).to_pylist()
+        for row in attempt.artifact.rows_of(receipt.file).to_pylist()
     ]
     reasons = Counter(row["reason"] for row in rows).most_common(3)
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons)

@@ -21,10 +21,12 @@ from typing import Any, Protocol
 
 from raypipe.artifacts import Run
 from raypipe.config import Config, flatten
+from raypipe.documents import unreadable
 from raypipe.errors import ConfigError
 
 MEMORY = "tracking.json"
 """Of the run: which MLflow and W&B runs are its own, and what W&B was told."""
+_FORGET = "delete it, and MLflow and W&B begin another run each"
 EVENTS = "tensorboard/run"
 _PROJECT = "raypipe"
 _PARAMS_PER_CALL = 100  # MLflow takes no more at once
@@ -285,6 +287,8 @@ class _Memory:
         self._run, self._key, self._former = run, key, former
         known = self._all()
         self.values: dict[str, Any] = known.get(key) or known.get(former, {})
+        if not isinstance(self.values, dict):
+            raise unreadable(run.path(MEMORY), f"'{key}' is not an object", _FORGET)
         if former in known:
             self.keep(self.values)
 
@@ -294,7 +298,7 @@ class _Memory:
         self._run.replace(MEMORY, content.encode())
 
     def _all(self) -> dict[str, Any]:
-        return dict(json.loads(self._run.read(MEMORY) or b"{}"))
+        return self._run.read_json(MEMORY, _FORGET) or {}
 
 
 def _server(uri: str) -> str:

@@ -74,7 +74,14 @@ def adapted_run(location: Path, std: float = 0.05) -> Run:
 
 def summarise(run: Run) -> None:
     """Write the summary of round 1."""
-    record = {"round": 1, "start": "sft", "source": "sft", "pairs": 96, "queries": 40}
+    record = {
+        "round": 1,
+        "start": "sft",
+        "source": "sft",
+        "pairs": 96,
+        "queries": 40,
+        "outcome": "trained",
+    }
     comparison = {"from": "sft", "to": "round-1", "difference": 0.031, "ci95": [-0.01, 0.07]}
     summary = {"best": "round-1", "pairs": [record], "comparison": comparison}
     run.replace("summary.json", json.dumps(summary).encode())

@@ -19,7 +19,7 @@ from raypipe.annotation.questions import TEMPLATES, Form
 from raypipe.artifacts import Run
 from raypipe.chat import Reply
 from raypipe.config import Config
-from raypipe.errors import ArtifactError
+from raypipe.documents import parse_object, unreadable
 
 _REPLIES = "annotation/replies"
 _READERS = 32
@@ -65,13 +65,13 @@ class Ledger:
         self.replies[key] = paid
 
     def _read(self, key: str) -> Paid:
+        path, remedy = self._run.path(_path(key)), "delete it to ask again"
+        values = parse_object(self._run.read(_path(key)) or b"", path, remedy)
         try:
-            values = json.loads(self._run.read(_path(key)) or b"")
             reply, earlier = Reply(**values.pop("reply")), values.pop("earlier_tokens")
             return Paid(reply, earlier_tokens=(earlier[0], earlier[1]), **values)
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            path = self._run.path(_path(key))
-            raise ArtifactError(f"{path} is corrupt; delete it to ask again: {error}") from error
+            raise unreadable(path, error, remedy) from error
 
 
 def law(config: Config) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Images are decoded once and memory does not grow with them.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from raypipe.schemas import LISTINGS, Split
+from raypipe.storage import asked
 
 _SPLIT = LISTINGS.schema.get_field_index("split")
 SCHEMA = LISTINGS.schema.remove(_SPLIT)
@@ -33,12 +35,20 @@ class Spill:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._writer.close()
+        with self._writing():
+            self._writer.close()
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows as one batch."""
+        """Append rows as one batch. Raises StorageError, for instance when the disk is full."""
         if rows:
-            self._writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            table = pa.Table.from_pylist(rows, schema=SCHEMA)
+            with self._writing():
+                self._writer.write_table(table)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        """Names the file, of which the user has never heard, and its bytes when it cannot grow."""
+        size = self.path.stat().st_size
+        return asked(f"cannot write {self.path} ({size:,} bytes so far; TMPDIR says where)")
 
     def tables(self, splits: Mapping[str, Split], rows_per_table: int) -> Iterator[pa.Table]:
         """The rows whose id has a split, with that split, at most ``rows_per_table`` at a time."""

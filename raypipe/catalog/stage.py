@@ -43,8 +43,11 @@ EVAL: Split = "eval"
 _PLACES = ("listings", "attribute_schema", "seed", "truth")
 
 
-def run(config: Config, run: Run) -> Commit:
+def run(config: Config, run: Run, *, any_versions: bool = False) -> Commit:
     """Prepare the catalog; nothing is decoded again when all three artifacts are committed.
+
+    Args:
+        any_versions: whether what was prepared with other versions of packages will do.
 
     Returns:
         The commit of the listings. Its counts: ``listings`` by split, ``queries`` by split,
@@ -56,11 +59,12 @@ def run(config: Config, run: Run) -> Commit:
         ConfigDriftError: the run was prepared with other settings or from other files.
     """
     if config.catalog.embedded is not None:
-        return _run_embedded(config, config.catalog.embedded, run)
+        return _run_embedded(config, config.catalog.embedded, run, any_versions)
     with Tables(config, run, _held(run)) as tables:
         inputs = open_inputs(config.catalog, tables)
     fingerprint = _fingerprint(config) | inputs.fingerprint()
-    return _committed(run, fingerprint) or _prepare(config, run, fingerprint, inputs)
+    committed = _committed(run, fingerprint, any_versions)
+    return committed or _prepare(config, run, fingerprint, inputs)
 
 
 def run_labeled(
@@ -112,11 +116,13 @@ def run_labeled(
     return scope
 
 
-def _run_embedded(config: Config, sizes: EmbeddedCatalogConfig, run: Run) -> Commit:
+def _run_embedded(
+    config: Config, sizes: EmbeddedCatalogConfig, run: Run, any_versions: bool
+) -> Commit:
     from raypipe.embedded.catalog import RENDERER_VERSION, write_catalog
 
     fingerprint = _fingerprint(config) | {"catalog.embedded.renderer": RENDERER_VERSION}
-    if (commit := _committed(run, fingerprint)) is not None:
+    if (commit := _committed(run, fingerprint, any_versions)) is not None:
         return commit
     with tempfile.TemporaryDirectory(prefix="raypipe-embedded-") as directory:
         write_catalog(directory, **sizes.model_dump())
@@ -148,12 +154,11 @@ def _held(run: Run) -> Mapping[str, Any]:
     return next((commit.fingerprint for commit in commits if commit is not None), {})
 
 
-def _committed(run: Run, fingerprint: Mapping[str, Any]) -> Commit | None:
+def _committed(run: Run, fingerprint: Mapping[str, Any], any_versions: bool) -> Commit | None:
     """The listings' commit, when all three artifacts are committed."""
+    names = (SEED_ARTIFACT, TRUTH_ARTIFACT, LISTINGS_ARTIFACT)
     commits = [
-        run.artifact(SEED_ARTIFACT, SEED).matching(fingerprint),
-        run.artifact(TRUTH_ARTIFACT, TRUTH).matching(fingerprint),
-        run.artifact(LISTINGS_ARTIFACT, LISTINGS).matching(fingerprint),
+        run.artifact(name).matching(fingerprint, any_versions=any_versions) for name in names
     ]
     return commits[-1] if all(commits) else None
 

@@ -28,7 +28,7 @@ from raypipe.config import CatalogConfig, Config, flatten
 from raypipe.digest import digest_rows
 from raypipe.errors import InputError
 from raypipe.identifiers import bounded
-from raypipe.manifest import Commit, versions
+from raypipe.manifest import Commit
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.schemas import LISTINGS
 
@@ -93,7 +93,6 @@ def run_changed(
         **flatten(image_settings(config.catalog), "catalog."),
         "template": TEMPLATE_VERSION,
         "todo": f"{digest_rows(todo):032x}",
-        **versions("raypipe", "pillow"),
     }
     wanted = todo.column("listing_id").combine_chunks()
 

@@ -69,7 +69,8 @@ def run(parsed: argparse.Namespace) -> int:
 
     console = plain_console()
     target = find_run(parsed.run, parsed.directory)
-    before = time.time() - parsed.older_than
+    now = time.time()
+    before = (garbage.time_of(target, now) if parsed.yes else now) - parsed.older_than
     inventory = take_inventory(target)
     pieces = garbage.find_garbage(
         inventory,

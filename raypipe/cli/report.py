@@ -4,7 +4,6 @@ The page is made from what is committed and from the configuration that the run 
 """
 
 import argparse
-import json
 
 from raypipe.cli.arguments import add_run
 
@@ -25,18 +24,18 @@ def run(parsed: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
     from raypipe.console import plain_console
-    from raypipe.errors import ArtifactError
+    from raypipe.documents import unreadable
     from raypipe.report import stage
     from raypipe.results import PATH, Results
     from raypipe.runs import begun_with, find_run
 
     target = find_run(parsed.run, parsed.directory)
-    content = target.read(PATH)
-    if content is not None:
+    values = target.read_json(PATH, "jobs/sweep.py writes it again")
+    if values is not None:
         try:
-            page = stage.run_sweep(target, Results.model_validate(json.loads(content)))
-        except (ValueError, ValidationError) as error:
-            raise ArtifactError(f"{target.location}/{PATH} is unreadable: {error}") from error
+            page = stage.run_sweep(target, Results.model_validate(values))
+        except ValidationError as error:
+            raise unreadable(f"{target.location}/{PATH}", error) from error
     else:
         page = stage.run(begun_with(target), target)
     plain_console().print(f"report   {page}", markup=False)

@@ -1,6 +1,7 @@
 """``raypipe status``: what of a run is done, what is under way, and what comes next.
 
-Reads manifests, never what is in the tables. Exits 3 when something in the run is broken.
+Reads manifests, and of the files that they name whether they are there with their size; --verify
+reads those files too and compares each with its sha256. Exits 3 when something in it is broken.
 """
 
 import argparse
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--watch", action="store_true", help="look again until it is done")
     shown.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
+        "--verify", action="store_true", help="read every committed file and compare its sha256"
+    )
+    parser.add_argument(
         "--every", type=float, default=5.0, metavar="SECONDS", help="between two looks (5)"
     )
 
@@ -50,19 +54,19 @@ def run(parsed: argparse.Namespace) -> int:
 
     target = find_run(parsed.run, parsed.directory)
     if parsed.json:
-        standing = stand(target, time.time())
+        standing = stand(target, time.time(), verify=parsed.verify)
         print(json.dumps(standing.to_json(), indent=1))  # noqa: T201
         return EXIT_INPUT if standing.faults else 0
     console = plain_console()
     if not parsed.watch:
-        standing = stand(target, time.time())
+        standing = stand(target, time.time(), verify=parsed.verify)
         console.print(view(standing))
         return EXIT_INPUT if standing.faults else 0
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            standing = stand(target, time.time())
+            standing = stand(target, time.time(), verify=parsed.verify)
             live.update(view(standing), refresh=True)
             if standing.is_done or standing.faults:
                 return EXIT_INPUT if standing.faults else 0

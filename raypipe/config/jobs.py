@@ -31,6 +31,9 @@ class LabelingConfig(Section):
     constrained: bool = False
     """Let the engine write nothing but the answer format with an allowed value. It changes what
     is drawn, so training chains are never constrained."""
+    relabel_versions: bool = False
+    """Label everything again that was labeled before raypipe, vLLM, transformers or torch got the
+    versions that are installed now. Otherwise such labels are kept, and cost nothing."""
 
 
 class SweepConfig(Section):

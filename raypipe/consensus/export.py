@@ -13,6 +13,7 @@ from raypipe.artifacts import Artifact, Run
 from raypipe.config import Config
 from raypipe.prompts import SYSTEM_PROMPTS
 from raypipe.schemas import LISTINGS, PAIRS
+from raypipe.storage import whole
 
 FILE = "preferences.parquet"
 _PAIRS_PER_ROW_GROUP = 128
@@ -47,17 +48,18 @@ def export_preferences(config: Config, run: Run, scope: str, directory: str | Pa
     Raises:
         ArtifactError: the pairs or the listings are not committed, or corrupt.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f".{FILE}"
+    target = Path(directory) / FILE
     schema = FEATURES.arrow_schema
     system = SYSTEM_PROMPTS[config.model.answer_format]
     pairs = run.artifact(f"{scope}/pairs", PAIRS)
     rows = _rows(pairs, run.artifact("catalog/listings", LISTINGS), system)
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with (
+        whole(target) as partial,
+        pq.ParquetWriter(partial, schema, compression="zstd") as writer,
+    ):
         while batch := list(islice(rows, _PAIRS_PER_ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-    return partial.rename(directory / FILE)
+    return target
 
 
 def _rows(pairs: Artifact, listings: Artifact, system: str) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ from raypipe.evaluation.confidence import (
     reliability,
     threshold_for,
 )
-from raypipe.manifest import Commit, versions
+from raypipe.manifest import Commit
 from raypipe.schemas import LABELS, TRUTH
 
 CALIBRATION, QUALITY = "calibration.json", "quality.json"
@@ -110,7 +110,6 @@ def _fingerprint(run: Run, trial: str) -> dict[str, Any]:
     return {
         "upstream.trial": run.artifact(f"{trial}/trial").required().digest,
         "upstream.truth": run.artifact("catalog/truth").required().digest,
-        **versions("raypipe", "numpy"),
     }
 
 

@@ -13,6 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ import raypipe.catalog.stage as catalog
 import raypipe.evaluation.labels as evaluation
 import raypipe.report.labels as report
 import raypipe.sampling.stage as sampling
-from raypipe import parquet, stream
+from raypipe import stream
 from raypipe.answers import PARSER_VERSION
-from raypipe.artifacts import Attempt, Run, committed
+from raypipe.artifacts import Artifact, Attempt, Run, committed
 from raypipe.attributes import AttributeSchema, load_attribute_schema
 from raypipe.catalog import whole
 from raypipe.catalog.sources import Source
@@ -38,14 +39,16 @@ from raypipe.labeling.estimate import Pace, Work, expected, lines
 from raypipe.labeling.generations import (
     Generation,
     generations,
+    made_for,
     newest,
     open_generation,
+    outdated,
     unchanged,
 )
 from raypipe.labeling.labels import Labeler, calibrated, label_key
 from raypipe.labeling.opening import open_catalog
 from raypipe.labeling.review import export_review
-from raypipe.manifest import Commit, plain
+from raypipe.manifest import Commit, File, Fingerprint, but_versions, plain, told_versions
 from raypipe.policies import policy
 from raypipe.runs import exports_of, open_run
 from raypipe.sampling.actor import Draw
@@ -86,11 +89,23 @@ class Driver:
         self.run = run
         self.console = console
         self._start = start
-        self._stage("catalog/listings", lambda: catalog.run(config, run))
+        self._stage("catalog/listings", lambda: catalog.run(config, run, any_versions=True))
         self.policy = policy(run, config.model, config.labeling.policy)
         self.schema = self._schema()
         self._draw = draw_of(config)
-        self._law = self._digest()
+        law = sampling.law(config, self.policy, self._draw)
+        self._versions = told_versions(law)
+        self._fingerprint = but_versions(law) | {
+            "labeling.mode": config.labeling.mode,
+            "labeling.constrained": config.labeling.constrained,
+            "parser": PARSER_VERSION,
+        }
+        self._recipe = _digest(self._fingerprint)
+        relabel = config.labeling.relabel_versions
+        self._made_for = self._versions if relabel else made_for(run, self._recipe)
+        if self._made_for is not None:
+            self._fingerprint |= {"labeling.made_for": self._made_for}
+        self._law = _digest(self._fingerprint)
         self._trial = f"labels/{self._law[:12]}"
         console.begin(config, self.policy, run.location)
 
@@ -98,7 +113,9 @@ class Driver:
         """What is left to do, from a survey of the catalog; nothing is sampled."""
         survey = self._survey()
         previous = newest(self.run, generations(self.run))
-        return self._expected(_but(survey, unchanged(previous, self._keys(survey))))
+        kept = unchanged(previous, self._keys(survey))
+        self._tell_versions(previous, kept)
+        return self._expected(_but(survey, kept))
 
     def go(self) -> str:
         """Every step in its order; returns the address of the report."""
@@ -116,6 +133,7 @@ class Driver:
         )
         survey = self._survey()
         kept = unchanged(generation.previous, self._keys(survey))
+        self._tell_versions(generation.previous, kept)
         changed = _but(survey, kept)
         name = self._prepared(scope, changed)
         planned = self._expected(changed)
@@ -135,9 +153,21 @@ class Driver:
             pace=pace_of(self.config, self._chain_commits()),
         )
 
+    def _tell_versions(self, previous: Artifact | None, kept: pa.Array) -> None:
+        """Say how many labels are kept that other versions made, and how to have them anew."""
+        if previous is None or not len(kept):
+            return
+        others = outdated(previous, kept, self._versions)
+        if others:
+            self.console.note(
+                f"{others.total():,} labels are kept that were made with other versions than "
+                f"{self._versions} ({'; '.join(sorted(others))}); labeling.relabel_versions=true "
+                "makes all labels again"
+            )
+
     def _run_trial(self) -> Commit:
         listings = self.run.artifact("catalog/listings", LISTINGS)
-        fingerprint = self._fingerprint() | {"upstream.listings": listings.required().digest}
+        fingerprint = self._fingerprint | {"upstream.listings": listings.required().digest}
 
         def make(attempt: Attempt) -> Commit:
             plan = self._asked(listings.name, TRIAL_SPLITS, self._labeler(), stream.NO_IDS)
@@ -151,7 +181,7 @@ class Driver:
         """The labels of a generation: new ones of ``name``, and the ``kept`` ones."""
         run, scope = self.run, generation.scope
         upstream = [f"{scope}/calibration", name]
-        fingerprint = self._fingerprint() | {
+        fingerprint = self._fingerprint | {
             f"upstream.{part.rsplit('/', 1)[1]}": run.artifact(part).required().digest
             for part in upstream
         }
@@ -165,8 +195,8 @@ class Driver:
         def make(attempt: Attempt) -> Commit:
             plans = [self._asked(name, frozenset(SPLITS), labeler, gone)]
             if previous is not None and len(kept):
-                carry = partial(_carry, run, *self._calibration(scope))
-                plans.insert(0, _carried(previous.paths(), carry, kept))
+                carry = partial(_carry, previous, *self._calibration(scope))
+                plans.insert(0, _carried(previous, carry, kept))
             return self._streamed(attempt, plans, {"carried": len(kept)})
 
         return committed(generation.labels(run), fingerprint, make)
@@ -242,6 +272,8 @@ class Driver:
         """What a generation belongs to, but for the listings."""
         return {
             "law": self._law,
+            "recipe": self._recipe,
+            "made_for": self._made_for,
             "precision": self.config.labeling.precision,
             "schema": self.schema.to_json(),
             "image_size": self.config.catalog.image_size,
@@ -275,6 +307,7 @@ class Driver:
             answer_format=self.config.model.answer_format,
             policy_id=self.policy.policy_id,
             law=self._law,
+            versions=self._versions,
             calibration=calibration,
             threshold=threshold,
         )
@@ -282,18 +315,6 @@ class Driver:
     def _calibration(self, scope: str) -> tuple[Calibration, float | None]:
         values = self.run.artifact(f"{scope}/calibration").read_json("calibration.json")
         return Calibration.from_json(values["steps"]), values["threshold"]
-
-    def _fingerprint(self) -> dict[str, Any]:
-        labeling = self.config.labeling
-        return sampling.law(self.config, self.policy, self._draw) | {
-            "labeling.mode": labeling.mode,
-            "labeling.constrained": labeling.constrained,
-            "parser": PARSER_VERSION,
-        }
-
-    def _digest(self) -> str:
-        canonical = json.dumps(plain(self._fingerprint()), sort_keys=True)
-        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
     def _chain_commits(self) -> list[Commit]:
         """Commits that say how fast chains were made, the most telling last."""
@@ -388,13 +409,18 @@ def _refused(run: Run, name: str) -> pa.Array:
     return ids.combine_chunks() if len(ids) else stream.NO_IDS
 
 
-def _carried(paths: list[str], carry: Callable[..., pa.Table], kept: pa.Array) -> stream.Plan:
+def _digest(fingerprint: Fingerprint) -> str:
+    canonical = json.dumps(plain(fingerprint), sort_keys=True)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def _carried(previous: Artifact, carry: Callable[..., pa.Table], kept: pa.Array) -> stream.Plan:
     """Labels that still hold, one file after the other, so that a listing's stay together."""
 
     def source(done: pa.Array) -> Any:
         import ray.data
 
-        return ray.data.from_items([{"path": path} for path in paths]), done
+        return ray.data.from_items([asdict(file) for file in previous.files()]), done
 
     def transform(given: Any, write: stream.Write) -> Any:
         dataset, done = given
@@ -407,14 +433,13 @@ def _carried(paths: list[str], carry: Callable[..., pa.Table], kept: pa.Array) -
 
 
 def _carry(
-    run: Run,
+    previous: Artifact,
     calibration: Calibration,
     threshold: float | None,
     ids: Any,
     write: stream.Write,
     batch: pa.Table,
 ) -> pa.Table:
-    (path,) = batch.column("path").to_pylist()
-    labels = LABELS.conform(parquet.read(path, run.filesystem))
-    kept = stream.among(ids, labels, keep=True)
+    (file,) = batch.to_pylist()
+    kept = stream.among(ids, previous.rows_of(File(**file)), keep=True)
     return write(stream.Outcome(calibrated(kept, calibration, threshold)))

@@ -7,7 +7,9 @@ newest generation is unfinished: it is finished first, at the snapshot that it w
 """
 
 import json
+import logging
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from raypipe.artifacts import Artifact, Run
+from raypipe.errors import ArtifactError
 from raypipe.manifest import Fingerprint, plain
 from raypipe.schemas import LABELS
 
+logger = logging.getLogger("raypipe.labeling")
 REQUEST = "request.json"
 _GENERATION = re.compile(r"\d{6}")
 
@@ -38,10 +42,10 @@ def open_generation(run: Run, request: Fingerprint) -> Generation:
     """The generation of this request, or the next one."""
     scopes = generations(run)
     for scope in reversed(scopes):
-        content = run.read(f"{scope}/{REQUEST}")
-        if content is not None and json.loads(content) == plain(request):
+        if _request(run, scope) == plain(request):
             return Generation(scope, newest(run, scopes[: scopes.index(scope)]))
-    number = len(scopes) + 1
+    # Of those that were deleted none leaves its number to another request.
+    number = max((int(scope.rpartition("/")[2]) for scope in scopes), default=0) + 1
     while not run.create(f"labels/{number:06d}/{REQUEST}", _encoded(request)):
         number += 1  # another driver was faster; its request is another one
     return Generation(f"labels/{number:06d}", newest(run, scopes))
@@ -53,9 +57,29 @@ def unfinished(run: Run, request: Fingerprint) -> tuple[str, Any] | None:
     scopes = generations(run)
     if not scopes or newest(run, scopes[-1:]) is not None:
         return None
-    begun: dict[str, Any] = json.loads(run.read(f"{scopes[-1]}/{REQUEST}") or b"{}")
+    begun = _request(run, scopes[-1]) or {}
     listings = begun.pop("listings", None)
     return (scopes[-1], listings) if begun == plain(request) else None
+
+
+def made_for(run: Run, recipe: str) -> str | None:
+    """The versions that the newest generation of this recipe was labeled again for; None when it
+    never was."""
+    for scope in reversed(generations(run)):
+        request = _request(run, scope) or {}
+        if request.get("recipe") == recipe:
+            versions = request.get("made_for")
+            return None if versions is None else str(versions)
+    return None
+
+
+def _request(run: Run, scope: str) -> dict[str, Any] | None:
+    """What a generation was begun for; None where nobody can tell."""
+    try:
+        return run.read_json(f"{scope}/{REQUEST}")
+    except ArtifactError as error:
+        logger.warning("%s; %s stays as it is, and is nobody's to resume", error, scope)
+        return None
 
 
 def generations(run: Run) -> list[str]:
@@ -88,6 +112,17 @@ def unchanged(previous: Artifact | None, keys: pa.Table) -> pa.Array:
     )
     same = keys.join(known, ["listing_id", "label_key"], join_type="inner")
     return pc.unique(same.column("listing_id"))
+
+
+def outdated(previous: Artifact, kept: pa.Array, versions: str) -> Counter[str]:
+    """Of the labels of ``kept`` listings, how many were made with which other versions."""
+    found: Counter[str] = Counter()
+    for table in previous.read_files(["listing_id", "versions"]):
+        others = pc.not_equal(table.column("versions"), versions)
+        mask = pc.and_(others, pc.is_in(table.column("listing_id"), kept))
+        for count in pc.value_counts(table.filter(mask).column("versions")).to_pylist():
+            found[count["values"]] += count["counts"]
+    return found
 
 
 def _encoded(request: Fingerprint) -> bytes:

@@ -42,6 +42,7 @@ class Labeler:
         mode: "vote" counts the sampled chains; "greedy" takes the one chain.
         num_chains: chains requested per query; 1 when greedy.
         law: digest of what the chains depend on beside the listing.
+        versions: of the packages that make them.
         calibration: turns confidence into a probability; None leaves it open.
         threshold: probability from which an answer is published; None publishes none.
     """
@@ -52,6 +53,7 @@ class Labeler:
     answer_format: AnswerFormat
     policy_id: str
     law: str
+    versions: str = ""
     calibration: Calibration | None = None
     threshold: float | None = None
 
@@ -74,6 +76,7 @@ class Labeler:
                         "template": TEMPLATE_VERSION,
                         "schema_version": attribute.version,
                         "label_key": key,
+                        "versions": self.versions,
                     }
                 )
         table = LABELS.from_rows(rows)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from raypipe.artifacts import Artifact
 from raypipe.seeds import derive
+from raypipe.storage import whole
 
 ReviewOrder = Literal["worst", "random"]
 TASKS, INTERFACE = "tasks.json", "interface.xml"
@@ -79,10 +80,10 @@ def export_review(
     prepared = _listings(listings, {row["listing_id"] for row in chosen})
     provenance = {"scope": labels.name.rpartition("/")[0], "review_order": order}
     tasks = [_task(row, prepared.get(row["listing_id"]), provenance) for row in chosen]
-    target.mkdir(parents=True, exist_ok=True)
-    (target / INTERFACE).write_text(_VIEW)
     path = target / TASKS
-    path.write_text(json.dumps(tasks, indent=1))
+    with whole(target / INTERFACE) as interface, whole(path) as partial:
+        interface.write_text(_VIEW)
+        partial.write_text(json.dumps(tasks, indent=1))
     return path
 
 

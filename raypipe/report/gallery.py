@@ -141,12 +141,13 @@ def _read_listings(artifact: Artifact, ids: set[str]) -> dict[str, dict[str, Any
         return {}
     wanted = pa.array(sorted(ids))
     found: dict[str, dict[str, Any]] = {}
-    for path, names in zip(artifact.paths(), artifact.read_files(["listing_id"]), strict=True):
-        if not pc.any(pc.is_in(names.column("listing_id"), wanted)).as_py():
+    for file in artifact.files():
+        names = artifact.rows_of(file, ["listing_id"]).column("listing_id")
+        if not pc.any(pc.is_in(names, wanted)).as_py():
             continue
-        table = artifact.rows_of(path, ["listing_id", "images", "queries"])
-        chosen = table.filter(pc.is_in(table.column("listing_id"), wanted))
-        found |= {row["listing_id"]: row for row in chosen.to_pylist()}
+        table = artifact.rows_of(file, ["listing_id", "images", "queries"])
+        rows = table.filter(pc.is_in(table.column("listing_id"), wanted)).to_pylist()
+        found |= {row["listing_id"]: row for row in rows}
     return found
 
 

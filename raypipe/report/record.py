@@ -4,7 +4,6 @@ Everything comes from ``summary.json`` and from committed artifacts. A part that
 have is None or empty; a part that is committed and corrupt raises, as everywhere.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from raypipe.artifacts import Artifact, Run
+from raypipe.documents import parse, parse_object
 from raypipe.errors import ArtifactError
 from raypipe.schemas import CONSENSUS, EVALUATION
 
@@ -287,10 +287,8 @@ def read_evaluation(run: Run, scope: str) -> pa.Table:
 
 
 def _read_summary(run: Run) -> Summary:
-    content = run.read("summary.json")
-    if content is None:
-        return Summary()
-    return _parse(Summary, json.loads(content), "summary.json")
+    values = run.read_json("summary.json", "jobs/round.py writes it again")
+    return Summary() if values is None else _parse(Summary, values, "summary.json")
 
 
 def _read_scope(run: Run, name: str) -> Scope:
@@ -314,13 +312,13 @@ def _read_file(artifact: Artifact, name: str) -> bytes | None:
 
 def _read_json(artifact: Artifact, name: str) -> Any:
     content = _read_file(artifact, name)
-    return None if content is None else json.loads(content)
+    return None if content is None else parse(content, f"{artifact.name}/{name}")
 
 
 def _read_steps(adapter: Artifact) -> tuple[Mapping[str, float], ...]:
     content = _read_file(adapter, "training.jsonl")
-    lines = (content or b"").decode().splitlines()
-    return tuple(json.loads(line) for line in lines if line.strip())
+    lines = (content or b"").splitlines()
+    return tuple(parse_object(line, f"{adapter.name} log") for line in lines if line.strip())
 
 
 def _read_confidence(consensus: Artifact) -> Confidence | None:
@@ -377,4 +375,5 @@ def _parse(kind: type[P], values: Any, name: str) -> P:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ArtifactError(f"{name} is not of its agreed shape: {error}") from error
+        said = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{name} is not of its agreed shape: {said}") from error

@@ -1,7 +1,6 @@
 """One policy served by vLLM: requests in, chains out."""
 
 import io
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe.config import ModelConfig, SamplingConfig
+from raypipe.documents import parse_object
 from raypipe.errors import EngineDiedError, EngineStartError
 from raypipe.prompts import AnswerFormat, messages
 from raypipe.sampling import probe
@@ -245,4 +245,5 @@ def answer_pattern(options: Sequence[str], answer_format: AnswerFormat) -> str:
 
 
 def _rank(adapter: Path) -> int:
-    return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+    path = adapter / "adapter_config.json"
+    return int(parse_object(path.read_bytes(), str(path))["r"])

@@ -14,8 +14,10 @@ from raypipe import answers
 from raypipe.artifacts import Artifact, Run
 from raypipe.attributes import Attribute, AttributeSchema
 from raypipe.config import Config
+from raypipe.manifest import File
 from raypipe.prompts import SYSTEM_PROMPTS, AnswerFormat
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS
+from raypipe.storage import whole
 
 FILE = "chains.parquet"
 _QUERIES_PER_ROW_GROUP = 128
@@ -69,9 +71,7 @@ def export_chains(config: Config, run: Run, scope: str, directory: str | Path) -
     Raises:
         ArtifactError: the chains or the listings are not committed, or corrupt.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f".{FILE}"
+    target = Path(directory) / FILE
     schema = FEATURES.arrow_schema
     listings = run.artifact("catalog/listings", LISTINGS)
     reader = _Reader(
@@ -80,10 +80,13 @@ def export_chains(config: Config, run: Run, scope: str, directory: str | Path) -
         _votes(run.artifact(f"{scope}/consensus", CONSENSUS)),
     )
     rows = _rows(run.artifact(f"{scope}/chains", CHAINS), listings, reader)
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with (
+        whole(target) as partial,
+        pq.ParquetWriter(partial, schema, compression="zstd") as writer,
+    ):
         while batch := list(islice(rows, _QUERIES_PER_ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-    return partial.rename(directory / FILE)
+    return target
 
 
 def _votes(consensus: Artifact) -> Votes:
@@ -100,16 +103,16 @@ def _votes(consensus: Artifact) -> Votes:
 def _rows(chains: Artifact, listings: Artifact, reader: "_Reader") -> Iterator[Row]:
     """In the order of the listings. Chains were written in about that order, so that the files at
     hand are those that the next listings need."""
-    places: dict[str, tuple[str, int]] = {}
-    for path in chains.paths():
-        ids = chains.rows_of(path, ["listing_id"]).column("listing_id").to_pylist()
-        places |= {listing_id: (path, row) for row, listing_id in enumerate(ids)}
+    places: dict[str, tuple[File, int]] = {}
+    for file in chains.files():
+        ids = chains.rows_of(file, ["listing_id"]).column("listing_id").to_pylist()
+        places |= {listing_id: (file, row) for row, listing_id in enumerate(ids)}
     at_hand = lru_cache(_FILES_AT_HAND)(chains.rows_of)
     for table in listings.read_files(["listing_id", "images", "queries"]):
         for row, listing_id in enumerate(table.column("listing_id").to_pylist()):
             if listing_id in places:
-                path, place = places[listing_id]
-                (answered,) = at_hand(path).slice(place, 1).to_pylist()
+                file, place = places[listing_id]
+                (answered,) = at_hand(file).slice(place, 1).to_pylist()
                 (listing,) = table.slice(row, 1).to_pylist()
                 yield from reader.queries(listing, answered)
 

@@ -1,7 +1,5 @@
 """A policy as one checkpoint, for servers that know nothing of adapters."""
 
-import shutil
-import uuid
 from pathlib import Path
 
 from raypipe.artifacts import Artifact, Run
@@ -11,6 +9,7 @@ from raypipe.modelcard import CARD, model_card
 from raypipe.policies import check_origin, model_path, policy
 from raypipe.sampling import probe
 from raypipe.sampling.weights import write_merged
+from raypipe.storage import whole
 
 
 def merge(config: Config, run: Run, name: str, target: str | Path) -> Path:
@@ -39,18 +38,12 @@ def merge(config: Config, run: Run, name: str, target: str | Path) -> Path:
     if isinstance(chosen.adapter, Artifact):
         check_origin(config, run, "catalog/listings", chosen.adapter.name)
     card = model_card(config, run, chosen, "merged")  # first: what is wrong with it costs no merge
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    partial.parent.mkdir(parents=True, exist_ok=True)
     model = config.model
-    try:
+    with whole(target) as partial:
         before, after = write_merged(
             model_path(model), model.revision, model.dtype, adapter, partial
         )
         if probe.distance(before, after) == 0:
             raise AdapterInactiveError(f"merging '{name}' changes nothing: all its updates are 0")
         (partial / CARD).write_text(card)
-        if target.exists():
-            target.rmdir()
-        return partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return target

@@ -5,14 +5,17 @@ On the CPU an engine with a LoRA beside the weights is much slower than one with
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raypipe import storage
+from raypipe.documents import parse_object
+from raypipe.errors import ArtifactError, StorageError
 from raypipe.sampling import probe
 
 _PROBE_FILE = "raypipe_probe.json"
@@ -33,33 +36,48 @@ def merged_checkpoint(
     """The base model with the adapter merged in, as a directory that vLLM loads.
 
     The directory is named by the policy's id, so that no policy ever finds another's weights; it
-    appears whole or not at all, also when several engines of a machine ask for it at once. Every
-    use makes its probe young again, so that ``raypipe gc`` of any run knows what is in use.
+    appears whole or not at all, also when several engines of a machine ask for it at once, and is
+    made again when a file of it is no longer what was merged. Every use makes its probe young
+    again, so that ``raypipe gc`` of any run knows what is in use.
+
+    Raises:
+        StorageError: it cannot be written.
     """
     target = Path.home() / ".cache" / "raypipe" / "merged" / policy_id
-    probed = _used(target)
-    if probed is None:
-        partial = target.with_name(f"{policy_id}.{uuid.uuid4().hex[:8]}")
-        before, after = write_merged(base, revision, dtype, adapter, partial)
-        (partial / _PROBE_FILE).write_text(json.dumps({"base": before, "policy": after}))
-        try:
-            os.rename(partial, target)
-        except OSError:  # another engine was first
-            shutil.rmtree(partial)
-        probed = (target / _PROBE_FILE).read_text()
-    values = json.loads(probed)
+    values = _used(target)
+    if values is None:
+        shutil.rmtree(target, ignore_errors=True)
+        with storage.whole(target, replace=False) as partial:
+            before, after = write_merged(base, revision, dtype, adapter, partial)
+            probed = {"base": before, "policy": after, "sha256": _sums(partial)}
+            (partial / _PROBE_FILE).write_text(json.dumps(probed))
+        values = _used(target)
+    if values is None:
+        raise StorageError(f"{target} changes while it is used: its merged weights are not whole")
     return MergedCheckpoint(str(target), tuple(values["base"]), tuple(values["policy"]))
 
 
-def _used(target: Path) -> str | None:
-    """What the probe of a checkpoint found, which is used from now; None where there is none."""
+def _used(target: Path) -> dict[str, Any] | None:
+    """What the probe of a checkpoint found, which is used from now; None where there is none, or
+    where a file of it is no longer what was merged."""
     probe_file = target / _PROBE_FILE
     try:
         with contextlib.suppress(PermissionError):  # another user's, and as good to read
             os.utime(probe_file)
-        return probe_file.read_text()
-    except FileNotFoundError:
+        probed = parse_object(probe_file.read_bytes(), str(probe_file))
+        return probed if probed.get("sha256") == _sums(target) else None
+    except (FileNotFoundError, ArtifactError):
         return None
+
+
+def _sums(directory: Path) -> dict[str, str]:
+    """The sha256 of every file of a checkpoint but the probe's."""
+    found = {}
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.name != _PROBE_FILE:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def write_merged(

@@ -2,13 +2,15 @@
 
 import json
 import shutil
-import uuid
 from pathlib import Path
 
 from raypipe.artifacts import Run
+from raypipe.checksums import plain_name
 from raypipe.config import Config
+from raypipe.documents import parse_object
 from raypipe.modelcard import CARD, model_card
 from raypipe.policies import Policy, check_origin
+from raypipe.storage import whole
 
 _PEFT_CONFIG = "adapter_config.json"
 
@@ -27,19 +29,22 @@ def export_adapter(config: Config, run: Run, name: str, directory: str | Path) -
         ArtifactError: the adapter is not committed.
         ConfigDriftError: it was made with another base model, LoRA or image size than configured.
     """
-    policy = Policy(name, config.model, run.artifact(f"{name}/adapter"))
+    made = run.artifact(f"{name}/adapter")
+    policy = Policy(name, config.model, made)
     check_origin(config, run, "catalog/listings", f"{name}/adapter")
     source = policy.adapter_directory()
     assert source is not None
     target = Path(directory)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    shutil.copytree(source, partial)
-    adapter = json.loads((partial / _PEFT_CONFIG).read_text())
-    adapter |= {
-        "base_model_name_or_path": config.model.path,
-        "revision": config.model.revision,
-    }
-    (partial / _PEFT_CONFIG).write_text(json.dumps(adapter, indent=2, sort_keys=True))
-    (partial / CARD).write_text(model_card(config, run, policy, "adapter"))
-    shutil.rmtree(target, ignore_errors=True)
-    return partial.rename(target)
+    card = model_card(config, run, policy, "adapter")
+    with whole(target) as partial:
+        for file in map(plain_name, made.files("files")):  # what else lies there is nobody's
+            (partial / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file, partial / file)
+        adapter = parse_object((partial / _PEFT_CONFIG).read_bytes(), str(source / _PEFT_CONFIG))
+        adapter |= {
+            "base_model_name_or_path": config.model.path,
+            "revision": config.model.revision,
+        }
+        (partial / _PEFT_CONFIG).write_text(json.dumps(adapter, indent=2, sort_keys=True))
+        (partial / CARD).write_text(card)
+    return target

@@ -2,10 +2,10 @@
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from typing import Any
 
+from raypipe import storage
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import ClusterConfig, Config, flatten
 from raypipe.errors import NonFiniteLossError, RaypipeError
@@ -132,7 +132,7 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     board = step_board()
     # Attempts with the same fingerprint share a directory: a new one goes on where the last
     # one's newest checkpoint is.
-    storage = run.path(".training", job.name)
+    place = run.path(".training", job.name)
     forget_torn(run, f".training/{job.name}/{attempt.family}")
     trainer = TorchTrainer(
         train_worker,
@@ -141,7 +141,7 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
         scaling_config=_scaling(cluster),
         run_config=ray.train.RunConfig(
             name=attempt.family,
-            storage_path=storage,
+            storage_path=place,
             storage_filesystem=run.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_train_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -156,9 +156,9 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     if reason := ray.get(board.refusal.remote()):
         raise NonFiniteLossError(reason)
     with fitted.checkpoint.as_directory() as directory:
-        shutil.copytree(directory, attempt.local_files(), dirs_exist_ok=True)
+        attempt.take(directory)
     commit = attempt.commit(counts=dict(fitted.metrics or {}))
-    run.filesystem.delete_dir(storage)
+    run.filesystem.delete_dir(place)
     return commit
 
 
@@ -206,4 +206,6 @@ def _explained(error: Any, refusal: str | None) -> BaseException:
         cause: BaseException = getattr(failure, "cause", None) or failure
         if isinstance(cause, RaypipeError):
             return cause
+    if storage.is_full(str(error)):
+        return storage.failed("a worker could not write", error)
     return RaypipeError(f"training failed: {error}")

@@ -9,13 +9,14 @@ for. Nothing younger than a limit is touched, since a writer may be at work on i
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from posixpath import dirname
 
 from raypipe.artifacts import Run
 from raypipe.errors import ArtifactError, StorageError
-from raypipe.upkeep.inventory import TRAININGS, Holding, Inventory, Stored
+from raypipe.upkeep.inventory import TRAININGS, Holding, Inventory, Stored, modified
 
 ABANDONED = "not named by its manifest"
 TORN = "cut short"
@@ -44,6 +45,22 @@ class Garbage:
     subject: str
     within: str
     is_artifact: bool = False
+
+
+def time_of(run: Run, now: float) -> float:
+    """What time it is for what lies in a run: this machine's, or its storage's if that is earlier.
+
+    A machine whose clock is ahead would take what others write just now for old. A file is written
+    and deleted to ask.
+
+    Args:
+        now: seconds of the epoch, by this machine's clock.
+    """
+    name = f".clock-{uuid.uuid4().hex}"
+    run.replace(name, b"")
+    (written,) = run.look([run.path(name)])
+    run.filesystem.delete_file(run.path(name))
+    return min(now, modified(written))
 
 
 def find_garbage(

@@ -27,6 +27,9 @@ _TRAINING_FILE = re.compile(
 )
 # What obstore writes on a local disk before it gives the file its name.
 _HALF_CREATED = re.compile(r".+\.(?:json|html|md)#\d+")
+_DOCUMENT = re.compile(
+    r"(run|summary|results|tracking)\.json|labels/\d{6}/request\.json|annotation/replies/.+\.json"
+)
 # Replies to an annotation were paid for: not even a half-created one is anybody's to delete.
 _NO_ARTIFACTS = (
     f"{BOARDS}/",
@@ -85,12 +88,14 @@ class Holding:
 @dataclass(frozen=True)
 class Inventory:
     """What a run holds. ``trainings`` are checkpoints and ``boards`` what trainings tell
-    TensorBoard, by policy; ``half_created`` are files that a kill kept from getting their name."""
+    TensorBoard, by policy; ``half_created`` are files that a kill kept from getting their name;
+    ``documents`` are paths of JSON files beside the artifacts."""
 
     holdings: Mapping[str, Holding]
     trainings: Mapping[str, tuple[Stored, ...]]
     boards: Mapping[str, tuple[Stored, ...]]
     half_created: tuple[Stored, ...]
+    documents: tuple[str, ...] = ()
 
     def committed(self, name: str) -> Commit | None:
         """The manifest of an artifact that is whole."""
@@ -104,7 +109,10 @@ def take_inventory(run: Run) -> Inventory:
     trainings: dict[str, list[Stored]] = {}
     boards: dict[str, list[Stored]] = {}
     half_created, manifests = [], set[str]()
+    documents: list[str] = []
     for stored in _listed(run):
+        if _DOCUMENT.fullmatch(stored.path):
+            documents.append(stored.path)
         if found := _TRAINING_FILE.fullmatch(stored.path):
             trainings.setdefault(found["policy"], []).append(stored)
         elif stored.path.startswith(f"{BOARDS}/") and not stored.path.startswith(f"{EVENTS}/"):
@@ -124,6 +132,7 @@ def take_inventory(run: Run) -> Inventory:
         {name: tuple(found) for name, found in sorted(trainings.items())},
         {name: tuple(found) for name, found in sorted(boards.items())},
         tuple(half_created),
+        tuple(sorted(documents)),
     )
 
 
@@ -131,13 +140,13 @@ def _listed(run: Run) -> list[Stored]:
     selector = pafs.FileSelector(run.root, recursive=True, allow_not_found=True)
     prefix = f"{run.root.rstrip('/')}/"
     return [
-        Stored(info.path.removeprefix(prefix), info.size, _modified(info))
+        Stored(info.path.removeprefix(prefix), info.size, modified(info))
         for info in run.filesystem.get_file_info(selector)
         if info.is_file
     ]
 
 
-def _modified(info: pafs.FileInfo) -> float:
+def modified(info: pafs.FileInfo) -> float:
     """When a file was last written; for ever young where its storage does not say."""
     return math.inf if info.mtime_ns is None else float(info.mtime_ns) / 1e9
 

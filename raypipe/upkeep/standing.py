@@ -3,7 +3,6 @@
 Stages of a run of rounds are told one by one; a sweep, labels and evaluations in short.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +12,11 @@ import pyarrow as pa
 
 from raypipe import parquet
 from raypipe.artifacts import Run
+from raypipe.checksums import faults
 from raypipe.config import Config
 from raypipe.errors import ArtifactError, InputError, RaypipeError
 from raypipe.manifest import Commit
-from raypipe.runs import begun_with
+from raypipe.runs import begun_with, run_summary
 from raypipe.sweep.arms import plan, scope_of
 from raypipe.upkeep.inventory import Inventory, Stored, take_inventory
 from raypipe.upkeep.order import has_rounds, order
@@ -26,6 +26,7 @@ State = Literal["done", "under way", "interrupted", "next", "waiting", "broken",
 # it, or somebody who waits for room.
 RECENT_S = 900.0
 _PATIENCE = 2000  # files of an unfinished stage whose rows are counted
+_AGAIN = "the same command writes it again, or delete it"
 _TOLD = ("images", "chains", "tokens", "kept", "pairs", "carried", "answered")
 _GENERATION = re.compile(r"labels/\d{6}")
 _EVALUATION = re.compile(r"evaluations/(?!catalog-).+-[0-9a-f]{12}")
@@ -67,13 +68,16 @@ class Standing:
         return asdict(self)
 
 
-def stand(run: Run, now: float) -> Standing:
+def stand(run: Run, now: float, *, verify: bool = False) -> Standing:
     """Look at a run; what is broken in it is told, not raised.
 
     Args:
         now: seconds of the epoch.
+        verify: also read every committed file and compare it with its sha256.
     """
     look = _Look(run, take_inventory(run), now)
+    if verify:
+        look.verify()
     config = look.config()
     summary = look.summary()
     stages = tuple(look.stages(order((config or Config()).rounds, look.inventory, summary)))
@@ -84,8 +88,8 @@ def stand(run: Run, now: float) -> Standing:
         *look.evaluations(),
     )
     is_done, upshot = _upshot(look, stages, besides, summary)
-    faults = tuple(dict.fromkeys(look.faults))
-    return Standing(run.location, stages, besides, faults, is_done and not faults, upshot)
+    found = tuple(dict.fromkeys(look.faults))
+    return Standing(run.location, stages, besides, found, is_done and not found, upshot)
 
 
 class _Look:
@@ -106,23 +110,28 @@ class _Look:
     def derived(self, path: str) -> dict[str, Any]:
         """What a derived JSON file says; nothing where it is absent or broken."""
         try:
-            return dict(json.loads(self.run.read(path) or b"{}"))
-        except (ValueError, TypeError) as error:
-            self.faults.append(f"{path} is unreadable: {error}; the same command writes it again")
+            return self.run.read_json(path, _AGAIN) or {}
+        except ArtifactError as error:
+            self.faults.append(str(error))
             return {}
 
     def summary(self) -> dict[str, Any]:
         """What ``summary.json`` says; nothing where it lacks what is told of a run's end."""
-        found = self.derived("summary.json")
         try:
-            _check_summary(found)
-        except (KeyError, TypeError, ValueError) as error:
-            self.faults.append(
-                f"summary.json lacks what a run ends with ({type(error).__name__}: {error}); the "
-                "same command writes it again"
-            )
+            return run_summary(self.run) or {}
+        except ArtifactError as error:
+            self.faults.append(str(error))
             return {}
-        return found
+
+    def verify(self) -> None:
+        """Compare every file that a manifest names with its sha256, and read every other document
+        of the run."""
+        for name, holding in self.inventory.holdings.items():
+            if holding.commit is not None:
+                files, place = holding.commit.files, self.run.path(name)
+                self.faults.extend(faults(self.run.filesystem, place, files))
+        for path in self.inventory.documents:
+            self.derived(path)
 
     def stages(self, names: Sequence[str]) -> Iterator[Line]:
         reached = True  # whether everything before is done
@@ -280,17 +289,6 @@ def _upshot(
     if summary:
         return True, f"done: the policy to use is {summary['best']}{_why_ended(summary)}"
     return True, "done"
-
-
-def _check_summary(summary: Mapping[str, Any]) -> None:
-    """Raises KeyError, TypeError or ValueError where what is told of it is not there."""
-    if not summary:
-        return
-    _ = str(summary["best"])
-    if summary.get("alarm"):
-        _ = summary["alarm"]["reason"]
-    for record in summary.get("pairs") or ():
-        _ = int(record["round"]), record["outcome"]
 
 
 def _why_ended(summary: Mapping[str, Any]) -> str:

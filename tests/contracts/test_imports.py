@@ -102,7 +102,9 @@ def test_the_modules_that_stages_share_import_no_stage() -> None:
         ("schemas", {"errors"}),
         ("overrides", {"errors"}),
         ("config", {"errors", "overrides", "prompts"}),
-        ("manifest", set()),
+        ("documents", {"errors"}),
+        ("manifest", {"documents"}),
+        ("checksums", {"errors", "manifest", "storage"}),
         ("digest", set()),
         ("storage", {"errors"}),
         ("parquet", {"errors"}),
@@ -110,7 +112,8 @@ def test_the_modules_that_stages_share_import_no_stage() -> None:
         ("receipts", {"digest", "errors", "manifest", "parquet", "schemas", "storage"}),
         (
             "artifacts",
-            {"digest", "errors", "manifest", "parquet", "receipts", "schemas", "storage"},
+            {"checksums", "digest", "documents", "errors", "manifest", "parquet", "receipts"}
+            | {"schemas", "storage"},
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from raypipe.artifacts import Run
 from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.embedded.catalog import write_catalog
+from raypipe.errors import ArtifactError
 from raypipe.labeling.console import LabelingConsole
 from raypipe.labeling.driver import Driver, export_labels
 from raypipe.labeling.generations import generations
@@ -192,3 +194,69 @@ def test_a_plan_counts_what_is_left_and_begins_nothing(tmp_path: Path) -> None:
     assert generations(labeling.run) == []
     labeling.label()
     assert Driver(config, labeling.run, LabelingConsole()).plan().queries == 0
+
+
+def upgraded(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Install another version of torch and of Pillow, as far as anybody can tell."""
+    installed = metadata.version
+    ours = {"torch": version, "pillow": version}
+    monkeypatch.setattr(metadata, "version", lambda name: ours.get(name) or installed(name))
+
+
+def test_a_patch_release_costs_nothing_until_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labeling = Labeling(tmp_path)
+    upgraded(monkeypatch, "9.0.0")
+    first, _ = labeling.label("labeling.precision=0.5")
+    labels = labeling.labels(first)
+    assert all("torch 9.0.0" in made for made in labels.column("versions").to_pylist())
+    capsys.readouterr()
+    upgraded(monkeypatch, "9.0.1")
+    assert labeling.label("labeling.precision=0.5") == (first, 0)
+    assert "other versions" not in capsys.readouterr().out
+
+    second, asked = labeling.label("labeling.precision=0.6")
+    assert (second, asked) == ("labels/000002", 0)
+    kept = f"{len(labels):,} labels are kept that were made with other versions"
+    told = " ".join(capsys.readouterr().out.split())
+    assert kept in told
+    assert "torch 9.0.1" in told
+    assert "labeling.relabel_versions=true" in told
+    again = labeling.labels(second)
+    assert again.column("versions").equals(labels.column("versions"))
+
+    config = labeling.config("labeling.precision=0.6")
+    assert Driver(config, labeling.run, LabelingConsole()).plan().queries == 0
+    assert kept in " ".join(capsys.readouterr().out.split())
+    relabel = "labeling.relabel_versions=true"
+    config = labeling.config("labeling.precision=0.6", relabel)
+    assert Driver(config, labeling.run, LabelingConsole()).plan().queries == len(labels)
+
+    third, asked = labeling.label("labeling.precision=0.6", relabel)
+    assert third == "labels/000003"
+    assert asked > len(labels), "the trial is asked again beside the labels"
+    made = labeling.labels(third)
+    assert all("torch 9.0.1" in versions for versions in made.column("versions").to_pylist())
+    capsys.readouterr()
+    for override in ((), (relabel,)):
+        assert labeling.label("labeling.precision=0.6", *override) == (third, 0)
+    for override in ((), (relabel,)):
+        assert labeling.label("labeling.precision=0.7", *override) == ("labels/000004", 0)
+    assert "other versions" not in capsys.readouterr().out
+
+
+def test_a_flipped_bit_in_labels_that_are_carried_over_ends_the_call(tmp_path: Path) -> None:
+    labeling = Labeling(tmp_path)
+    first, _ = labeling.label("labeling.precision=0.2")
+    path = Path(labeling.run.artifact(f"{first}/labels").paths()[0])
+    content = path.read_bytes()
+    for place in (len(content) // 3, len(content) - 300):
+        harmed = bytearray(content)
+        harmed[place] ^= 2
+        path.write_bytes(bytes(harmed))
+        with pytest.raises(ArtifactError, match="missing or corrupt"):
+            labeling.label("labeling.precision=0.9")
+        assert labeling.run.artifact("labels/000002/labels").commit() is None
+    path.write_bytes(content)
+    assert labeling.label("labeling.precision=0.9") == ("labels/000002", 0)

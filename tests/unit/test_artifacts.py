@@ -1,9 +1,11 @@
 """The commit protocol: what is seen, when, by whom, and what is refused."""
 
 import json
+import os
 import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -337,7 +339,7 @@ def test_committed_makes_an_artifact_once(run: Run) -> None:
 )
 def test_an_unreadable_manifest_is_an_artifact_error(run: Run, content: bytes) -> None:
     run.create(f"{NAME}/{COMMIT}", content)
-    with pytest.raises(ArtifactError, match=f"{NAME}: unreadable manifest"):
+    with pytest.raises(ArtifactError, match=f"{NAME}/{COMMIT} is unreadable"):
         seed_of(run).commit()
 
 
@@ -345,7 +347,7 @@ def test_a_manifest_of_a_newer_layout_is_an_artifact_error(run: Run) -> None:
     begin(run, ["a"]).commit()
     values = json.loads(run.read(f"{NAME}/{COMMIT}") or b"")
     run.replace(f"{NAME}/{COMMIT}", json.dumps({**values, "new_key": 1}).encode())
-    with pytest.raises(ArtifactError, match="unreadable manifest"):
+    with pytest.raises(ArtifactError, match="is unreadable"):
         seed_of(run).commit()
 
 
@@ -397,9 +399,9 @@ def test_plain_files_lie_in_one_local_directory(run: Run) -> None:
 def remote_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A run that takes the ways of an object store, on a local file system."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    run.create("warm", b"")
-    run.is_local = False
-    return run
+    remote = Run(f"file://{run.root}")
+    remote.is_local = False
+    return remote
 
 
 def test_plain_files_of_an_object_store_are_copied_once_per_machine(
@@ -414,6 +416,21 @@ def test_plain_files_of_an_object_store_are_copied_once_per_machine(
     assert (directory / "adapter_model.safetensors").read_bytes() == b"weights"
     remote_run.filesystem.delete_dir(remote_run.path("sft/adapter/files"))
     assert artifact.local_directory() == directory
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "deleted"])
+def test_a_copy_that_is_no_longer_what_was_committed_is_made_again(
+    remote_run: Run, harm: str
+) -> None:
+    attempt = remote_run.artifact("sft/adapter").attempt({})
+    (attempt.local_files() / "adapter_model.safetensors").write_bytes(b"weights")
+    attempt.commit()
+    directory = remote_run.artifact("sft/adapter").local_directory()
+    weights = directory / "adapter_model.safetensors"
+    harmed = {"cut": b"wei", "changed": b"weighty", "deleted": b""}[harm]
+    weights.write_bytes(harmed) if harm != "deleted" else weights.unlink()
+    assert remote_run.artifact("sft/adapter").local_directory() == directory
+    assert weights.read_bytes() == b"weights"
 
 
 def test_a_file_written_by_name_is_committed_on_an_object_store_too(remote_run: Run) -> None:
@@ -436,3 +453,80 @@ def test_differing_keys_are_sorted_and_tell_absent_from_none() -> None:
 def test_versions_take_the_cpu_build_for_the_package_and_skip_what_is_not_installed() -> None:
     found = versions("vllm", "pyarrow", "no-such-package")
     assert found.keys() == {"versions.vllm", "versions.pyarrow"}
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written to the disk and what gets its name, in order."""
+    done: list[str] = []
+    fsync, link, replace = os.fsync, os.link, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def noted_link(source: str, target: str) -> None:
+        done.append(f"name {target}")
+        link(source, target)
+
+    def noted_replace(source: str, target: str) -> None:
+        done.append(f"name {target}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "link", noted_link)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    return done
+
+
+def test_files_and_folders_are_on_the_disk_before_the_manifest_and_it_before_its_name(
+    run: Run, tmp_path: Path, synced: list[str]
+) -> None:
+    handed_over = tmp_path / "handed over"
+    (handed_over / "deep").mkdir(parents=True)
+    (handed_over / "deep" / "adapter_model.safetensors").write_bytes(b"weights")
+    attempt = begin(run, ["a"], ["b"])
+    attempt.write(QUARANTINE.from_rows([refused("c")]), kind="quarantine")
+    attempt.write_json("metrics.json", {})
+    attempt.take(handed_over)
+    made = attempt.commit()
+    manifest = run.path(NAME, COMMIT)
+    named = synced.index(f"name {manifest}")
+    before, after = synced[:named], synced[named + 1 :]
+    content = next(at for at, path in enumerate(before) if path.startswith(f"{manifest}#"))
+    assert len(made.files) == 5
+    for file in made.files:
+        path = Path(run.path(NAME, file.path))
+        on_disk = before.index(str(path))
+        folders = [parent for parent in path.parents if parent.is_relative_to(run.root)]
+        assert len(folders) >= 4
+        for folder in folders:
+            assert on_disk < before.index(str(folder)) < content
+    assert after == [run.path(NAME)]
+
+
+def test_what_replaces_a_file_is_on_the_disk_before_it_gets_its_name(
+    run: Run, synced: list[str]
+) -> None:
+    run.replace("report/summary.json", b"{}")
+    target = run.path("report/summary.json")
+    written, named, *folders = synced
+    assert written.startswith(f"{target}#")
+    assert named == f"name {target}"
+    assert folders == [run.path("report"), run.root]
+    assert os.listdir(run.path("report")) == ["summary.json"]
+
+
+def test_a_salvaged_file_is_on_the_disk_too(run: Run, synced: list[str]) -> None:
+    begin(run, ["a"])
+    synced.clear()
+    begin(run).salvage()
+    assert synced == [str(path) for path in data_files(run)]
+
+
+def test_of_many_writers_at_once_one_creates_a_file(run: Run) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda n: run.create("a/b.json", f"{n}".encode() * 99), range(32)))
+    assert made.count(True) == 1
+    assert run.read("a/b.json") == f"{made.index(True)}".encode() * 99
+    assert os.listdir(run.path("a")) == ["b.json"]

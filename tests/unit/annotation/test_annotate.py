@@ -623,7 +623,7 @@ def test_a_corrupt_reply_is_named(configure: Configure) -> None:
     go(config)
     first = next(Path(config.run.directory).rglob("annotation/replies/*/*.json"))
     first.write_text("{")
-    with pytest.raises(Exception, match=f"{first} is corrupt; delete it to ask again"):
+    with pytest.raises(Exception, match=f"{first} is unreadable: .*; delete it to ask again"):
         go(config)
 
 

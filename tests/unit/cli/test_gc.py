@@ -1,8 +1,8 @@
 """What is deleted of a run, and all that is not."""
 
-import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +13,7 @@ from raypipe import tracking
 from raypipe.artifacts import Run
 from raypipe.cli.gc import seconds_of
 from raypipe.cli.main import main
+from raypipe.manifest import encode
 from raypipe.schemas import TRUTH
 from raypipe.upkeep import caches, garbage
 from raypipe.upkeep.inventory import take_inventory
@@ -325,11 +326,10 @@ def test_what_a_manifest_says_leads_nowhere_but_into_the_cache(
 ) -> None:
     run = begin()
     finish(run, "catalog/truth")
-    manifest = Path(run.path("catalog/truth/_COMMIT.json"))
-    values = json.loads(manifest.read_text())
     named = policy.format(home=home) if isinstance(policy, str) else policy
-    values["fingerprint"]["policy_id"] = values["attempt"] = named
-    manifest.write_text(json.dumps(values))
+    commit = run.artifact("catalog/truth").required()
+    forged = replace(commit, fingerprint={"policy_id": named}, attempt=str(named))
+    run.replace("catalog/truth/_COMMIT.json", encode(forged))
     kept = [merged_folder(home, "c" * 16), home / "precious", home / ".cache/raypipe/attempts/a"]
     for folder in kept[1:]:
         folder.mkdir(parents=True)
@@ -448,3 +448,30 @@ def test_what_is_no_age_is_a_usage_error(
         main(["gc", begin().location, f"--older-than={text}"])
     assert raised.value.code == 2
     assert "is no age" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ahead", [86_400 * 3, 86_400 * 400])
+def test_a_machine_whose_clock_is_ahead_takes_nothing_of_a_live_stage(
+    begin: Begin,
+    finish: Finish,
+    write_rows: WriteRows,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ahead: int,
+) -> None:
+    run = begin()
+    finish(run, *PREPARED)
+    write_rows(run, "pretrained/chains", "a", "b")
+    put(run, "pretrained/chains/data/0123456789ab-01234567/1.parquet", b"PAR1 half")
+    put(run, "sft/adapter/data/0123456789ab-01234567/1.parquet", b"PAR1 half")
+    put(run, ".training/sft/0123456789ab/checkpoint/a.pt")
+    before = files(run)
+    now = time.time
+    monkeypatch.setattr("raypipe.cli.gc.time.time", lambda: now() + ahead)
+    for options in ((), ("--all-unfinished",)):
+        assert main(["gc", run.location, "--yes", "--older-than", "24h", *options]) == 3
+        assert "may be in use" in capsys.readouterr().err
+        assert files(run) == before
+    age(run, 2 + ahead / 86_400)
+    assert main(["gc", run.location, "--yes", "--older-than", "24h"]) == 0
+    assert len(files(run)) < len(before)

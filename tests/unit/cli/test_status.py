@@ -148,7 +148,7 @@ def test_a_corrupt_manifest_is_a_line_and_exits_3(
     Path(run.path("sft/chains/_COMMIT.json")).write_text('{"artifact": "sft/ch')
     assert main(["status", run.location]) == 3
     shown = capsys.readouterr()
-    assert "✗ sft/chains: unreadable manifest" in shown.out
+    assert "✗ sft/chains/_COMMIT.json is unreadable" in shown.out
     assert "broken: sft/chains must be restored" in shown.out
     assert "Traceback" not in shown.err
 

@@ -227,10 +227,10 @@ def test_images_are_not_read(make_run, monkeypatch):
     run = make_run("run")
     read_parquet = Artifact._read_parquet
 
-    def checked(self, path, columns=None):
+    def checked(self, source, path, columns):
         if "catalog/listings" in path:
             assert "images" not in (columns or ["images"])
-        return read_parquet(self, path, columns)
+        return read_parquet(self, source, path, columns)
 
     monkeypatch.setattr(Artifact, "_read_parquet", checked)
     vote(run)

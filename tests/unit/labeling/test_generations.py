@@ -31,6 +31,7 @@ def label(listing_id: str, key: str, attribute: str = "colour") -> Row:
         "template": "t",
         "schema_version": "s",
         "label_key": key,
+        "versions": "torch 1.0",
     }
 
 

@@ -139,7 +139,7 @@ def test_a_card_that_cannot_be_written_is_known_before_the_merge(
     monkeypatch.setattr("raypipe.sampling.merge.write_merged", lambda *_: pytest.fail("merged"))
     adapted.replace("summary.json", b"{")
     try:
-        with pytest.raises(ValueError, match="Expecting"):
+        with pytest.raises(ArtifactError, match=r"summary\.json is unreadable"):
             merge(nano_config(), adapted, "round-1", tmp_path / "served")
     finally:
         summarise(adapted)

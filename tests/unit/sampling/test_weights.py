@@ -62,3 +62,30 @@ def test_every_use_makes_a_checkpoint_young_again(tmp_path: Path) -> None:
     os.utime(probe, (1e9, 1e9))
     merged(place)
     assert probe.stat().st_mtime > 1e9
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "deleted", "no probe", "cut probe", "foreign"])
+def test_weights_that_are_no_longer_what_was_merged_are_made_again(
+    tmp_path: Path, harm: str
+) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1)
+    first = merged(place)
+    wanted = weights_of(first)
+    name = "raypipe_probe.json" if "probe" in harm else "model.safetensors"
+    path = Path(first.path) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 8
+    match harm:
+        case "flipped":
+            path.write_bytes(bytes(content))
+        case "cut" | "cut probe":
+            path.write_bytes(path.read_bytes()[:-9])
+        case "foreign":
+            (path.parent / "adapter_config.json").write_text("{}")
+        case _:
+            path.unlink()
+    again = merged(place)
+    assert again == first
+    assert weights_of(again) == wanted
+    assert not (path.parent / "adapter_config.json").exists()
+    assert [child.name for child in path.parent.parent.iterdir()] == [path.parent.name]

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from raypipe.artifacts import Run
 from raypipe.config import ModelConfig, resolve
-from raypipe.errors import ArtifactError, ConfigDriftError
+from raypipe.errors import EXIT_INPUT, ArtifactError, ConfigDriftError
 from raypipe.modelcard import base_name, licence, model_card
 from raypipe.policies import Policy, model_path
 from raypipe.training.export import export_adapter
@@ -199,3 +199,34 @@ def test_a_licence_with_a_name_and_a_link_keeps_both(adapted: Run, tiny_model: M
     }  # fmt: skip
     text = card_of(adapted, path=tiny_model.path).text
     assert "The base model's: ours ([text](https://x.org))" in text
+
+
+def test_what_no_manifest_names_is_not_exported(tmp_path: Path) -> None:
+    run = adapted_run(tmp_path / "shoes")
+    (run.artifact("round-1/adapter").local_directory() / "adapter_model.bin").write_bytes(b"a")
+    exported = export_adapter(nano_config(), run, "round-1", tmp_path / "exported")
+    named = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert {path.name for path in exported.iterdir()} == named
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("harm", ["zeros", "cut", "deleted"])
+def test_an_adapter_that_is_not_what_was_committed_is_not_exported(
+    tmp_path: Path, name: str, harm: str
+) -> None:
+    run = adapted_run(tmp_path / "shoes")
+    (path,) = (Path(run.root) / "round-1" / "adapter" / "files").rglob(name)
+    content = path.read_bytes()
+    half = len(content) // 2
+    if harm == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(content[:half] + (bytes(len(content) - half) if harm == "zeros" else b""))
+    target = tmp_path / "exported"
+    with pytest.raises(ArtifactError, match=f"{name} is missing or corrupt") as raised:
+        export_adapter(nano_config(), run, "round-1", target)
+    assert raised.value.exit_code == EXIT_INPUT
+    assert "restore it from a copy" in str(raised.value)
+    assert not target.exists()
+    path.write_bytes(content)
+    assert export_adapter(nano_config(), run, "round-1", target) == target
