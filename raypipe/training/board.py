@@ -9,6 +9,8 @@ class StepBoard:
     def __init__(self) -> None:
         self._text: str | None = None
         self._refusal: str | None = None
+        self._rejected: dict[str, str] = {}
+        self._notes: list[str] = []
 
     def show(self, step: int, num_steps: int, loss: float) -> None:
         self._text = f"step {step} of {num_steps}, loss {loss:.3f}"
@@ -22,6 +24,22 @@ class StepBoard:
     def refusal(self) -> str | None:
         """Set when another try would only fail in the same way, as after a NaN."""
         return self._refusal
+
+    def reject(self, checkpoint: str, reason: str) -> None:
+        """A training that goes on from this checkpoint fails at once."""
+        self._rejected[checkpoint] = reason
+
+    def rejected(self) -> dict[str, str]:
+        """Checkpoints that no further try goes on from, with the reasons."""
+        return self._rejected
+
+    def note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def notes(self) -> list[str]:
+        """What whoever runs the training is to know of it."""
+        return self._notes
 
 
 def step_board() -> Any:
