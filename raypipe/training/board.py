@@ -43,7 +43,10 @@ class StepBoard:
 
 
 def step_board() -> Any:
-    """A board in a Ray actor of its own; it goes when the last handle does."""
+    """A board in a Ray actor of its own, on the driver's node, which outlives the workers'; it goes
+    when the last handle does."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return ray.remote(num_cpus=0)(StepBoard).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(StepBoard).remote()

@@ -157,16 +157,17 @@ def newest_whole(
         StorageError: the storage is out of reach, or the checkpoint was damaged meanwhile.
     """
     context = ray.train.get_context()
-    workers, chosen = context.get_world_size(), None
+    workers = context.get_world_size()
+    chosen: str | None = None
     if context.get_world_rank() == 0:
         rejected = ray.get(board.rejected.remote())
         chosen, faults = choose(filesystem, storage, directory, zero_stage, workers, rejected)
-        for name, fault in faults.items():
-            board.note.remote(f"checkpoint {name} is passed over: {fault}")
+        for name, reason in faults.items():
+            board.note.remote(f"checkpoint {name} is passed over: {reason}")
     chosen = ray.train.collective.broadcast_from_rank_zero(chosen)
     if chosen is None:
         return None
-    target = directory / chosen
+    target: Path = directory / chosen
     if context.get_world_rank() != 0:
         fault = _copied(filesystem, f"{storage}/{chosen}", target, zero_stage, workers)
         if fault is not None:

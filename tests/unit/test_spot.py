@@ -84,7 +84,7 @@ def test_a_service_that_fails_is_no_notice_and_is_told(metadata: Metadata) -> No
     metadata.answers = [(500, "")]
     with pytest.raises(OSError, match="500"):
         seconds_left(metadata.address, NOW)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="refused"):
         seconds_left("http://127.0.0.1:9", NOW)
 
 
