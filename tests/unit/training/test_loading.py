@@ -1,7 +1,10 @@
 """No file of a run runs code when DeepSpeed, PEFT or transformers load it for us."""
 
+import ast
+import inspect
 import os
 import pickle
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,3 +105,42 @@ def test_deepspeeds_states_are_loaded(tmp_path: Path) -> None:
     assert loaded["param_slice_mappings"] == state["param_slice_mappings"]
     assert loaded["zero_stage"] == 2
     assert loaded["loss_scaler"].cur_scale == 1.0
+
+
+def test_what_is_loaded_for_us_is_what_is_written_down() -> None:
+    """Where the installed packages load a file of a run, and how; docs/security.md has the table.
+
+    DeepSpeed's is the only one that leaves the guard out. A package that changes is looked at anew.
+    """
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+    from peft.utils.save_and_load import torch_load
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+    from transformers import Trainer, TrainerState
+    from transformers.modeling_utils import load_state_dict
+
+    loads = {
+        TorchCheckpointEngine.load: ["weights_only=False"],
+        Trainer._load_rng_state: ["weights_only=True"],
+        Trainer._load_optimizer_and_scheduler: ["weights_only=True"] * 6,
+        Trainer._load_scaler: ["weights_only=True"] * 2,
+        load_state_dict: ["weights_only=weights_only"],
+        torch_load: ["weights_only=weights_only"],
+        TrainerState.load_from_json: [],
+        CheckpointManager._load_state: [],
+        CheckpointManager._maybe_load_state_from_storage: [],
+    }
+    found = {load: guards(load) for load in loads}
+    assert found == loads
+    for load in (load_state_dict, torch_load):
+        assert inspect.signature(load).parameters["weights_only"].default is True
+
+
+def guards(function: Any) -> list[str]:
+    """How each call of torch.load or pickle.load in a function is guarded."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [
+        " ".join(ast.unparse(word) for word in call.keywords if word.arg == "weights_only")
+        for call in calls
+        if ast.unparse(call.func) in ("torch.load", "pickle.load", "pickle.loads")
+    ]
