@@ -1,13 +1,13 @@
 """A node is announced to be taken away while a training runs on it, and then is."""
 
-import os
-import signal
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -31,7 +31,7 @@ from tests.integration.test_training import (
 )
 
 pytestmark = pytest.mark.engine
-EPOCHS = 4
+EPOCHS = 6
 FAR = 600_000
 """Milliseconds until the node goes by its notice: in the test it goes as soon as it may."""
 
@@ -64,6 +64,14 @@ def training_node(cluster: Cluster) -> Any:
     return next((node for node in cluster.worker_nodes if node.node_id in used), None)
 
 
+def take(node: Any) -> None:
+    """End all that runs on a node, as when its machine goes."""
+    machine = psutil.Process(raylet(node))
+    for process in [machine, *machine.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 class Cloud:
     """Announces that the training's node goes, and takes it once a checkpoint is there."""
 
@@ -90,7 +98,7 @@ class Cloud:
                     recorded(path, 1) for path in storage.glob("*/checkpoint_manager_snapshot.json")
                 )
             )
-            os.kill(raylet(node), signal.SIGKILL)
+            take(node)
             self.taken = node
         except BaseException as error:  # noqa: BLE001 - told by the test
             self.error = error

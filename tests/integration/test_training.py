@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
+from raypipe.artifacts import Attempt, Run
 from raypipe.catalog import stage as catalog
 from raypipe.cluster import ray_session
 from raypipe.config import Config
@@ -210,6 +210,31 @@ def test_a_killed_worker_goes_on_from_the_newest_whole_checkpoint_to_the_same_ad
     # A killed writer may have kept its last events to itself.
     assert second[0] > 1, "the second try began again from nothing"
     assert second[-1] == NUM_STEPS
+
+
+def test_an_adapter_that_was_handed_over_is_not_trained_again_when_the_driver_was_killed(
+    listings: list[Row], tmp_path: Path, commit_rows: CommitRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = paired(tmp_path, listings, commit_rows)
+
+    def killed(*_: object, **__: object) -> Commit:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attempt, "commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(run, "cluster.num_train_workers=1")
+    # With another number of workers it is as good.
+    commit = trained(run)
+    assert commit.counts["num_steps"] == NUM_STEPS
+    assert logged_steps(run) == list(range(1, NUM_STEPS + 1))
+    files = run.artifact("round-1/adapter").local_directory().iterdir()
+    assert sorted(path.name for path in files) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "training.jsonl",
+    ]
+    assert len(event_files(run)) == 1
 
 
 def test_fewer_pairs_than_a_batch_are_one_step_that_changes_the_adapter(
