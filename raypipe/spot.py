@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import logging
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -68,8 +69,9 @@ def watch(metadata: str, drain: Drain, *, interval_s: float = INTERVAL_S) -> Non
 
 def drain_node(left: int) -> bool:
     """Ask Ray to drain the node that this process runs on; False when it did not."""
-    command = ["ray", "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    command += ["--reason-message", "spot", "--deadline-remaining-seconds", str(left)]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    command += ["--deadline-remaining-seconds", str(left)]
     return subprocess.run(command, check=False).returncode == 0
 
 

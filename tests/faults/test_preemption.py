@@ -17,6 +17,7 @@ from raypipe.artifacts import Run
 from raypipe.catalog import stage as catalog
 from raypipe.cluster import ray_session
 from raypipe.schemas import LISTINGS
+from raypipe.spot import drain_node
 from tests.conftest import CommitRows
 from tests.faults.test_cluster_faults import raylet
 from tests.integration.test_training import (
@@ -112,6 +113,12 @@ class Cloud:
         while not until():
             assert time.monotonic() < deadline, "waited in vain"
             time.sleep(0.05)
+
+
+def test_the_watcher_drains_the_node_that_it_runs_on(cluster: Cluster) -> None:
+    assert drain_node(90)
+    here = ray.get_runtime_context().get_node_id()
+    assert list(ray._private.state.state.get_draining_nodes()) == [here]
 
 
 def test_on_a_notice_a_training_saves_at_once_and_its_restart_is_no_failure(
