@@ -371,12 +371,6 @@ class Attempt:
         """:meth:`store`, and keep the receipt for :meth:`commit`."""
         self._receipts.append(self.store(table, kind))
 
-    def take(self, directory: str | Path) -> None:
-        """Copy all files of a local directory into :meth:`local_files`. Raises StorageError."""
-        target = self.local_files()
-        with storage.asked(f"cannot copy {directory} to {target}"):
-            shutil.copytree(directory, target, dirs_exist_ok=True)
-
     def write_file(self, name: str, content: bytes) -> None:
         path = f"{self.directory('files')}/{name}"
         with (

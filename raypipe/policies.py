@@ -32,15 +32,27 @@ def model_path(model: ModelConfig) -> str:
     """Where transformers and vLLM load the base model from.
 
     Raises:
-        ConfigError: an unknown embedded model.
+        ConfigError: an unknown embedded model, or a directory whose weights are pickles.
     """
     if not model.path.startswith("embedded:"):
+        _check_weights("model.path", Path(model.path), "pytorch_model*.bin")
         return model.path
     name = model.path.removeprefix("embedded:")
     directory = Path(__file__).parent / "embedded" / name
     if not (directory / "config.json").exists():
         raise ConfigError(f"model.path: there is no embedded model '{name}'")
     return str(directory)
+
+
+def _check_weights(what: str, directory: Path, pickles: str) -> None:
+    """Refuse weights that could only be unpickled."""
+    if directory.is_dir() and not any(directory.glob("*.safetensors")):
+        found = sorted(path.name for path in directory.glob(pickles))
+        if found:
+            raise ConfigError(
+                f"{what}: {directory} holds {found[0]} and no *.safetensors; a pickle is never "
+                "loaded: save the weights as safetensors"
+            )
 
 
 def model_identity(model: ModelConfig) -> dict[str, str | None]:
@@ -142,7 +154,7 @@ def policy(run: Run, model: ModelConfig, name: str) -> Policy:
     Raises:
         InputError: "best" of a run that has no summary yet.
         ArtifactError: its summary cannot be read.
-        ConfigError: a path that holds neither an adapter nor a checkpoint.
+        ConfigError: a path that holds neither an adapter nor a checkpoint, or pickles.
     """
     if name == BEST:
         name = _best(run)
@@ -152,6 +164,7 @@ def policy(run: Run, model: ModelConfig, name: str) -> Policy:
     if adapter.commit() is not None:
         return Policy(name, model, adapter)
     directory = Path(name).resolve()
+    _check_weights("the policy", directory, "*.bin")
     if (directory / ADAPTER_WEIGHTS).is_file():
         return Policy(directory.name, model, directory)
     if (directory / "config.json").is_file():

@@ -24,7 +24,11 @@ def embed(tables: Iterable[pa.Table], config: ModelConfig) -> dict[str, np.ndarr
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images = AutoProcessor.from_pretrained(path, revision=revision).image_processor
     model = AutoModelForImageTextToText.from_pretrained(
-        path, revision=revision, dtype=getattr(torch, config.dtype)
+        path,
+        revision=revision,
+        dtype=getattr(torch, config.dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
     ).to(device)
     found: dict[str, np.ndarray] = {}
     with torch.inference_mode():

@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from raypipe.config.engine import engine_faults, environment_faults
 from raypipe.config.section import RESOURCE, Section
 
 
@@ -39,9 +40,24 @@ class SamplingConfig(Section):
     """Step the engine in the actor's own process instead of one beside it: for few cores without
     a GPU."""
     engine: dict[str, Any] = Field(default_factory=dict, json_schema_extra=RESOURCE)
-    """Passed to vLLM's engine arguments as they stand."""
+    """Passed to vLLM's engine arguments as they stand, but for those that name code or another
+    model, load pickles or open connections: they are refused."""
     environment: dict[str, str] = Field(default_factory=dict, json_schema_extra=RESOURCE)
     """Environment variables of the engine's process, such as VLLM_CPU_KVCACHE_SPACE."""
+
+    @field_validator("engine")
+    @classmethod
+    def _runs_no_code(cls, engine: dict[str, Any]) -> dict[str, Any]:
+        if faults := list(engine_faults(engine)):
+            raise ValueError("; ".join(faults))
+        return engine
+
+    @field_validator("environment")
+    @classmethod
+    def _keeps_guards(cls, environment: dict[str, str]) -> dict[str, str]:
+        if faults := list(environment_faults(environment)):
+            raise ValueError("; ".join(faults))
+        return environment
 
 
 class RatesConfig(Section):
@@ -83,7 +99,8 @@ class ClusterConfig(Section):
     """Optimizer steps between checkpoints of a training."""
     max_train_failures: int = Field(3, ge=-1, json_schema_extra=RESOURCE)
     """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
-    Nodes that the cloud takes back do not count."""
+    A node that Ray knows to be taken back (a drain, as raypipe.spot asks for on AWS) does not
+    count: its training saves a checkpoint at once."""
     zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
     """DeepSpeed ZeRO stage. Only with 0 does a training go on from its checkpoint with another
     number of workers; but then DeepSpeed tells no gradient norm."""

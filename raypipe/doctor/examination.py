@@ -54,7 +54,6 @@ def examine(
     yield from session.check_authentication(environment, Path.home())
     yield session.check_dashboard(_listening())
     yield from model.check_model(config.model, environment, model.is_cached)
-    yield from model.check_remote_code(config.sampling.engine)
     yield from _places(config)
 
 

@@ -96,13 +96,3 @@ def _hub(
         )
     else:
         yield ok("model.revision", model.revision)
-
-
-def check_remote_code(engine: Mapping[str, object]) -> Iterator[Finding]:
-    """Args: engine: arguments of vLLM's engine (``sampling.engine``)."""
-    if engine.get("trust_remote_code"):
-        yield warn(
-            "sampling.engine.trust_remote_code",
-            "true: the engine runs whatever code lies beside the model's weights",
-            "leave it out; Qwen2-VL and Qwen2.5-VL need none",
-        )

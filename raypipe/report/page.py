@@ -60,7 +60,11 @@ class Spell:
 
 
 # Why a round has no adapter, by its outcome.
-UNTRAINED = {"no_pairs": "the chains gave no pair", "diverged": "training diverged"}
+UNTRAINED = {
+    "no_pairs": "the chains gave no pair",
+    "unchanged": "training changed nothing",
+    "diverged": "training diverged",
+}
 
 
 def set_page(template: str, **values: Any) -> bytes:

@@ -90,7 +90,9 @@ class Driver:
         first = 1 if rounds.num_rounds else None
         self._measure(PRETRAINED, first if start == PRETRAINED else None)
         if start == SFT:
-            self._stage("sft/adapter", lambda: training.run_sft(self.config, self.run))
+            trained = self._stage("sft/adapter", lambda: training.run_sft(self.config, self.run))
+            if trained.counts.get("unchanged"):
+                self.console.note("sft: training changed nothing; the policy answers as pretrained")
             self._measure(SFT, first)
         self.judged.append(Judged(start, self._anchor_accuracy(start), "start"))
         for round_index in range(1, rounds.num_rounds + 1):
@@ -112,7 +114,7 @@ class Driver:
         name = round_name(round_index)
         frozen = reference if self.config.training.reference == "start" else start
         try:
-            self._stage(
+            trained = self._stage(
                 f"{name}/adapter",
                 lambda: training.run_round(
                     self.config,
@@ -128,6 +130,10 @@ class Driver:
             self.stopped = error
             self.rounds[-1] = replace(self.rounds[-1], outcome="diverged", reason=str(error))
             self.console.note(f"round {round_index}: {error}")
+            return False
+        if trained.counts.get("unchanged"):
+            self.rounds[-1] = replace(self.rounds[-1], outcome="unchanged")
+            self.console.note(f"round {round_index}: training changed nothing; {start} stays")
             return False
         self._measure(name, round_index + 1 if round_index < rounds.num_rounds else None)
         self._judge(name, dict.fromkeys((start, reference)))

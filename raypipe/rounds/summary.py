@@ -9,8 +9,9 @@
      "alarm": null | what alarm.Evidence holds, with "reason": text,
      "comparison": null | {"from": name, "to": name, "difference": x, "ci95": [lo, hi]},
      "funnel": {scope: totals}, "pairs": [{"round": n, "start": name, "source": scope,
-                 "pairs": n, "queries": n, "outcome": "trained" | "no_pairs" | "diverged",
-                 "reason": text}],
+                 "pairs": n, "queries": n, "reason": text,
+                 "outcome": "trained" | "unchanged" | "no_pairs" | "diverged"}],
+     "unchanged": [adapter that training left as it was],
      "digests": {artifact: hex}, "seconds": {artifact: s}, "quarantined": {artifact: rows},
      "within": {adapter: {"reference" | "steps": s}}}
 
@@ -33,7 +34,8 @@ PATH = "summary.json"
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a round had to train on. ``outcome`` is "trained", "no_pairs" or "diverged"."""
+    """What a round had to train on. ``outcome`` is "trained", "no_pairs", "diverged", or
+    "unchanged" where training left the adapter as it was: such a round has no policy."""
 
     round: int
     start: str
@@ -70,6 +72,7 @@ def write(
         "comparison": comparison,
         "funnel": _funnels(run, commits),
         "pairs": [asdict(record) for record in rounds],
+        "unchanged": [name for name, c in commits.items() if c.counts.get("unchanged")],
         "digests": {name: commit.digest for name, commit in commits.items()},
         "seconds": {name: commit.seconds for name, commit in commits.items()},
         "quarantined": {name: c.quarantined for name, c in commits.items() if c.quarantined},

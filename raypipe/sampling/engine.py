@@ -22,6 +22,7 @@ ENGINE_DEFAULTS: dict[str, Any] = {
     "enable_prefix_caching": True,
     "generation_config": "vllm",  # nothing of the sampling law comes from the checkpoint
     "disable_log_stats": True,
+    "load_format": "safetensors",  # never a pickle that lies where weights should
     "seed": 0,
 }
 _START_ADVICE = (

@@ -94,7 +94,11 @@ def write_merged(
 
     processor = AutoProcessor.from_pretrained(base, revision=revision)
     model = AutoModelForImageTextToText.from_pretrained(
-        base, revision=revision, dtype=getattr(torch, dtype)
+        base,
+        revision=revision,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     token_ids = torch.tensor([processor.tokenizer(probe.TEXT)["input_ids"]])
     before = _logprobs(model, token_ids)

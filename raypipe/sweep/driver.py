@@ -124,8 +124,8 @@ class _Seed:
         try:
             if arm.kind == "sft":
                 self._stage(f"{scope}/adapter", lambda: training.run_sft(config, run, name=scope))
-            if arm.kind == "learned" and not self._learn(arm, config, scope):
-                return "its chains give nothing to learn from"
+            if arm.kind == "learned" and (reason := self._learn(arm, config, scope)):
+                return reason
         except NonFiniteLossError as error:
             return str(error)
         if arm.kind == "vote":
@@ -187,8 +187,8 @@ class _Seed:
         own = self._drawn(scope)
         return scope if own is None or own.on_eval else f"{scope}-draw"
 
-    def _learn(self, arm: Arm, config: Config, scope: str) -> bool:
-        """Vote, take the arm's part and train; False when there is nothing to train on."""
+    def _learn(self, arm: Arm, config: Config, scope: str) -> str | None:
+        """Vote, take the arm's part and train; the reason when that gives no policy."""
         run = self._run
         source = self._vote(arm.chains_of, arm.round_index, votes_of(arm, config), config)
         part = self._selection(arm, config)
@@ -197,8 +197,8 @@ class _Seed:
             lambda: select(config, run, scope=scope, source=source, selection=part),
         )
         if not taken.counts["pairs" if arm.method == "dpo" else "kept"]:
-            return False
-        self._stage(
+            return "its chains give nothing to learn from"
+        trained = self._stage(
             f"{scope}/adapter",
             lambda: training.run_round(
                 config,
@@ -212,7 +212,7 @@ class _Seed:
                 reference_of=self._referred(arm, config),
             ),
         )
-        return True
+        return "training changed nothing" if trained.counts.get("unchanged") else None
 
     def _vote(self, name: str | None, round_index: int, votes: int, config: Config) -> str:
         """The scope of the vote on an arm's chains that keeps queries with so many votes."""

@@ -9,6 +9,8 @@ class StepBoard:
     def __init__(self) -> None:
         self._text: str | None = None
         self._refusal: str | None = None
+        self._rejected: dict[str, str] = {}
+        self._notes: list[str] = []
 
     def show(self, step: int, num_steps: int, loss: float) -> None:
         self._text = f"step {step} of {num_steps}, loss {loss:.3f}"
@@ -23,9 +25,28 @@ class StepBoard:
         """Set when another try would only fail in the same way, as after a NaN."""
         return self._refusal
 
+    def reject(self, checkpoint: str, reason: str) -> None:
+        """A training that goes on from this checkpoint fails at once."""
+        self._rejected[checkpoint] = reason
+
+    def rejected(self) -> dict[str, str]:
+        """Checkpoints that no further try goes on from, with the reasons."""
+        return self._rejected
+
+    def note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def notes(self) -> list[str]:
+        """What whoever runs the training is to know of it."""
+        return self._notes
+
 
 def step_board() -> Any:
-    """A board in a Ray actor of its own; it goes when the last handle does."""
+    """A board in a Ray actor of its own, on the driver's node, which outlives the workers'; it goes
+    when the last handle does."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return ray.remote(num_cpus=0)(StepBoard).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(StepBoard).remote()

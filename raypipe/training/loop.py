@@ -5,6 +5,7 @@ TRL's, for any vision-language model, and ours, which shares prefixes.
 """
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from raypipe.artifacts import Run
 from raypipe.config import Config, OptimizerConfig, TrainingConfig
-from raypipe.errors import NonFiniteLossError
+from raypipe.errors import InputError, NonFiniteLossError
 from raypipe.manifest import Fingerprint
 from raypipe.policies import model_path, policy
 from raypipe.schemas import REFERENCE
@@ -75,12 +76,14 @@ class Job:
     task: Task
     board: Any
     reference_fingerprint: Fingerprint
+    storage: str
+    """Where the checkpoints lie."""
 
 
 def train_worker(arguments: Mapping[str, Any]) -> None:
     """Train the adapter of a :class:`Job` and report it as the last Ray Train checkpoint.
 
-    Goes on from the newest checkpoint when there is one.
+    Goes on from the newest whole checkpoint when there is one.
 
     Raises:
         NonFiniteLossError: a loss or gradient norm is NaN or infinite; names the step.
@@ -88,26 +91,32 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     """
     import ray
 
-    from raypipe.training.checkpoints import finished, latest
+    from raypipe.training.checkpoint_files import load_tensors_only
+    from raypipe.training.checkpoints import finished, hand_over_again, newest_whole
     from raypipe.training.extension import load_extension
 
     job: Job = arguments["job"]
     if ray.get(job.board.refusal.remote()):
         return  # Ray Train tries again whatever the fault was; this one would come back
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    load_tensors_only()
     load_extension()
-    zero_stage = job.config.cluster.zero_stage
-    with latest(zero_stage) as checkpoint, tempfile.TemporaryDirectory() as directory:
-        if finished(checkpoint):
+    filesystem, zero_stage = job.run.filesystem, job.config.cluster.zero_stage
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        checkpoint = newest_whole(filesystem, job.storage, zero_stage, job.board, directory)
+        if checkpoint is not None and finished(checkpoint):
+            hand_over_again(checkpoint)
             return
         try:
-            _train(job, checkpoint, Path(directory))
+            _train(job, checkpoint, directory)
         except NonFiniteLossError as error:
             ray.get(job.board.refuse.remote(str(error)))
             raise
 
 
 def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
+    import ray
     from transformers import set_seed
 
     from raypipe.training.checkpoints import ReportCallback, hand_over
@@ -116,11 +125,20 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
     processor, model = _load(job)
     counts: dict[str, Any] = {"num_parameters": check_trainable(model, job.config.lora)}
     examples = job.task.examples(job.config, job.run)
+    if not examples.rows:
+        raise InputError(f"{job.name}: there are no examples to train on")
     build = _shared_prefix if job.config.training.step == "shared_prefix" else _stock
     trainer = build(job, model, processor, examples, directory, counts)
-    trainer.add_callback(ReportCallback(job.board, job.config.cluster.zero_stage))
+    callback = ReportCallback(job.board, job.config.cluster.zero_stage)
+    trainer.add_callback(callback)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Exception as error:
+        if checkpoint is not None and not callback.has_stepped:
+            reason = f"training does not go on from it ({type(error).__name__})"
+            ray.get(job.board.reject.remote(checkpoint.name, reason))
+        raise
     counts["num_examples"] = len(examples.rows)
     counts["num_steps"] = trainer.state.global_step
     counts["steps_s"] = round(time.monotonic() - started, 3)
@@ -150,7 +168,11 @@ def _load(job: Job) -> tuple[Any, Any]:
     pixels = config.catalog.image_size**2
     processor.image_processor.size = {"shortest_edge": pixels, "longest_edge": pixels}
     model = AutoModelForImageTextToText.from_pretrained(
-        base, revision=revision, dtype=getattr(torch, config.model.dtype)
+        base,
+        revision=revision,
+        dtype=getattr(torch, config.model.dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     start = policy(job.run, config.model, job.task.start).adapter_directory()
     return processor, with_adapter(model, config.lora, start)
@@ -192,7 +214,7 @@ def _shared_prefix(
         max_tokens=cluster.tokens_per_pack,
         seed=task.seed,
     )
-    arguments = _arguments(job, directory) | {
+    arguments = _arguments(job, directory, len(laid_out.steps)) | {
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": laid_out.packs_per_step,
         "num_train_epochs": 1,
@@ -265,7 +287,11 @@ def _stock(
     """TRL's own trainer, as it ships."""
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    arguments = _arguments(job, directory) | _stock_sizes(job)
+    sizes = _stock_sizes(job)
+    a_step = sizes["gradient_accumulation_steps"] * sizes["per_device_train_batch_size"]
+    a_step *= job.config.cluster.num_train_workers
+    num_steps = sizes["num_train_epochs"] * math.ceil(len(examples.rows) / a_step)
+    arguments = _arguments(job, directory, num_steps) | sizes
     if job.task.method == "dpo":
         arguments |= stock_loss(job.config.training)
         # max_length None: a limit would cut image tokens off.
@@ -313,13 +339,21 @@ def _stock_sizes(job: Job) -> dict[str, Any]:
     }
 
 
-def _arguments(job: Job, directory: Path) -> dict[str, Any]:
+def warmup_steps(share: float, num_steps: int) -> int:
+    """Steps over which the learning rate rises: the share of all, but never all of them.
+
+    The first of them is taken at a rate of 0, so one step that is warm-up would change nothing.
+    """
+    return min(math.ceil(share * num_steps), num_steps - 1)
+
+
+def _arguments(job: Job, directory: Path, num_steps: int) -> dict[str, Any]:
     optimizer, cluster = job.task.optimizer(job.config), job.config.cluster
     return {
         "output_dir": str(directory / "checkpoints"),
         "learning_rate": optimizer.learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": optimizer.warmup_share,
+        "warmup_steps": warmup_steps(optimizer.warmup_share, num_steps),
         "max_grad_norm": optimizer.max_grad_norm,
         "weight_decay": 0.0,
         "optim": "adamw_torch",

@@ -124,3 +124,22 @@ def load_reference(model: Any, reference: Path | None) -> None:
     if missing or loaded.unexpected_keys:
         odd = [*missing, *loaded.unexpected_keys][:3]
         raise ConfigError(f"the reference adapter does not fit the model: {odd}")
+
+
+def same_adapter(start: Path | None, made: Path) -> bool:
+    """Whether training has left the policy as it was: all weights equal, or none learned.
+
+    Args:
+        start: weights of the adapter that training started from; None for a fresh one, which adds
+            nothing to the base as long as every B is zero.
+        made: weights of the adapter that came out.
+    """
+    from safetensors.numpy import load_file
+
+    after = load_file(made)
+    if start is None:
+        return not any(weight.any() for name, weight in after.items() if ".lora_B." in name)
+    before = load_file(start)
+    return before.keys() == after.keys() and all(
+        bool((before[name] == weight).all()) for name, weight in after.items()
+    )

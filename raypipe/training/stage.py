@@ -1,21 +1,35 @@
 """Train an adapter with Ray Train: SFT on the seed, DPO or self-learning on a round's chains."""
 
-import json
+import logging
 import os
 from dataclasses import replace
 from typing import Any
 
+from pyarrow import fs as pafs
+
 from raypipe import storage
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import ClusterConfig, Config, flatten
-from raypipe.errors import NonFiniteLossError, RaypipeError
+from raypipe.errors import ArtifactError, NonFiniteLossError, RaypipeError
 from raypipe.manifest import Commit, versions
-from raypipe.policies import PRETRAINED, SFT, model_identity, model_path, policy
+from raypipe.policies import (
+    ADAPTER_WEIGHTS,
+    PRETRAINED,
+    SFT,
+    model_identity,
+    model_path,
+    policy,
+)
 from raypipe.progress import reported
 from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.seeds import derive
 from raypipe.training.board import step_board
+from raypipe.training.checkpoint_files import DamagedCheckpointError, copy_whole
 from raypipe.training.loop import Job, Task, train_worker
+from raypipe.training.lora import same_adapter
+
+logger = logging.getLogger("raypipe.progress")
+_LIST = "checkpoint_manager_snapshot.json"
 
 
 def check(config: Config) -> None:
@@ -103,7 +117,8 @@ def _run(config: Config, run: Run, name: str, task: Task, upstream: dict[str, An
     reference = _reference_fingerprint(config, run, task)
 
     def make(attempt: Attempt) -> Commit:
-        return _fit(attempt, Job(name, config, run, task, None, reference))
+        storage = run.path(".training", name, attempt.family)
+        return _fit(attempt, Job(name, config, run, task, None, reference, storage))
 
     return committed(run.artifact(f"{name}/adapter"), fingerprint, make)
 
@@ -131,9 +146,9 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     board = step_board()
     # Attempts with the same fingerprint share a directory: a new one goes on where the last
-    # one's newest checkpoint is.
+    # one's newest whole checkpoint is.
     place = run.path(".training", job.name)
-    forget_torn(run, f".training/{job.name}/{attempt.family}")
+    forget_list(run, f".training/{job.name}/{attempt.family}")
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": replace(job, board=board)},
@@ -153,28 +168,53 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
             fitted = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _explained(error, ray.get(board.refusal.remote())) from error
+    finally:
+        for note in ray.get(board.notes.remote()):
+            logger.warning("%s: %s", job.name, note)
     if reason := ray.get(board.refusal.remote()):
         raise NonFiniteLossError(reason)
-    with fitted.checkpoint.as_directory() as directory:
-        attempt.take(directory)
-    commit = attempt.commit(counts=dict(fitted.metrics or {}))
+    counts = dict(fitted.metrics or {}) | _taken(attempt, job, fitted.checkpoint.path)
+    commit = attempt.commit(counts=counts)
     run.filesystem.delete_dir(place)
     return commit
 
 
-def forget_torn(run: Run, directory: str) -> None:
-    """Delete a training's checkpoints when their list was cut short by a kill.
+def _taken(attempt: Attempt, job: Job, checkpoint: str) -> dict[str, bool]:
+    """Copy the finished adapter into the attempt; says so where it is the one trained from."""
+    from raypipe.training.checkpoints import COUNTS
 
-    Ray Train writes ``checkpoint_manager_snapshot.json`` in place and refuses to start on half of
-    one; training then begins again from its first step.
-    """
-    content = run.read(f"{directory}/checkpoint_manager_snapshot.json")
-    if content is None:
-        return
+    made = attempt.local_files()
     try:
-        json.loads(content)
-    except ValueError:
-        run.filesystem.delete_dir(run.path(directory))
+        copy_whole(job.run.filesystem, checkpoint, made)
+    except DamagedCheckpointError as error:
+        raise ArtifactError(
+            f"the adapter of {job.name} was damaged while it was handed over: {error}; the same "
+            "command trains it again from the newest whole checkpoint"
+        ) from error
+    (made / COUNTS).unlink()
+    start = policy(job.run, job.config.model, job.task.start).adapter_directory()
+    weights = None if start is None else start / ADAPTER_WEIGHTS
+    return {"unchanged": True} if same_adapter(weights, made / ADAPTER_WEIGHTS) else {}
+
+
+def forget_list(run: Run, directory: str) -> None:
+    """Delete Ray Train's own list of a training's checkpoints, and what lies in its way.
+
+    Ray Train writes ``checkpoint_manager_snapshot.json`` in place, and does not start on half of
+    one or on one that names a checkpoint which is gone. What there is to go on from is found by
+    looking (:func:`raypipe.training.checkpoints.newest_whole`).
+    """
+    parts = directory.split("/")
+    parents = ["/".join(parts[:number]) for number in range(1, len(parts) + 1)]
+    for info in run.look([run.path(path) for path in parents]):
+        if info.type not in (pafs.FileType.NotFound, pafs.FileType.Directory):
+            run.filesystem.delete_file(info.path)
+            return
+    [info] = run.look([run.path(directory, _LIST)])
+    if info.type == pafs.FileType.Directory:
+        run.filesystem.delete_dir(info.path)
+    elif info.type != pafs.FileType.NotFound:
+        run.filesystem.delete_file(info.path)
 
 
 def _scaling(cluster: ClusterConfig) -> Any:
@@ -190,7 +230,12 @@ def _scaling(cluster: ClusterConfig) -> Any:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    found = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    found = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # Before anything of a worker may load a file; see load_tensors_only.
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+    }
     if not job.config.cluster.use_gpu:
         found["DS_ACCELERATOR"] = "cpu"
     if job.run.is_local:

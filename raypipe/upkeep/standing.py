@@ -297,6 +297,8 @@ def _why_ended(summary: Mapping[str, Any]) -> str:
         return f"; {alarm['reason']}"
     if records and records[-1]["outcome"] == "no_pairs":
         return f"; round {records[-1]['round']} found nothing to learn from"
+    if records and records[-1]["outcome"] == "unchanged":
+        return f"; round {records[-1]['round']} changed nothing"
     if records and records[-1]["outcome"] == "diverged":
         return f"; round {records[-1]['round']} diverged: {records[-1].get('reason', '')}"
     return ""

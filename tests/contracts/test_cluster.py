@@ -281,6 +281,14 @@ def statement(name: str, sid: str) -> dict[str, Any]:
     return dict(found)
 
 
+def test_a_spot_worker_watches_for_the_clouds_notice_once_and_outlives_the_command() -> None:
+    (start,) = [line for line in PREPARED["worker_start_ray_commands"] if "ray start" in line]
+    _, watch = start.split("ray start", 1)
+    assert "setsid nohup flock -n" in watch
+    assert "python -m raypipe.spot" in watch
+    assert watch.rstrip().endswith("&)")
+
+
 @pytest.mark.parametrize("name", START_COMMANDS)
 def test_ray_starts_with_the_token_and_never_names_it(name: str) -> None:
     (start,) = [command for command in PREPARED[name] if "ray start" in command]

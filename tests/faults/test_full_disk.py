@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
@@ -28,6 +29,7 @@ from raypipe.sampling.export import export_chains
 from raypipe.sampling.merge import merge
 from raypipe.sampling.weights import merged_checkpoint
 from raypipe.schemas import CHAINS, LABELS, LISTINGS, PAIRS
+from raypipe.training.checkpoint_files import copy_whole, list_files
 from raypipe.training.export import export_adapter
 from tests.adapted import NANO, adapted_run, nano_config
 from tests.conftest import CommitRows, MakeListing
@@ -240,11 +242,12 @@ def test_an_adapter_that_is_handed_over(
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "adapter_model.safetensors").write_bytes(bytes(10 * ROOM))
+    list_files(checkpoint, rank=0, workers=1, zero_stage=0)
     small = short()
     run = Run(str(small.place / "run"))
     attempt = run.artifact("sft/adapter").attempt({})
     with pytest.raises(StorageError, match=r"No space left|File too large") as raised:
-        attempt.take(checkpoint)
+        copy_whole(pafs.LocalFileSystem(), str(checkpoint), attempt.local_files())
     assert told(raised.value) == EXIT_RETRY
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
@@ -252,7 +255,7 @@ def test_an_adapter_that_is_handed_over(
     assert run.artifact("sft/adapter").commit() is None
     small.ease()
     again = run.artifact("sft/adapter").attempt({})
-    again.take(checkpoint)
+    copy_whole(pafs.LocalFileSystem(), str(checkpoint), again.local_files())
     (file,) = again.commit().files
     assert file.size == 10 * ROOM
 

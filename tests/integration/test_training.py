@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
+from raypipe.artifacts import Attempt, Run
 from raypipe.catalog import stage as catalog
 from raypipe.cluster import ray_session
 from raypipe.config import Config
@@ -182,9 +182,14 @@ def test_trls_own_trainer_takes_as_many_steps_on_the_same_pairs(
         assert learned[-1] < 0.9 * learned[0]
 
 
-def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_adapter(
-    undisturbed: Trained, listings: list[Row], tmp_path: Path, commit_rows: CommitRows
+def test_a_killed_worker_goes_on_from_the_newest_whole_checkpoint_to_the_same_adapter(
+    undisturbed: Trained,
+    listings: list[Row],
+    tmp_path: Path,
+    commit_rows: CommitRows,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The newest of two checkpoints is damaged when the worker dies."""
     run = paired(tmp_path, listings, commit_rows)
     killed: list[int] = []
     watcher = threading.Thread(target=kill_after_a_checkpoint, args=(run, killed))
@@ -192,6 +197,8 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_adapter(
     commit = trained(run, "cluster.checkpoint_steps=2")
     watcher.join()
     assert killed, "training ended before there was anything to kill"
+    passed_over = [text for text in caplog.messages if "is passed over" in text]
+    assert any("optim_states.pt is not what was written" in text for text in passed_over)
     assert commit.counts["num_steps"] == NUM_STEPS
     assert logged_steps(run) == list(range(1, NUM_STEPS + 1))
     same = undisturbed.run.artifact("round-1/adapter").local_directory()
@@ -203,6 +210,42 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_adapter(
     # A killed writer may have kept its last events to itself.
     assert second[0] > 1, "the second try began again from nothing"
     assert second[-1] == NUM_STEPS
+
+
+def test_an_adapter_that_was_handed_over_is_not_trained_again_when_the_driver_was_killed(
+    listings: list[Row], tmp_path: Path, commit_rows: CommitRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = paired(tmp_path, listings, commit_rows)
+
+    def killed(*_: object, **__: object) -> Commit:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attempt, "commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(run, "cluster.num_train_workers=1")
+    # With another number of workers it is as good.
+    commit = trained(run)
+    assert commit.counts["num_steps"] == NUM_STEPS
+    assert logged_steps(run) == list(range(1, NUM_STEPS + 1))
+    files = run.artifact("round-1/adapter").local_directory().iterdir()
+    assert sorted(path.name for path in files) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "training.jsonl",
+    ]
+    assert len(event_files(run)) == 1
+
+
+def test_fewer_pairs_than_a_batch_are_one_step_that_changes_the_adapter(
+    listings: list[Row], tmp_path: Path, commit_rows: CommitRows
+) -> None:
+    run = paired(tmp_path, listings, commit_rows)
+    commit = trained(run, f"training.batch_size={2 * NUM_PAIRS}", "cluster.num_train_workers=1")
+    assert commit.counts["num_steps"] == 1
+    assert commit.counts["last_learning_rate"] == pytest.approx(1e-3)
+    assert "unchanged" not in commit.counts
+    assert any(w.any() for name, w in weights(run).items() if "lora_B" in name)
 
 
 def test_a_loss_that_is_not_a_number_refuses_the_round_and_names_the_query(
@@ -223,7 +266,8 @@ def test_a_loss_that_is_not_a_number_refuses_the_round_and_names_the_query(
 
 
 def kill_after_a_checkpoint(run: Run, killed: list[int]) -> None:
-    """SIGKILL one training worker as soon as Ray Train has a checkpoint on record."""
+    """SIGKILL one training worker as soon as Ray Train has two checkpoints on record, and let a
+    crash leave a hole in the newer one."""
     deadline = time.monotonic() + 300
     storage = Path(run.path(".training", "round-1"))
     while time.monotonic() < deadline and not killed:
@@ -235,16 +279,25 @@ def kill_after_a_checkpoint(run: Run, killed: list[int]) -> None:
             ]
             if workers:
                 os.kill(workers[-1].pid, signal.SIGKILL)
+                damage_newest(storage)
                 killed.append(workers[-1].pid)
         time.sleep(0.02)
 
 
-def recorded(snapshot: Path) -> bool:
-    """Whether Ray Train knows a checkpoint that all workers have handed over."""
+def recorded(snapshot: Path, number: int = 2) -> bool:
+    """Whether Ray Train knows so many checkpoints that all workers have handed over."""
     try:
-        return json.loads(snapshot.read_text())["latest_checkpoint_result"] is not None
+        return len(json.loads(snapshot.read_text())["checkpoint_results"]) >= number
     except ValueError:  # it is being written
         return False
+
+
+def damage_newest(storage: Path) -> None:
+    """Zeros in the middle of an optimizer's state."""
+    states = sorted(storage.glob("*/checkpoint_*/global_step*/*_1_mp_rank_00_optim_states.pt"))
+    content = states[-1].read_bytes()
+    half = len(content) // 2
+    states[-1].write_bytes(content[:half] + bytes(64) + content[half + 64 :])
 
 
 def event_files(run: Run) -> list[Path]:

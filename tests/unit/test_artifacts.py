@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -488,7 +489,7 @@ def test_files_and_folders_are_on_the_disk_before_the_manifest_and_it_before_its
     attempt = begin(run, ["a"], ["b"])
     attempt.write(QUARANTINE.from_rows([refused("c")]), kind="quarantine")
     attempt.write_json("metrics.json", {})
-    attempt.take(handed_over)
+    shutil.copytree(handed_over, attempt.local_files(), dirs_exist_ok=True)
     made = attempt.commit()
     manifest = run.path(NAME, COMMIT)
     named = synced.index(f"name {manifest}")

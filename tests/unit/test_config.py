@@ -320,3 +320,44 @@ def test_a_tensor_parallel_engine_needs_its_gpus_in_one_node() -> None:
     load(None, [*split, "sampling.gpus_per_actor=2"])
     with pytest.raises(ConfigError, match=r"tensor_parallel_size=2 needs as many GPUs"):
         load(None, [*split, "sampling.gpus_per_actor=1"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("engine.trust_remote_code=true", "trust_remote_code runs code"),
+        ("engine.trust_remote_code=1", "trust_remote_code runs code"),
+        ("engine.worker_cls=evil.Worker", "worker_cls names code"),
+        ("engine.worker_extension_cls=evil.Worker", "worker_extension_cls names code"),
+        ("engine.logits_processors=[evil.Processor]", "logits_processors names code"),
+        ("engine.log_config_file=/tmp/log.json", "log_config_file names code"),
+        ("engine.load_format=pt", "load_format is one of"),
+        ("engine.load_format=auto", "load_format is one of"),
+        ("engine.load_format=[pt]", "load_format is one of"),
+        ("engine.tokenizer_mode=evil", "tokenizer_mode is one of"),
+        ("engine.distributed_executor_backend=evil.Executor", "distributed_executor_backend is"),
+        ("engine.kv_transfer_config={kv_connector: Evil}", "kv_transfer_config opens"),
+        ("engine.allowed_local_media_path=/", "lets a prompt read files"),
+        ("engine.model=evil/model", "model changes the model"),
+        ('environment.VLLM_ALLOW_INSECURE_SERIALIZATION="1"', "run code from elsewhere"),
+        ('environment.TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1"', "run code from elsewhere"),
+    ],
+)
+def test_the_engine_is_told_no_code_no_pickles_and_no_other_model(setting: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"sampling\.(engine|environment): .*{says}"):
+        load(None, [f"sampling.{setting}"])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "trust_remote_code=false",
+        "load_format=safetensors",
+        "tensor_parallel_size=1",
+        "max_model_len=4096",
+        "distributed_executor_backend=mp",
+        "kv_transfer_config=null",
+    ],
+)
+def test_sizes_and_speed_are_the_engines(setting: str) -> None:
+    assert load(None, [f"sampling.engine.{setting}"]).sampling.engine

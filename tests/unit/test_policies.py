@@ -119,3 +119,26 @@ def test_a_path_that_holds_no_policy_is_a_configuration_error(
 ) -> None:
     with pytest.raises(ConfigError, match=r"no directory with adapter_model\.safetensors or"):
         policy(run, tiny_model, str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    ["adapter_model.bin", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "weights.bin"],
+)
+def test_a_directory_whose_weights_are_pickles_is_no_policy(
+    run: Run, tiny_model: ModelConfig, tmp_path: Path, pickled: str
+) -> None:
+    (tmp_path / "given").mkdir()
+    for name in (pickled, "config.json", "adapter_config.json"):
+        (tmp_path / "given" / name).write_bytes(b"{}")
+    with pytest.raises(ConfigError, match=rf"{pickled} and no \*\.safetensors"):
+        policy(run, tiny_model, str(tmp_path / "given"))
+
+
+def test_a_base_model_of_pickles_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"model\.path: .* a pickle is never loaded"):
+        model_path(ModelConfig(path=str(tmp_path)))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert model_path(ModelConfig(path=str(tmp_path))) == str(tmp_path)

@@ -287,13 +287,6 @@ def test_a_model_that_is_nowhere_fails(path: str) -> None:
     assert found == {"model.path": "fail"}
 
 
-def test_foreign_code_for_the_engine_is_told() -> None:
-    assert verdicts(model.check_remote_code({"trust_remote_code": True})) == {
-        "sampling.engine.trust_remote_code": "warn"
-    }
-    assert not list(model.check_remote_code({"max_model_len": 1024}))
-
-
 # Storage
 
 

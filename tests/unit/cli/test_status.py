@@ -182,6 +182,7 @@ def test_a_run_json_that_cannot_be_read_hides_nothing_else(
     ("outcome", "says"),
     [
         ("no_pairs", "round 1 found nothing to learn from"),
+        ("unchanged", "round 1 changed nothing"),
         ("diverged", "round 1 diverged: loss is nan"),
     ],
 )

@@ -154,6 +154,17 @@ def test_absent_figures_are_dashes(tmp_path):
     assert '<span class="badge no_pairs">no pairs</span>' in page
 
 
+def test_a_round_that_changed_nothing_is_told(tmp_path):
+    run = Run(str(tmp_path))
+    pairs = [{"round": 1, "start": "sft", "source": "sft", "pairs": 1, "outcome": "unchanged"}]
+    stages = [{"name": "sft", "accuracy": 0.5, "anchor_accuracy": 0.5, "queries": 1}]
+    summary = {"stages": stages, "best": "sft", "pairs": pairs}
+    run.replace("summary.json", json.dumps(summary).encode())
+    page = render(run)
+    assert "not trained: training changed nothing" in page
+    assert '<span class="badge unchanged">unchanged</span>' in page
+
+
 def test_a_round_that_diverged_says_why_and_a_training_tells_its_time_apart(tmp_path):
     run = write_run(tmp_path, 24, ("pretrained", "sft", "round-3"))
     summary = json.loads(run.read("summary.json"))

@@ -61,6 +61,7 @@ class ScriptedStages:
     pairs: dict[str, int] = field(default_factory=dict)
     kill_before: str | None = None
     diverges: str | None = None
+    unchanged: tuple[str, ...] = ()
     made: list[str] = field(default_factory=list)
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)
     sampled: dict[str, tuple[str, int | None]] = field(default_factory=dict)
@@ -75,7 +76,8 @@ class ScriptedStages:
             self.made.append(name)
             for file_name, values in files.items():
                 attempt.write_json(file_name, values)
-            return attempt.commit()
+            as_it_was = name.removesuffix("/adapter") in self.unchanged
+            return attempt.commit(counts={"unchanged": True} if as_it_was else {})
 
         return committed(run.artifact(name), fingerprint, make)
 
@@ -330,6 +332,28 @@ def test_a_round_without_pairs_ends_the_run_with_the_adapter_as_it_was(
     before = run.read(summary.PATH)
     drive(rounds={"num_rounds": 3})
     assert run.read(summary.PATH) == before
+
+
+def test_a_round_that_changed_nothing_is_neither_accepted_nor_best(
+    stages: ScriptedStages, drive: RunDriver, run: Run
+) -> None:
+    stages.unchanged = ("round-1",)
+    written = drive(rounds={"num_rounds": 3})
+    assert names(written) == ["pretrained", "sft"]
+    assert [record["outcome"] for record in written["pairs"]] == ["unchanged"]
+    assert (written["best"], written["comparison"]) == ("sft", None)
+    assert written["unchanged"] == ["round-1/adapter"]
+    assert not {"round-1/chains", "round-2/adapter"} & set(stages.made)
+    before = run.read(summary.PATH)
+    drive(rounds={"num_rounds": 3})
+    assert run.read(summary.PATH) == before
+
+
+def test_an_sft_that_changed_nothing_is_told(stages: ScriptedStages, drive: RunDriver) -> None:
+    stages.unchanged = ("sft",)
+    written = drive(rounds={"num_rounds": 1})
+    assert written["unchanged"] == ["sft/adapter"]
+    assert names(written) == ["pretrained", "sft", "round-1"]
 
 
 def test_a_round_that_diverges_ends_the_run_with_the_adapter_before_it_and_says_why(

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raypipe.artifacts import Run
 from raypipe.config import load
@@ -14,7 +16,7 @@ from raypipe.errors import ConfigError, NonFiniteLossError
 from raypipe.schemas import LISTINGS, PAIRS
 from raypipe.training import stage as training
 from raypipe.training.checkpoints import check_finite, check_weights
-from raypipe.training.loop import Task, deepspeed_config
+from raypipe.training.loop import Task, deepspeed_config, warmup_steps
 from tests.conftest import CommitRows, MakeListing
 
 SLIDING = {"use_sliding_window": True, "max_window_layers": 0, "sliding_window": 64}
@@ -121,14 +123,51 @@ def test_a_model_that_the_step_cannot_train_is_refused_before_any_work(
     training.check(load())
 
 
-@pytest.mark.parametrize(
-    ("content", "kept"), [(b'{"latest": null}', True), (b'{"latest": nu', False)]
-)
-def test_checkpoints_whose_list_was_cut_short_are_forgotten(
-    run: Run, content: bytes, kept: bool
-) -> None:
+@pytest.mark.parametrize("content", [b'{"latest": null}', b'{"latest": nu', b"", b"[" * 9999])
+def test_ray_trains_own_list_of_checkpoints_is_not_read_again(run: Run, content: bytes) -> None:
     run.create(".training/round-1/abc/checkpoint_manager_snapshot.json", content)
     run.create(".training/round-1/abc/checkpoint_0/trainer_state.json", b"{}")
-    training.forget_torn(run, ".training/round-1/abc")
-    training.forget_torn(run, ".training/round-1/never-begun")
-    assert (run.read(".training/round-1/abc/checkpoint_0/trainer_state.json") is not None) == kept
+    training.forget_list(run, ".training/round-1/abc")
+    training.forget_list(run, ".training/round-1/never-begun")
+    assert run.read(".training/round-1/abc/checkpoint_manager_snapshot.json") is None
+    assert run.read(".training/round-1/abc/checkpoint_0/trainer_state.json") is not None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".training",
+        ".training/round-1",
+        ".training/round-1/abc",
+        ".training/round-1/abc/checkpoint_manager_snapshot.json/inside",
+    ],
+)
+def test_what_lies_in_the_way_of_a_training_is_taken_away(run: Run, path: str) -> None:
+    run.create(path, b"foreign")
+    training.forget_list(run, ".training/round-1/abc")
+    assert run.create(".training/round-1/abc/checkpoint_manager_snapshot.json", b"{}")
+
+
+@given(st.floats(0, 1), st.integers(1, 10_000))
+def test_warm_up_never_takes_all_steps(share: float, num_steps: int) -> None:
+    steps = warmup_steps(share, num_steps)
+    assert 0 <= steps < num_steps
+    if steps < num_steps - 1:
+        assert steps == math.ceil(share * num_steps)  # as transformers counts a share
+
+
+@pytest.mark.parametrize(
+    ("share", "num_steps", "warmup"), [(0.03, 1, 0), (0.03, 2, 1), (0.03, 100, 3), (1.0, 5, 4)]
+)
+def test_a_training_of_one_step_learns_from_it(share: float, num_steps: int, warmup: int) -> None:
+    from transformers import get_cosine_schedule_with_warmup
+
+    assert warmup_steps(share, num_steps) == warmup
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, num_steps)
+    rates = []
+    for _ in range(num_steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) == 1.0

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     PreTrainedConfig,
@@ -28,6 +29,7 @@ from raypipe.training.lora import (
     expected_parameters,
     load_reference,
     lora_config,
+    same_adapter,
     target_pattern,
     with_adapter,
 )
@@ -247,3 +249,25 @@ def test_a_reference_of_other_modules_is_refused(tmp_path: Path) -> None:
     model.add_adapter("ref", settings)
     with pytest.raises(ConfigError, match="reference adapter does not fit"):
         load_reference(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "made", "same"),
+    [
+        (None, {"q.lora_A.weight": 1.0, "q.lora_B.weight": 0.0}, True),
+        (None, {"q.lora_A.weight": 1.0, "q.lora_B.weight": 1e-30}, False),
+        ({"q.lora_B.weight": 0.5}, {"q.lora_B.weight": 0.5}, True),
+        ({"q.lora_B.weight": 0.5}, {"q.lora_B.weight": 0.5000001}, False),
+        ({"q.lora_B.weight": 0.5}, {"v.lora_B.weight": 0.5}, False),
+    ],
+)
+def test_an_adapter_that_training_left_as_it_was_is_known(
+    tmp_path: Path, start: dict[str, float] | None, made: dict[str, float], same: bool
+) -> None:
+    def saved(name: str, weights: dict[str, float]) -> Path:
+        tensors = {key: torch.full((2, 2), value) for key, value in weights.items()}
+        save_file(tensors, tmp_path / name)
+        return tmp_path / name
+
+    before = None if start is None else saved("start", start)
+    assert same_adapter(before, saved("made", made)) is same

@@ -1,0 +1,144 @@
+"""A node is announced to be taken away while a training runs on it, and then is."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+
+from raypipe.artifacts import Run
+from raypipe.catalog import stage as catalog
+from raypipe.cluster import ray_session
+from raypipe.schemas import LISTINGS
+from raypipe.spot import drain_node
+from tests.conftest import CommitRows
+from tests.faults.test_cluster_faults import raylet
+from tests.integration.test_training import (
+    NUM_STEPS,
+    event_files,
+    logged_steps,
+    paired,
+    recorded,
+    settings,
+    steps_of,
+    trained,
+)
+
+pytestmark = pytest.mark.engine
+EPOCHS = 6
+FAR = 600_000
+"""Milliseconds until the node goes by its notice: in the test it goes as soon as it may."""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The driver's node, and two with room for a training each."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.2")
+    started = Cluster()
+    try:
+        started.add_node(num_cpus=0, include_dashboard=False)
+        for _ in range(2):
+            started.add_node(num_cpus=4, include_dashboard=False)
+        started.wait_for_nodes(60)
+        monkeypatch.setenv("RAY_ADDRESS", started.address)
+        with ray_session(settings().cluster):
+            yield started
+    finally:
+        started.shutdown()
+
+
+def training_node(cluster: Cluster) -> Any:
+    """The node on which the training's workers run; None before they do."""
+    used = {
+        actor["Address"]["NodeID"]
+        for actor in ray._private.state.actors().values()
+        if actor["State"] == "ALIVE" and "RayTrainWorker" in actor["ActorClassName"]
+    }
+    return next((node for node in cluster.worker_nodes if node.node_id in used), None)
+
+
+def take(node: Any) -> None:
+    """End all that runs on a node, as when its machine goes."""
+    machine = psutil.Process(raylet(node))
+    for process in [machine, *machine.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+class Cloud:
+    """Announces that the training's node goes, and takes it once a checkpoint is there."""
+
+    def __init__(self, cluster: Cluster, run: Run) -> None:
+        self._cluster = cluster
+        self._run = run
+        self.taken: Any = None
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._work, daemon=True)
+
+    def _work(self) -> None:
+        try:
+            self._wait(lambda: any(steps_of(path) for path in self._events()))
+            node = training_node(self._cluster)
+            gcs = ray._raylet.GcsClient(address=self._cluster.address)
+            reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+            accepted, why = gcs.drain_node(
+                node.node_id, reason, "spot", int(time.time() * 1000) + FAR
+            )
+            assert accepted, why
+            storage = Path(self._run.path(".training", "round-1"))
+            self._wait(
+                lambda: any(
+                    recorded(path, 1) for path in storage.glob("*/checkpoint_manager_snapshot.json")
+                )
+            )
+            take(node)
+            self.taken = node
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            self.error = error
+
+    def _events(self) -> list[Path]:
+        there = Path(self._run.path("tensorboard", "round-1")).exists()
+        return event_files(self._run) if there else []
+
+    def _wait(self, until: Any) -> None:
+        deadline = time.monotonic() + 300
+        while not until():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.05)
+
+
+def test_the_watcher_drains_the_node_that_it_runs_on(cluster: Cluster) -> None:
+    assert drain_node(90)
+    here = ray.get_runtime_context().get_node_id()
+    assert list(ray._private.state.state.get_draining_nodes()) == [here]
+
+
+def test_on_a_notice_a_training_saves_at_once_and_its_restart_is_no_failure(
+    cluster: Cluster, tmp_path: Path, commit_rows: CommitRows
+) -> None:
+    prepared = Run(str(tmp_path / "catalog"))
+    catalog.run(settings(), prepared)
+    rows = prepared.artifact("catalog/listings", LISTINGS).read().to_pylist()
+    pool = [row for row in rows if row["split"] == "pool"]
+    run = paired(tmp_path / "run", pool, commit_rows)
+    cloud = Cloud(cluster, run)
+    cloud.thread.start()
+    # No checkpoint is due by itself, and no failure is allowed.
+    overrides = ("cluster.checkpoint_steps=1000", "cluster.max_train_failures=0")
+    commit = trained(run, f"training.epochs={EPOCHS}", *overrides)
+    cloud.thread.join()
+    assert cloud.error is None
+    assert commit.counts["num_steps"] == EPOCHS * NUM_STEPS
+    assert logged_steps(run) == list(range(1, EPOCHS * NUM_STEPS + 1))
+    first, second = (steps_of(path) for path in event_files(run))
+    assert first[0] == 1
+    assert 1 < second[0] <= max(first) + 1, "the second try began again from nothing"
+    cluster.remove_node(cloud.taken, allow_graceful=False)
