@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from raypipe.config import EndpointConfig
 from raypipe.errors import ConfigError, EndpointError
@@ -30,6 +30,7 @@ _POLICY = frozenset(
 )
 # An answer that cannot be read may have been paid for.
 _READINGS = 3
+_MOST_TOKENS = 1 << 40
 
 
 class _Message(BaseModel):
@@ -43,8 +44,10 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    """Counts that money is reckoned with: a server's nonsense must not lower what was spent."""
+
+    prompt_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
+    completion_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
 
 
 class _Completion(BaseModel):

@@ -5,7 +5,6 @@
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from raypipe import config as configuration
 from raypipe.config import Config
 from raypipe.errors import ArtifactError, ConfigError, InputError, RaypipeError
+from raypipe.interruption import stoppable
 
 
 def main(
@@ -27,7 +27,8 @@ def main(
     Args:
         program: what its help calls it; None is the script's own name.
 
-    0 done, 2 configuration, 3 input or gate, 4 worth retrying (see :mod:`raypipe.errors`).
+    0 done, 2 configuration, 3 input or gate, 4 worth retrying (see :mod:`raypipe.errors`). Ctrl-C
+    and SIGTERM end the process with 130 and 143.
     """
     parser = argparse.ArgumentParser(
         prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -37,12 +38,13 @@ def main(
     options = [parser.add_argument(name, **how) for name, how in _OPTIONS.get(job, {}).items()]
     parsed = parser.parse_args(arguments)
     given = {option.dest: getattr(parsed, option.dest) for option in options}
-    # A job that is stopped gets SIGTERM; leaving through SystemExit shuts Ray down on the way.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        _JOBS[job](configuration.load(parsed.config, parsed.overrides), **given)
-    except (RaypipeError, OSError) as error:
-        return told(error)
+    with stoppable():
+        try:
+            _JOBS[job](configuration.load(parsed.config, parsed.overrides), **given)
+        except (RaypipeError, OSError) as error:
+            return told(error)
+        except KeyboardInterrupt:
+            return 130
     return 0
 
 

@@ -16,6 +16,7 @@ from raypipe.prompts import TEMPLATE_VERSION
 from raypipe.seeds import derive
 from raypipe.training.board import step_board
 from raypipe.training.loop import Job, Task, train_worker
+from raypipe.training.rendezvous import torch_config
 
 
 def check(config: Config) -> None:
@@ -124,7 +125,11 @@ def _reference_fingerprint(config: Config, run: Run, task: Task) -> dict[str, An
 
 def _fit(attempt: Attempt, job: Job) -> Commit:
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ctrl-C is the job's own matter: Ray Train takes 20 s to stop, in silence."""
 
     run, cluster = job.run, job.config.cluster
     # Ray Train looks at its workers every two seconds, and every report waits for that.
@@ -134,10 +139,10 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     # one's newest checkpoint is.
     storage = run.path(".training", job.name)
     forget_torn(run, f".training/{job.name}/{attempt.family}")
-    trainer = TorchTrainer(
+    trainer = Trainer(
         train_worker,
         train_loop_config={"job": replace(job, board=board)},
-        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
+        torch_config=torch_config("nccl" if cluster.use_gpu else "gloo"),
         scaling_config=_scaling(cluster),
         run_config=ray.train.RunConfig(
             name=attempt.family,
