@@ -65,9 +65,11 @@ def told(error: RaypipeError | OSError) -> int:
 
 
 def _round(config: Config) -> None:
+    from raypipe.base_model import check_base_model
     from raypipe.rounds.console import Console
     from raypipe.rounds.driver import run_rounds
 
+    check_base_model(config.model)
     run_rounds(config, Console())
 
 
@@ -113,25 +115,32 @@ def _export(config: Config) -> None:
 
 
 def _merge(config: Config, *, policy: str | None, target: str) -> None:
+    from raypipe.base_model import check_base_model
     from raypipe.rounds.console import Console
     from raypipe.runs import begun_run
     from raypipe.sampling.merge import merge
 
+    check_base_model(config.model)
     path = merge(config, begun_run(config), policy or "best", target)
     Console().note(f"merged weights: {path}")
 
 
 def _label(config: Config, *, plan: bool) -> None:
+    from raypipe.base_model import check_base_model
     from raypipe.labeling.console import LabelingConsole
     from raypipe.labeling.driver import label_catalog
 
+    check_base_model(config.model)
     label_catalog(config, LabelingConsole(), plan_only=plan)
 
 
 def _evaluate(config: Config) -> None:
+    from raypipe.base_model import check_base_model
     from raypipe.judging.console import JudgingConsole
     from raypipe.judging.driver import evaluate
 
+    if config.judging.endpoint is None:
+        check_base_model(config.model)
     evaluate(config, JudgingConsole())
 
 
@@ -143,8 +152,10 @@ def _sweep(config: Config, *, plan: bool) -> None:
 
         SweepConsole().plan(config, expect(config))
         return
+    from raypipe.base_model import check_base_model
     from raypipe.sweep.driver import run_sweep
 
+    check_base_model(config.model)
     run_sweep(config, SweepConsole(), command=_typed(sys.argv))
 
 

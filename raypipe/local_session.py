@@ -63,7 +63,7 @@ def _private_directory() -> str:
     if len(os.fsencode(given)) <= _LONGEST_DIRECTORY:
         return given
     Path(given).rmdir()
-    return tempfile.mkdtemp(prefix="raypipe-", dir="/tmp")  # noqa: S108 - the name is a random one
+    return tempfile.mkdtemp(prefix="raypipe-", dir="/tmp")
 
 
 def _loopback() -> dict[str, str]:

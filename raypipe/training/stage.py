@@ -8,7 +8,7 @@ from typing import Any
 
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import ClusterConfig, Config, flatten
-from raypipe.errors import NonFiniteLossError, RaypipeError
+from raypipe.errors import ConfigError, NonFiniteLossError, RaypipeError
 from raypipe.manifest import Commit, versions
 from raypipe.policies import PRETRAINED, SFT, model_identity, model_path, policy
 from raypipe.progress import reported
@@ -31,8 +31,13 @@ def check(config: Config) -> None:
 
     from raypipe.training.shared_prefix import check_family
 
-    revision = config.model.revision
-    check_family(AutoConfig.from_pretrained(model_path(config.model), revision=revision))
+    path, revision = model_path(config.model), config.model.revision
+    try:
+        settings = AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model.path={path} cannot be loaded: {reason}") from error
+    check_family(settings)
 
 
 def run_sft(config: Config, run: Run, *, name: str = SFT) -> Commit:
