@@ -42,6 +42,7 @@ def _check_settings(what: str, file: Path) -> None:
 
 def _on_hub(model: ModelConfig) -> Path:
     """Its config.json in this machine's cache, fetched where it is not there yet."""
+    import httpx
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
     what = f"model.path={model.path}"
@@ -61,7 +62,12 @@ def _on_hub(model: ModelConfig) -> Path:
             f"{what} is not on the hub, or not for this user: look at the spelling, and at HF_TOKEN"
             " where it is a private one"
         ) from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, OSError) as error:
+    except (
+        errors.OfflineModeIsEnabled,
+        errors.LocalEntryNotFoundError,
+        httpx.HTTPError,
+        OSError,
+    ) as error:
         raise _out_of_reach(what, error) from error
     except errors.EntryNotFoundError as error:
         raise ConfigError(f"{what} has no config.json on the hub: it is no model") from error

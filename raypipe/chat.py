@@ -31,6 +31,7 @@ _POLICY = frozenset(
 # An answer that cannot be read may have been paid for.
 _READINGS = 3
 _MOST_TOKENS = 1 << 40
+_LONGEST_DETAIL = 2000
 
 
 class _Message(BaseModel):
@@ -171,7 +172,7 @@ class ChatServer:
         if error.code == "insufficient_quota":
             raise EndpointError(f"{self._config.endpoint}: the account's quota is used") from None
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        detail = self._silenced(f"{type(error).__name__}: {error}{cause}")
+        detail = self._silenced(f"{type(error).__name__}: {error}{cause}")[:_LONGEST_DETAIL]
         if str(error.code) in _POLICY:
             return Reply("", "content_filter", detail, 0, 0)
         rejected = (openai.BadRequestError, openai.UnprocessableEntityError)

@@ -70,11 +70,13 @@ def parse_yaml(content: str | bytes, loader: type[yaml.SafeLoader] = yaml.SafeLo
             reader.dispose()
     except RecursionError:
         raise MalformedError(_TOO_DEEP) from None
+    except MalformedError:
+        raise
     except yaml.YAMLError as error:
         raise MalformedError(" ".join(str(error).split())) from error
-    except (ValueError, OverflowError, TypeError) as error:
-        # Dates such as 2024-13-45 and keys that are lists fail in Python's own classes.
-        raise MalformedError(str(error)) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # PyYAML makes of a value that is none of its tag (!!bool x, 2024-13-45) whatever comes up.
+        raise MalformedError(f"a value cannot be read: {error}") from error
 
 
 def _decoded(content: str | bytes, limit: int) -> str:
