@@ -203,7 +203,9 @@ class ChatServer:
         )
 
     def _silenced(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+        """Without the key, and without half characters, which no file takes."""
+        whole = text.encode(errors="replace").decode()
+        return whole.replace(self._key, "***") if self._key else whole
 
 
 def with_images(
