@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import re
+import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +20,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import yaml
 
-from raypipe import parquet, storage
+from raypipe import parquet, storage, textfiles
 from raypipe.errors import InputError
 from raypipe.identifiers import MAX_BYTES, bounded
 
 REQUIRED_KEYS = ("vertical", "attribute", "description", "values")
 KNOWN_KEYS = (*REQUIRED_KEYS, "aliases")
+_LONGEST_WORD = 100  # of which the nearest known one is looked for
 
 # What neutralise() adds, and what invisibly differs between copies of the same text: soft hyphen,
 # zero-width space, word joiner, byte order mark.
@@ -171,26 +173,29 @@ def load_attribute_schema(path: str) -> AttributeSchema:
             unknown value, an unquoted boolean.
         StorageError: the storage is out of reach.
     """
+    is_text = not path.endswith(".parquet")
     try:
         location = path if "://" in path else str(Path(path).resolve())
         filesystem, name = pafs.FileSystem.from_uri(location)
         if path.endswith(".parquet"):
             return AttributeSchema.from_json(_parquet_entries(filesystem, name), path)
         with filesystem.open_input_stream(name) as stream:
-            content = stream.read()
+            content = stream.read(textfiles.MAX_YAML_BYTES + 1)
     except (OSError, pa.ArrowException) as error:
         unknown = InputError(f"cannot read the attribute schema {path}: {error}")
         raise storage.unreadable(path, error, unknown) from error
     try:
-        entries = yaml.load(content, Loader=_TextLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        entries = textfiles.parse_yaml(content, _TextLoader)
+    except textfiles.MalformedError as error:
         raise InputError(f"{path} is not YAML: {error}") from error
     return AttributeSchema.from_json(entries, path)
 
 
 def _attribute(entry: object, place: str) -> Attribute:
     if not isinstance(entry, Mapping):
-        raise InputError(f"{place}: expected keys {', '.join(KNOWN_KEYS)}, found {entry!r}")
+        raise InputError(
+            f"{place}: expected keys {', '.join(KNOWN_KEYS)}, found {reprlib.repr(entry)}"
+        )
     for key in entry:
         if key not in KNOWN_KEYS:
             raise InputError(f"{place}: unknown key '{key}'{_nearest(str(key), KNOWN_KEYS)}")
@@ -201,7 +206,7 @@ def _attribute(entry: object, place: str) -> Attribute:
     name = _name(entry["attribute"], f"{place}: attribute")
     place = f"{place} ({vertical}/{name})"
     if entry["values"] is not None and not isinstance(entry["values"], list | tuple):
-        raise InputError(f"{place}: values must be a list, found {entry['values']!r}")
+        raise InputError(f"{place}: values must be a list, found {reprlib.repr(entry['values'])}")
     values = tuple(_name(value, f"{place}: value") for value in entry["values"] or ())
     if not values:
         raise InputError(f"{place}: no values; list the allowed values or remove the entry")
@@ -215,7 +220,9 @@ def _aliases(given: object, place: str) -> dict[str, str]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise InputError(f"{place}: aliases must map each alias to a value, found {given!r}")
+        raise InputError(
+            f"{place}: aliases must map each alias to a value, found {reprlib.repr(given)}"
+        )
     return {
         _name(alias, f"{place}: alias"): _text(value, f"{place}: value of alias '{alias}'")
         for alias, value in given.items()
@@ -251,7 +258,7 @@ def _text(given: object, place: str) -> str:
     if given is None:
         raise InputError(f"{place}: is empty; write a text, in quotes if it reads like null")
     if not isinstance(given, str | int | float):
-        raise InputError(f"{place}: expected text, found {given!r}")
+        raise InputError(f"{place}: expected text, found {reprlib.repr(given)}")
     text = str(given).strip()
     if not text:
         raise InputError(f"{place}: is empty; write a text")
@@ -269,21 +276,12 @@ def _name(given: object, place: str) -> str:
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(word[:_LONGEST_WORD], known, n=1, cutoff=0.0)
     return f"; the nearest known one is '{near[0]}'" if near else ""
 
 
 class _TextLoader(yaml.SafeLoader):
     """YAML in which numbers and dates stay the text they are ('010', '12:30', '1.50')."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' is there twice", key.start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 _NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null", "merge")}

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from raypipe.config import EndpointConfig
 from raypipe.errors import ConfigError, EndpointError
@@ -30,6 +30,8 @@ _POLICY = frozenset(
 )
 # An answer that cannot be read may have been paid for.
 _READINGS = 3
+_MOST_TOKENS = 1 << 40
+_LONGEST_DETAIL = 2000
 
 
 class _Message(BaseModel):
@@ -43,8 +45,10 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    """Counts that money is reckoned with: a server's nonsense must not lower what was spent."""
+
+    prompt_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
+    completion_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
 
 
 class _Completion(BaseModel):
@@ -168,7 +172,7 @@ class ChatServer:
         if error.code == "insufficient_quota":
             raise EndpointError(f"{self._config.endpoint}: the account's quota is used") from None
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        detail = self._silenced(f"{type(error).__name__}: {error}{cause}")
+        detail = self._silenced(f"{type(error).__name__}: {error}{cause}")[:_LONGEST_DETAIL]
         if str(error.code) in _POLICY:
             return Reply("", "content_filter", detail, 0, 0)
         rejected = (openai.BadRequestError, openai.UnprocessableEntityError)
@@ -199,7 +203,9 @@ class ChatServer:
         )
 
     def _silenced(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+        """Without the key, and without half characters, which no file takes."""
+        whole = text.encode(errors="replace").decode()
+        return whole.replace(self._key, "***") if self._key else whole
 
 
 def with_images(

@@ -10,6 +10,8 @@ from typing import Any
 from raypipe import parquet
 from raypipe.config import ClusterConfig
 from raypipe.errors import EngineStartError
+from raypipe.interruption import is_stopping, listen
+from raypipe.local_session import joins_cluster, local_session
 
 # Ray Data plans need CPUs for reading and writing beside the actors' own; with two logical CPUs a
 # plan of one actor can wait for itself for ever.
@@ -36,23 +38,32 @@ _USUAL = ("Reducing the parallelism to ", "Progress bars disabled.")
 
 @contextlib.contextmanager
 def ray_session(cluster: ClusterConfig) -> Iterator[None]:
-    """A Ray session: the cluster named by RAY_ADDRESS (set in every Ray job), else a local one."""
+    """A Ray session: the cluster named by RAY_ADDRESS (set in every Ray job), else a local one.
+
+    A local one listens on this machine's loopback alone and keeps its files to its user. When a
+    signal ends the process, the processes of a local one are ended, and a cluster is left.
+    """
     for name, value in (QUIET_ENVIRONMENT | READ_AHEAD).items():
         os.environ.setdefault(name, value)
-    import ray
+    opened = contextlib.nullcontext({}) if joins_cluster() else local_session()
+    with opened as where:
+        import ray
 
-    try:
-        ray.init(**_arguments(cluster))
-    except Exception as error:  # a node that starts too slowly raises just that
-        raise EngineStartError(f"Ray did not start: {error}") from error
-    try:
-        # The workers get these, whatever this process has.
-        given = ray.get_runtime_context().runtime_env.get("env_vars") or {}
-        parquet.refuse_unpickling(given)
-        _tame_ray_data()
-        yield
-    finally:
-        ray.shutdown()
+        try:
+            ray.init(**_arguments(cluster), **where)
+        except Exception as error:  # a node that starts too slowly raises just that
+            raise EngineStartError(f"Ray did not start: {error}") from error
+        finally:
+            listen()  # Ray takes SIGTERM for itself
+        try:
+            # The workers get these, whatever this process has.
+            given = ray.get_runtime_context().runtime_env.get("env_vars") or {}
+            parquet.refuse_unpickling(given)
+            _tame_ray_data()
+            yield
+        finally:
+            if not is_stopping():
+                ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -79,7 +90,7 @@ def without_bars() -> Iterator[None]:
 
 def _arguments(cluster: ClusterConfig) -> dict[str, Any]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
+    if joins_cluster():
         return quiet
     logical = cluster.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
     # Ray warns of more workers than a few times the machine's processors.

@@ -6,7 +6,6 @@
 import argparse
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from raypipe import config as configuration
 from raypipe.config import Config
 from raypipe.errors import ArtifactError, ConfigError, InputError, RaypipeError
+from raypipe.interruption import stoppable
 
 
 def main(
@@ -28,7 +28,8 @@ def main(
     Args:
         program: what its help calls it; None is the script's own name.
 
-    0 done, 2 configuration, 3 input or gate, 4 worth retrying (see :mod:`raypipe.errors`).
+    0 done, 2 configuration, 3 input or gate, 4 worth retrying (see :mod:`raypipe.errors`). Ctrl-C
+    and SIGTERM end the process with 130 and 143.
     """
     parser = argparse.ArgumentParser(
         prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,14 +39,15 @@ def main(
     options = [parser.add_argument(name, **how) for name, how in _OPTIONS.get(job, {}).items()]
     parsed = parser.parse_args(arguments)
     given = {option.dest: getattr(parsed, option.dest) for option in options}
-    # A job that is stopped gets SIGTERM; leaving through SystemExit shuts Ray down on the way.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        config = configuration.load(parsed.config, parsed.overrides)
-        _refuse_unpickling(config)
-        _JOBS[job](config, **given)
-    except (RaypipeError, OSError) as error:
-        return told(error)
+    with stoppable():
+        try:
+            config = configuration.load(parsed.config, parsed.overrides)
+            _refuse_unpickling(config)
+            _JOBS[job](config, **given)
+        except (RaypipeError, OSError) as error:
+            return told(error)
+        except KeyboardInterrupt:
+            return 130
     return 0
 
 
@@ -73,9 +75,11 @@ def told(error: RaypipeError | OSError) -> int:
 
 
 def _round(config: Config) -> None:
+    from raypipe.base_model import check_base_model
     from raypipe.rounds.console import Console
     from raypipe.rounds.driver import run_rounds
 
+    check_base_model(config.model)
     run_rounds(config, Console())
 
 
@@ -121,25 +125,32 @@ def _export(config: Config) -> None:
 
 
 def _merge(config: Config, *, policy: str | None, target: str) -> None:
+    from raypipe.base_model import check_base_model
     from raypipe.rounds.console import Console
     from raypipe.runs import begun_run
     from raypipe.sampling.merge import merge
 
+    check_base_model(config.model)
     path = merge(config, begun_run(config), policy or "best", target)
     Console().note(f"merged weights: {path}")
 
 
 def _label(config: Config, *, plan: bool) -> None:
+    from raypipe.base_model import check_base_model
     from raypipe.labeling.console import LabelingConsole
     from raypipe.labeling.driver import label_catalog
 
+    check_base_model(config.model)
     label_catalog(config, LabelingConsole(), plan_only=plan)
 
 
 def _evaluate(config: Config) -> None:
+    from raypipe.base_model import check_base_model
     from raypipe.judging.console import JudgingConsole
     from raypipe.judging.driver import evaluate
 
+    if config.judging.endpoint is None:
+        check_base_model(config.model)
     evaluate(config, JudgingConsole())
 
 
@@ -151,8 +162,10 @@ def _sweep(config: Config, *, plan: bool) -> None:
 
         SweepConsole().plan(config, expect(config))
         return
+    from raypipe.base_model import check_base_model
     from raypipe.sweep.driver import run_sweep
 
+    check_base_model(config.model)
     run_sweep(config, SweepConsole(), command=_typed(sys.argv))
 
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import yaml
-
 from raypipe.errors import ConfigError
+from raypipe.textfiles import MalformedError, parse_yaml
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -23,13 +22,13 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         here = inner
     try:
         here[key] = _value(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{override}': {text!r} is not a YAML value") from error
+    except MalformedError as error:
+        raise ConfigError(f"'{override}': {text!r} is not a YAML value: {error}") from error
 
 
 def _value(text: str) -> Any:
     """What YAML reads, but for 1e-4: YAML 1.1 takes it for text, a person means the number."""
-    value = yaml.safe_load(text)
+    value = parse_yaml(text)
     if value != text.strip():  # not plain text: another type, or text in quotes
         return value
     try:

@@ -21,10 +21,13 @@ SYSTEM_PROMPTS: dict[AnswerFormat, str] = {
     "answer_only": "Respond in the following format:<answer> ... </answer>",
 }
 
-# Every control token and every tag of our parser opens with "<" and goes on without a space. A word
-# joiner after "<" leaves the text readable and no longer matches one; folding an answer drops it.
+# Every control token, and every tag of our parser, opens with "<" and goes on without a space, or
+# is a word of capitals in brackets: [IMG], [/INST], [gMASK]. A word joiner after what opens it
+# leaves the text readable and no longer matches one; folding an answer drops it.
 WORD_JOINER = "\u2060"
-_CONTROL = re.compile(rf"<(?=[^\s{WORD_JOINER}])")
+_BRACKETED = r"\[(?=/?[a-z]?[A-Z][A-Z0-9_]{2,}\])"
+_CONTROL = re.compile(rf"<(?=[^\s{WORD_JOINER}])|{_BRACKETED}")
+_CONTROL_BUT_TAGS = re.compile(rf"<(?!/?(?:reasoning|answer)>)(?=[^\s{WORD_JOINER}])|{_BRACKETED}")
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,20 @@ class Question:
 
 
 def neutralise(text: str) -> str:
-    """Break every ``<|…|>`` and ``<tag>`` in text that comes from data, and drop NULs.
+    """Break every ``<|…|>``, ``<tag>`` and ``[TOKEN]`` in text that comes from data, and drop NULs.
 
     Doing so twice changes nothing.
     """
-    return _CONTROL.sub("<" + WORD_JOINER, text.replace("\0", ""))
+    return _CONTROL.sub(rf"\g<0>{WORD_JOINER}", text.replace("\0", ""))
 
 
 def without_control_tokens(text: str) -> str:
-    """A chain as a trainer may tokenize it.
+    """A chain as a trainer may tokenize it: with the tags of its form, and no other.
 
-    A model can spell out ``<|image_pad|>`` letter by letter; read back as the token, it would ask
-    for an image that is not there.
+    A model can spell out ``<|image_pad|>`` or ``[IMG]`` letter by letter; read back as the token,
+    it would ask for an image that is not there.
     """
-    return text.replace("<|", f"<{WORD_JOINER}|")
+    return _CONTROL_BUT_TAGS.sub(rf"\g<0>{WORD_JOINER}", text)
 
 
 def user_prompt(question: Question) -> str:

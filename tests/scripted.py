@@ -25,6 +25,7 @@ from raypipe.artifacts import Attempt, Run
 from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.errors import EngineDiedError, EngineStartError, RaypipeError
+from raypipe.interruption import stoppable
 from raypipe.manifest import COMMIT, Commit
 from raypipe.policies import Policy
 from raypipe.prompts import completion
@@ -225,6 +226,8 @@ class Driver:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A runner in the background has SIGINT ignored, and a child inherits that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     @property
@@ -248,6 +251,20 @@ class Driver:
                 time.sleep(0.005)
             self._process.kill()
             self._process.wait()
+        except BaseException:
+            self.end()
+            raise
+
+    def stop_when(self, reached: Callable[[], bool], number: signal.Signals, *, group: bool) -> int:
+        """Send a signal to the driver, or to all that a terminal sends it to; its exit code."""
+        deadline = time.monotonic() + 300
+        try:
+            while not reached():
+                assert self._process.poll() is None, self.output
+                assert time.monotonic() < deadline, f"never reached: {self.output}"
+                time.sleep(0.005)
+            (os.killpg if group else os.kill)(self._process.pid, number)
+            return self._process.wait(60)
         except BaseException:
             self.end()
             raise
@@ -276,7 +293,7 @@ def main() -> int:
         Attempt.commit = _killed  # type: ignore[method-assign]
     config = configuration.load(None, asked.overrides)
     try:
-        with ray_session(config.cluster):
+        with stoppable(), ray_session(config.cluster):
             sample(Run(asked.run), Script(**asked.script), *asked.overrides)
     except RaypipeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raypipe import progress
+from raypipe import interruption, progress
 from raypipe.annotation.ledger import Ledger, Paid, Purse
 from raypipe.annotation.questions import Form, conversation, response_format
 from raypipe.chat import ChatServer, NoReply, Reply
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
 # So many replies, none of them of use, are enough to see that the next would be none either.
 _TRIAL = 20
+# A stopped job ends within five seconds.
+_WAIT_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class Asker:
     def ask(self, questions: Sequence[Question], total: int) -> None:
         """Ask until all are answered, or a limit of the purse is reached.
 
-        Whatever ends it early, the replies under way, which are paid for, are waited for and kept;
-        a second SIGTERM or Ctrl-C leaves them.
+        What ends it early leaves no reply that is paid for: those under way are waited for and
+        kept. SIGTERM or Ctrl-C gives them a few seconds, a second one none.
 
         Args:
             questions: what is left to ask.
@@ -86,11 +87,14 @@ class Asker:
         """
         self._total = total
         with progress.reported(lambda: f"{self.outcomes.total():,} of {len(questions):,} answered"):
-            asyncio.run(self._ask(iter(questions), len(questions)))
+            try:
+                asyncio.run(self._ask(iter(questions), len(questions)))
+            finally:
+                interruption.listen()  # the loop has let go of the signals
+        if self._stopped is not None:
+            interruption.stop(self._stopped)
         if self._error is not None:
             raise self._error
-        if self._stopped is not None:
-            sys.exit(128 + self._stopped)
 
     async def _ask(self, questions: Iterator[Question], count: int) -> None:
         async with self._chat.client() as client:
@@ -118,9 +122,13 @@ class Asker:
             return
         self._stopped = number
         progress.logger.info(
-            f"stopping: {self._under_way} replies under way are waited for, since they are paid "
-            "for; once more to leave them"
+            f"stopping: {self._under_way} replies under way are waited for, {_WAIT_S:.0f} s at "
+            "most, since they are paid for; once more to leave them"
         )
+        loop = asyncio.get_running_loop()
+        for worker in workers:
+            loop.call_later(_WAIT_S, worker.cancel)
+        interruption.leave_within(number, _WAIT_S + 1)
 
     @property
     def _is_over(self) -> bool:

@@ -4,7 +4,6 @@ Asked for JSON, a server holds itself to a schema that names the allowed values.
 gets the words of the training prompt (paper, Table 3) and is read by the parser of chains.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from raypipe.answers import parse, reasoning_of
 from raypipe.attributes import Attribute
 from raypipe.chat import Reply, with_images
 from raypipe.prompts import TEMPLATE_VERSION, AnswerFormat, messages
+from raypipe.textfiles import parse_json
 
 Form = Literal["json", "tags"]
 JSON_TEMPLATE = "annotate-v1"
@@ -87,7 +87,7 @@ def _read_json(reply: Reply, attribute: Attribute) -> Annotation:
         return Annotation(None, None, "truncated")
     fenced = _FENCE.fullmatch(reply.text.strip())
     try:
-        said = json.loads(fenced.group(1) if fenced else reply.text)
+        said = parse_json(fenced.group(1) if fenced else reply.text)
         reasoning, text = said["reasoning"], said["answer"]
     except (ValueError, TypeError, KeyError):
         return Annotation(None, None, "malformed")

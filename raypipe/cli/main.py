@@ -5,7 +5,8 @@
     raypipe round --config my.yaml     the same as python jobs/round.py --config my.yaml
     raypipe status my-run              what is done, and what is next?
 
-Exit codes: 0 done, 2 configuration or usage, 3 input or gate, 4 worth trying again.
+Exit codes: 0 done, 2 configuration or usage, 3 input or gate, 4 worth trying again,
+130 and 143 stopped by Ctrl-C or SIGTERM.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from importlib import import_module
 
 from raypipe import command
 from raypipe.errors import RaypipeError
+from raypipe.interruption import stoppable
 
 # A command is a module with a SUMMARY, add_arguments(parser) and run(parsed) -> exit code. What is
 # heavy is imported by run.
@@ -47,12 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = given[0]
         return command.main(job, JOBS[job], given[1:], program=f"raypipe {job}")
     parsed = _parser().parse_args(given)
-    try:
-        return int(parsed.run_command(parsed))
-    except (RaypipeError, OSError) as error:
-        return command.told(error)
-    except KeyboardInterrupt:
-        return 130
+    with stoppable("stopped"):
+        try:
+            return int(parsed.run_command(parsed))
+        except (RaypipeError, OSError) as error:
+            return command.told(error)
+        except KeyboardInterrupt:
+            return 130
 
 
 def _parser() -> argparse.ArgumentParser:

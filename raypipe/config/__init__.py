@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from raypipe import textfiles
 from raypipe.config.catalog import CatalogConfig, EmbeddedCatalogConfig, FetchConfig
 from raypipe.config.jobs import (
     AnnotationConfig,
@@ -175,10 +175,11 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
     """
     path = Path(path) if path is not None else CONFIGS / "local.yaml"
     try:
-        values = yaml.safe_load(path.read_text())
+        with path.open("rb") as stream:
+            values = textfiles.parse_yaml(stream.read(textfiles.MAX_YAML_BYTES + 1))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except textfiles.MalformedError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if values is None:
         values = {}

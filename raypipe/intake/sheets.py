@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
 from raypipe.errors import InputError
+from raypipe.textfiles import MAX_JSON_BYTES, MalformedError, parse_json
 
 Cell = str | list[str]
 Row = dict[str, Cell]
@@ -127,6 +128,8 @@ def open_sheet(path: Path, encoding: str | None = None, delimiter: str | None = 
     text = _decoded(path, head, encoding)
     if not text.strip():
         raise InputError(f"{path} is empty")
+    if len(head) == _SNIFFED_BYTES and len(text.splitlines()) < 2:
+        raise InputError(f"{path}: the first line, the header, has more than {len(head):,} bytes")
     if delimiter is None:
         delimiter = "\t" if kind in (".tsv", ".tab") else _delimiter_of(text)
     try:
@@ -149,8 +152,8 @@ def _marked(head: bytes) -> str:
 
 def _check_encoding(encoding: str) -> None:
     try:
-        codecs.lookup(encoding)
-    except LookupError as error:
+        "".encode(encoding)  # LookupError also for one that is not of text, such as rot13
+    except (LookupError, ValueError) as error:
         raise InputError(f"there is no encoding '{encoding}'; try utf-8 or cp1252") from error
 
 
@@ -206,22 +209,22 @@ def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, object]]:
                 start = stream.read(1)
             stream.seek(0)
             if start == "[":
-                yield from enumerate(json.load(stream), start=1)
+                yield from enumerate(parse_json(stream.read(MAX_JSON_BYTES + 1)), start=1)
                 return
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield number, _json_or_text(line)
     except UnicodeDecodeError as error:
         raise _not_text(path, encoding) from error
-    except json.JSONDecodeError as error:
+    except MalformedError as error:
         raise InputError(f"{path} is not JSON: {error}; write one object a line") from error
 
 
 def _json_or_text(line: str) -> object:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return line
+        return parse_json(line)
+    except MalformedError as error:
+        return f"{error}: {line}"
 
 
 def _json_columns(path: Path, encoding: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ hash of the e-mail address where the export has no number.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import pyarrow.fs as pafs
 
 from raypipe.errors import InputError
 from raypipe.labeling.review import ANSWER, REASONING
+from raypipe.textfiles import MAX_JSON_BYTES, MalformedError, parse_json
 
 _ADDED_BY_JSON_MIN = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "id")
 _REMEDY = "export the project from Label Studio as JSON"
@@ -61,10 +61,10 @@ def read_annotations(location: str) -> list[Task]:
         absolute = location if "://" in location else str(Path(location).resolve())
         filesystem, path = pafs.FileSystem.from_uri(absolute)
         with filesystem.open_input_stream(path) as stream:
-            content = json.loads(stream.read())
+            content = parse_json(stream.read(MAX_JSON_BYTES + 1))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read {location}: {error}") from error
-    except ValueError as error:
+    except MalformedError as error:
         raise InputError(f"{location} is not JSON ({error}); {_REMEDY}") from error
     records = [content] if isinstance(content, Mapping) else content
     if not isinstance(records, list) or not all(isinstance(part, Mapping) for part in records):
@@ -143,7 +143,7 @@ def _moment(record: Mapping[str, Any]) -> datetime | None:
     for name in ("updated_at", "created_at"):
         try:
             moment = datetime.fromisoformat(record.get(name) or "")
-        except (ValueError, TypeError):
+            return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        except (ValueError, TypeError, OverflowError):  # no date, or one before the year 1 in UTC
             continue
-        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     return None

@@ -10,7 +10,7 @@ from pyarrow import fs as pafs
 from raypipe import storage
 from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import ClusterConfig, Config, flatten
-from raypipe.errors import ArtifactError, NonFiniteLossError, RaypipeError
+from raypipe.errors import ArtifactError, ConfigError, NonFiniteLossError, RaypipeError
 from raypipe.manifest import Commit, versions
 from raypipe.policies import (
     ADAPTER_WEIGHTS,
@@ -27,6 +27,7 @@ from raypipe.training.board import step_board
 from raypipe.training.checkpoint_files import DamagedCheckpointError, copy_whole
 from raypipe.training.loop import Job, Task, train_worker
 from raypipe.training.lora import same_adapter
+from raypipe.training.rendezvous import torch_config
 
 logger = logging.getLogger("raypipe.progress")
 _LIST = "checkpoint_manager_snapshot.json"
@@ -44,8 +45,13 @@ def check(config: Config) -> None:
 
     from raypipe.training.shared_prefix import check_family
 
-    revision = config.model.revision
-    check_family(AutoConfig.from_pretrained(model_path(config.model), revision=revision))
+    path, revision = model_path(config.model), config.model.revision
+    try:
+        settings = AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model.path={path} cannot be loaded: {reason}") from error
+    check_family(settings)
 
 
 def run_sft(config: Config, run: Run, *, name: str = SFT) -> Commit:
@@ -139,7 +145,11 @@ def _reference_fingerprint(config: Config, run: Run, task: Task) -> dict[str, An
 
 def _fit(attempt: Attempt, job: Job) -> Commit:
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ctrl-C is the job's own matter: Ray Train takes 20 s to stop, in silence."""
 
     run, cluster = job.run, job.config.cluster
     # Ray Train looks at its workers every two seconds, and every report waits for that.
@@ -149,10 +159,10 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     # one's newest whole checkpoint is.
     place = run.path(".training", job.name)
     forget_list(run, f".training/{job.name}/{attempt.family}")
-    trainer = TorchTrainer(
+    trainer = Trainer(
         train_worker,
         train_loop_config={"job": replace(job, board=board)},
-        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
+        torch_config=torch_config("nccl" if cluster.use_gpu else "gloo"),
         scaling_config=_scaling(cluster),
         run_config=ray.train.RunConfig(
             name=attempt.family,

@@ -2,9 +2,7 @@
 
 import errno
 import logging
-import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,9 +31,7 @@ from raypipe.runs import open_run
 def _leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(progress.logger, "handlers", list(progress.logger.handlers))
     propagate, level = progress.logger.propagate, progress.logger.level
-    handler = signal.getsignal(signal.SIGTERM)
     yield
-    signal.signal(signal.SIGTERM, handler)
     progress.logger.propagate = propagate
     logging.getLogger(progress.logger.name).setLevel(level)
 
@@ -179,14 +175,12 @@ def test_help_exits_0_and_tells_about_overrides(capsys: pytest.CaptureFixture[st
     assert "section.key=value" in shown
 
 
-def test_a_stopped_job_leaves_through_system_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "raypipe.rounds.driver.run_rounds",
-        lambda config, console: os.kill(os.getpid(), signal.SIGTERM),
-    )
-    with pytest.raises(SystemExit) as raised:
-        main("round", None, [])
-    assert raised.value.code == 128 + signal.SIGTERM
+@pytest.mark.parametrize("run", [lambda: main("round", None, []), lambda: cli.main(["round"])])
+def test_a_keyboard_interrupt_of_its_own_exits_130(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[], int]
+) -> None:
+    round_that_raises(monkeypatch, KeyboardInterrupt())
+    assert run() == 130
 
 
 def test_a_review_is_imported_with_its_file_and_role(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from raypipe.prompts import (
     messages,
     neutralise,
     user_prompt,
+    without_control_tokens,
 )
 
 NANO = Path(raypipe.embedded.__file__).with_name("nano")
@@ -32,6 +33,9 @@ FRAGMENTS = (
     "im_end",
     "<",
     "</",
+    "[IMG]",
+    "[/INST]",
+    "[",
     "\0",
     "\u2060",
     " ",
@@ -119,6 +123,36 @@ def test_neutralise_only_adds_word_joiners_and_does_so_once(text):
     once = neutralise(text)
     assert neutralise(once) == once
     assert once.replace("\u2060", "") == text.replace("\0", "").replace("\u2060", "")
+
+
+# Control tokens of Mistral, BERT, GLM, SentencePiece, LLaVA and DeepSeek.
+FOREIGN = (
+    "[IMG]", "[IMG_BREAK]", "[INST]", "[/INST]", "[TOOL_CALLS]", "[/AVAILABLE_TOOLS]", "[MASK]",
+    "[CLS]", "[gMASK]", "[CONTROL_12]", "\u2581<unk>", "<image>", "<s>", "</s>", "<<SYS>>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>", "<|image_pad|>",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("token", FOREIGN)
+@given(before=hostile, after=hostile)
+def test_no_model_finds_a_control_token_in_text_from_data(token, before, after):
+    assert token not in neutralise(f"{before}{token}{after}")
+    assert token not in without_control_tokens(f"{before}{token}{after}")
+
+
+@given(hostile | st.text())
+def test_a_chain_keeps_its_tags_and_its_words(text):
+    given_, cleaned = text.replace("\u2060", ""), without_control_tokens(text)
+    assert cleaned.replace("\u2060", "") == given_
+    assert without_control_tokens(cleaned) == cleaned
+    assert without_control_tokens("".join(TAGS)) == "".join(TAGS)
+
+
+@pytest.mark.parametrize(
+    "text", ["a [b] c", "[1, 2]", "arr[0]", "[XL]", "[Red / Blue]", "[ IMG ]", "[sic]", "(IMG)"]
+)
+def test_brackets_of_common_text_stay(text):
+    assert neutralise(text) == without_control_tokens(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "Size < 5 cm", "a > b", "50 | 60", "Women's <", "1 <  2"])

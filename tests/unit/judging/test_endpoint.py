@@ -1,5 +1,6 @@
 """Chains from a server that speaks the chat-completions protocol, right, wrong and broken."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -157,6 +158,12 @@ def test_a_busy_or_broken_server_is_asked_again(
     assert set(seen.values()) == {3}
 
 
+def counting(tokens: bytes) -> bytes:
+    """A right answer, with what it says of its length."""
+    whole = json.dumps(completion(SAID)[1]).encode()
+    return whole.replace(b'"prompt_tokens": 50', b'"prompt_tokens": ' + tokens)
+
+
 @pytest.mark.parametrize(
     ("failure", "says"),
     [
@@ -164,6 +171,19 @@ def test_a_busy_or_broken_server_is_asked_again(
         ((400, {"error": {"message": "image too large"}}), "400.*image too large"),
         ((200, b"<html>a portal</html>"), "something else than a chat completion"),
         ((200, {"choices": [{"message": None}]}), "something else than a chat completion"),
+        ((200, b"[" * 100_000), "something else than a chat completion"),
+        ((200, b'{"choices": ' + b"9" * 100_000 + b"}"), "something else than a chat completion"),
+        ((200, counting(b"9" * 5000)), "something else than a chat completion"),
+        ((200, counting(b"1e300")), "something else than a chat completion"),
+        ((200, counting(b"-50")), "something else than a chat completion"),
+        (
+            (200, b'{"choices": [{"message": {"content": "\\ud800"}}]}'),
+            "something else than a chat",
+        ),
+        ((400, b'{"error": ' + b"[" * 100_000), "400"),
+        ((400, {"error": {"message": "\ud800", "code": [1], "param": {}}}), "400"),
+        ((400, [{"error": 3}]), "400"),
+        ((400, b"\xff\0"), "400"),
     ],
 )
 def test_a_request_that_fails_for_good_refuses_its_listing(

@@ -1,0 +1,48 @@
+"""Where the workers of one training meet: on the loopback interface when they share one machine."""
+
+import socket
+from typing import Any
+
+from raypipe.local_session import LOOPBACK
+
+
+def torch_config(backend: str) -> Any:
+    """Ray Train's configuration of the process group.
+
+    torch's store listens on every interface, wherever it is told to be. In a session of this
+    machine alone it is handed a socket that does not.
+    """
+    import ray
+    from ray.train.torch import TorchConfig
+
+    if ray.util.get_node_ip_address() != LOOPBACK:
+        return TorchConfig(backend=backend)
+    parent: Any = TorchConfig().backend_cls
+
+    class LoopbackBackend(parent):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(store_on_loopback)
+            super().on_start(worker_group, backend_config)
+
+    class LoopbackConfig(TorchConfig):
+        @property
+        def backend_cls(self) -> Any:
+            return LoopbackBackend
+
+    return LoopbackConfig(backend=backend)
+
+
+def store_on_loopback() -> None:
+    """Let the stores that this process starts listen on the loopback interface alone."""
+    from torch.distributed import rendezvous
+
+    def make(*, is_master: bool, port: int, **options: Any) -> Any:
+        if not is_master:
+            return stock(is_master=False, port=port, **options)
+        listener = socket.create_server((LOOPBACK, port))
+        # The store closes what it is handed.
+        number = listener.detach()
+        return stock(is_master=True, port=port, master_listen_fd=number, **options)
+
+    stock: Any = rendezvous.TCPStore
+    rendezvous.TCPStore = make  # type: ignore[misc, assignment]

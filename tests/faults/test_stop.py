@@ -1,0 +1,133 @@
+"""Ctrl-C and SIGTERM while a job's engines and trainers work: an end at once, and nothing left."""
+
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raypipe.artifacts import Run
+from raypipe.interruption import KEPT
+from tests.scripted import Driver, assert_exact, make_catalog, new_script
+from tests.small_run import ROOT, job_command, job_environment
+
+pytestmark = pytest.mark.engine
+MARK = "RAYPIPE_TEST"
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+
+
+def marked(value: object) -> Iterator[psutil.Process]:
+    """Processes that were started with this value in their environment, and still run."""
+    for process in psutil.process_iter():
+        try:
+            running = process.status() != psutil.STATUS_ZOMBIE
+            if running and process.environ().get(MARK) == str(value):
+                yield process
+        except (psutil.Error, OSError):
+            continue
+
+
+def listening(value: object) -> set[tuple[str, str]]:
+    """Name and address of every socket on which one of them takes connections."""
+    found = set()
+    for process in marked(value):
+        try:
+            sockets = process.net_connections("inet")
+            name = process.name()
+        except psutil.Error:
+            continue
+        found |= {(name, one.laddr.ip) for one in sockets if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [
+        (signal.SIGINT, True),
+        (signal.SIGINT, False),
+        (signal.SIGTERM, True),
+        (signal.SIGTERM, False),
+    ],
+)
+def test_a_sampling_that_is_stopped_leaves_nothing_behind_and_goes_on(
+    tmp_path: Path, number: signal.Signals, group: bool
+) -> None:
+    run = Run(str(tmp_path / "run"))
+    ids = make_catalog(run, 64)
+    script = new_script(tmp_path, seconds=0.5)
+    environment = {MARK: str(tmp_path), "TMPDIR": "/tmp"}
+    before = sessions()
+    driver = Driver(run, script, environment=environment)
+    assert driver.stop_when(lambda: bool(script.answered), number, group=group) == 128 + number
+    assert driver.output.endswith(f"{KEPT}\n")
+    assert "Traceback" not in driver.output
+    assert "***" not in driver.output  # how Ray begins a stack of its own
+    assert list(marked(tmp_path)) == []
+    assert sessions() <= before
+
+    assert Driver(run, script, environment=environment).wait() == 0
+    assert_exact(run, ids)
+    assert script.redone() < len(ids)
+
+
+def sessions() -> set[str]:
+    return {path.name for path in Path("/tmp").glob("raypipe-*")}
+
+
+@pytest.mark.timeout(1200)
+def test_a_job_keeps_to_this_machine_and_to_its_user_and_stops_while_it_trains(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    small = ("catalog.embedded.num_pool=8", "catalog.embedded.num_eval=4")
+    before = sessions()
+    job = subprocess.Popen(
+        job_command(tmp_path, *small, "catalog.embedded.num_anchor=4"),
+        cwd=ROOT,
+        env=job_environment() | {MARK: str(tmp_path), "HOME": str(home), "TMPDIR": "/tmp"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    run = Run(str(tmp_path / "local"))
+    sockets: set[tuple[str, str]] = set()
+
+    def training() -> bool:
+        sockets.update(listening(tmp_path))
+        return any(Path(run.path("tensorboard", "sft")).rglob("*tfevents*"))
+
+    try:
+        wait_until(training, job)
+        (private,) = sessions() - before
+        assert stat.S_IMODE(Path("/tmp", private).stat().st_mode) == 0o700
+        assert stat.S_IMODE((home / ".ray/auth_token").stat().st_mode) == 0o600
+        assert stat.S_IMODE((home / ".ray").stat().st_mode) == 0o700
+        os.killpg(job.pid, signal.SIGINT)
+        shown, complaint = job.communicate(timeout=60)
+    finally:
+        for process in marked(tmp_path):
+            process.kill()
+        job.wait()
+    assert job.returncode == 130
+    assert complaint.endswith(f"{KEPT}\n")
+    assert "Traceback" not in shown + complaint
+    assert "***" not in complaint
+    assert sessions() <= before
+    assert {name for name, _ in sockets} >= {"gcs_server", "raylet"}
+    assert {one for one in sockets if not one[1].startswith(LOOPBACK)} == set()
+
+
+def wait_until(reached: Callable[[], bool], job: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 900
+    while not reached():
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < deadline, "never reached"
+        time.sleep(0.2)
