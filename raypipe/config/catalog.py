@@ -1,7 +1,7 @@
 """What a run is made from: the catalog and its images."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -74,6 +74,10 @@ class CatalogConfig(Section):
     """The first so many decodable, distinct images of a listing are used (paper: five)."""
     max_image_pixels: int = Field(50_000_000, ge=1)
     """An image with more pixels than this is refused before it is decoded."""
+    image_roots: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Directories below which images that listings name by path may lie, beside the directory of
+    the listings' own Parquet file: links that lead elsewhere, '..' and absolute paths are refused.
+    Of labeling.listings and judging.listings too. It changes the outcome, as fetch.hosts does."""
     fetch: FetchConfig = FetchConfig()
     """How images that the listings name by URI are fetched."""
     broken_images: Literal["skip", "refuse"] = "skip"

@@ -24,6 +24,7 @@ from raypipe.catalog.fetch import Fetcher, open_reader
 from raypipe.catalog.images import Picture, Refusal, squash
 from raypipe.catalog.locations import host_allowed
 from raypipe.catalog.network import is_public
+from raypipe.catalog.sources import Source
 from raypipe.config import CatalogConfig, FetchConfig
 
 LOOPBACK = ip_address("127.0.0.1")
@@ -552,7 +553,7 @@ def buckets(tmp_path):
     ("name", "reason"),
     [
         ("s3://photos/a/2.png", "not_found"),
-        ("s3://photos/a", "unreachable"),
+        ("s3://photos/a", "unreadable_file"),
         ("s3://other/a/1.png", "host_not_allowed"),
         ("s3://key:s3cr3t@photos/a/1.png", "bad_uri"),
         ("s3://photos", "bad_uri"),
@@ -591,7 +592,8 @@ def catalog(tmp_path):
         truth="x",
         fetch=FetchConfig(schemes=("http",), hosts=("127.0.0.1",)),
     )
-    with open_reader(config, pafs.LocalFileSystem(), str(tmp_path)) as reader:
+    source = Source(pafs.LocalFileSystem(), (), str(tmp_path), ())
+    with open_reader(config, source) as reader:
         yield reader
 
 
