@@ -116,6 +116,7 @@ def run_changed(
             [stream.Plan(raw, prepared, wanted)],
             demand=stream.Demand(1, 0, config.cluster.capacity_wait_s),
             max_refused=config.catalog.max_quarantined,
+            try_refused_again=True,  # a host may have been away
         )
 
     return committed(run.artifact(f"{scope}/listings", LISTINGS), fingerprint, make)

@@ -1,7 +1,7 @@
 """What a run is made from: the catalog and its images."""
 
 import re
-from typing import Annotated, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -74,7 +74,7 @@ class CatalogConfig(Section):
     """The first so many decodable, distinct images of a listing are used (paper: five)."""
     max_image_pixels: int = Field(50_000_000, ge=1)
     """An image with more pixels than this is refused before it is decoded."""
-    image_roots: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    image_roots: tuple[str, ...] = ()
     """Directories below which images that listings name by path may lie, beside the directory of
     the listings' own Parquet file: links that lead elsewhere, '..' and absolute paths are refused.
     Of labeling.listings and judging.listings too. It changes the outcome, as fetch.hosts does."""
@@ -87,6 +87,13 @@ class CatalogConfig(Section):
     """Share (0-1) of refused listings above which prepare stops."""
     rows_per_file: int = Field(256, ge=1, json_schema_extra=RESOURCE)
     """Listings per Parquet file of the prepared catalog."""
+
+    @field_validator("image_roots")
+    @classmethod
+    def _named(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(roots):
+            raise ValueError("an empty path is no directory; '.' is where the command is started")
+        return roots
 
     @field_validator("iceberg")
     @classmethod
