@@ -13,6 +13,8 @@ MAX_SCANS = 100
 # Scans of an image as large as may be; a smaller one may have more of them.
 MAX_FULL_SCANS = 20
 MAX_SEGMENTS = 10_000
+# Bytes before the first scan: a profile and a depth map have room.
+MAX_HEADER = 1 << 24
 # Bytes that the tags of one directory may name, all together.
 MAX_TAG_BYTES = 1 << 26
 _SOS, _EOI = 0xDA, 0xD9
@@ -26,10 +28,14 @@ _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 def excess(content: bytes, max_pixels: int) -> str | None:
     """What of this JPEG file is more than a photo needs; None where nothing is."""
     pixels = scans = 0
+    header = 0
     exif: list[bytes] = []
     for number, (marker, body) in enumerate(_segments(content)):
         if number == MAX_SEGMENTS:
             return f"more than {MAX_SEGMENTS} segments"
+        header += 0 if scans else len(body)
+        if header > MAX_HEADER:
+            return f"more than {MAX_HEADER} bytes before its pixels"
         if marker == _SOS:
             scans += 1
             if scans > MAX_SCANS or scans * pixels > MAX_FULL_SCANS * max_pixels:

@@ -283,6 +283,7 @@ MANY = {
     "jpeg_exif_in_parts": lambda: jpeg_with(
         segment(0xE1, exif(2000, 60_000)) + segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 9
     ),
+    "jpeg_header": lambda: jpeg_with(segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 260),
     "jpeg_mpf": lambda: jpeg_with(segment(0xE2, b"MPF\0" + exif(3000, 60_000)[6:])),
     "png_texts": lambda: png_with(chunk(b"tEXt", b"a\0b") * 5000),
     "png_unknown": lambda: png_with(chunk(b"abCd", b"") * 5000),

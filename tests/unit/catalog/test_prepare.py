@@ -314,7 +314,7 @@ def test_hostile_rows_cost_themselves_alone(shop, run):
         "idna": "bad_uri",
         "port": "bad_uri",
         "brackets": "bad_uri",
-        "empty": "empty",
+        "empty": "bad_path",
         "control": "missing_file",
         "many": "missing_file",
         "page": "unknown_format",
