@@ -198,13 +198,13 @@ class Fetcher:
             if refusal is not None:
                 return refusal
             host = locations.host_of(url)
-            if self._clock() > end:
-                return _Busy(host, "unreachable", f"{shown(url)}: more than {IMAGE_S:g} s in all")
             if not self._hosts.may_be_asked(host):
                 return locations.host_away(host)
             outcome = self._requested(url)
             if not isinstance(outcome, httpx.URL):
                 return outcome
+            if self._clock() > end:
+                return _Busy(host, "unreachable", f"{shown(url)}: more than {IMAGE_S:g} s in all")
             url = outcome
         detail = f"more than {self._config.max_redirects}, to {shown(url)}"
         return Refusal("too_many_redirects", detail)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # Images in a row that a host did not give in all the attempts made, without any other answer
-# between them: one that still says that an image is not there is not away.
-LOST_IN_A_ROW = 5
+# between them: one that still says that an image is not there is not away. More than one listing
+# can name (listings.MAX_LOST, catalog.max_images), which is not to cost the others.
+LOST_IN_A_ROW = 20
 FIRST_AWAY_S = 10.0
 LONGEST_AWAY_S = 600.0
 

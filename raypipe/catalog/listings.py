@@ -18,8 +18,10 @@ LISTING_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 ReadImage = Callable[[str], bytes | Refusal]
 # What one listing may cost that names images without end, or such as come slowly or not at all.
 MAX_LOOKED_AT = 100
+MAX_LOST = 5
 LISTING_S = 300.0
 _DETAIL = 500
+_LOST = ("server_error", "unreachable")
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,11 @@ def _pictures(
     for number, image in enumerate(images):
         if len(distinct) == config.max_images:
             break
-        if number == MAX_LOOKED_AT or clock() > end:
-            slow = number < MAX_LOOKED_AT
+        is_slow = clock() > end or sum(refusal.reason in _LOST for refusal in refusals) >= MAX_LOST
+        if is_slow or number == MAX_LOOKED_AT:
+            reason = "too_slow" if is_slow else "too_many_images"
             detail = f"of {len(images)} images {number} were looked at"
-            if slow:
-                detail += f", which took more than {LISTING_S:g} s"
-            refusals.append(Refusal("too_slow" if slow else "too_many_images", detail))
+            refusals.append(Refusal(reason, detail))
             break
         content = read(image) if isinstance(image, str) else image or b""
         picture = (

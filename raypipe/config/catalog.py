@@ -40,8 +40,8 @@ class FetchConfig(Section):
     """Images fetched at once by one preparing task."""
     attempts: int = Field(4, ge=1, json_schema_extra=RESOURCE)
     """Tries of an image whose server is busy, slow or broken (429, 5xx, time-outs), the last of
-    which begins at most five minutes after the first. A host that gives none of five images in a
-    row, nor any other answer, is left alone for ten seconds, and longer each time (host_away)."""
+    which begins at most five minutes after the first. A host that gives none of twenty images in
+    a row, nor any other answer, is left alone for ten seconds, and longer each time (host_away)."""
     timeout_s: float = Field(20, gt=0, json_schema_extra=RESOURCE)
     """How long a server may be silent, in seconds."""
 
@@ -74,7 +74,7 @@ class CatalogConfig(Section):
     """Side in pixels that every image is squashed to (paper §3: 224)."""
     max_images: int = Field(5, ge=1, le=16)
     """The first so many decodable, distinct images of a listing are used (paper: five), of at most
-    a hundred that are looked at, within five minutes."""
+    a hundred that are looked at, within five minutes and until five could not be fetched."""
     max_image_pixels: int = Field(50_000_000, ge=1)
     """An image with more pixels than this is refused before it is decoded."""
     image_roots: tuple[str, ...] = ()

@@ -372,6 +372,19 @@ def test_a_listing_whose_images_come_slowly_has_its_time(shop):
     assert len(listing.pictures) == 1
 
 
+def test_a_listing_whose_images_cannot_be_fetched_is_done_after_five(shop):
+    asked = []
+
+    def read(name):
+        asked.append(name)
+        return Refusal(("not_found", "host_away", "server_error")[len(asked) % 3], name)
+
+    listing = prepared_listing([str(number) for number in range(50)], shop.config(), read)
+    assert listing.skipped["server_error"] == 5
+    assert listing.skipped["too_slow"] == 1
+    assert len(asked) == 14
+
+
 def test_a_broken_image_may_refuse_its_listing(shop, run):
     shop.listings[6]["images"].append(b"<html>")
     shop.listings[7]["images"] += [photo(70), b"never looked at"]
