@@ -173,7 +173,6 @@ def load_attribute_schema(path: str) -> AttributeSchema:
             unknown value, an unquoted boolean.
         StorageError: the storage is out of reach.
     """
-    is_text = not path.endswith(".parquet")
     try:
         location = path if "://" in path else str(Path(path).resolve())
         filesystem, name = pafs.FileSystem.from_uri(location)

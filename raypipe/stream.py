@@ -112,6 +112,7 @@ def run(
     demand: Demand,
     max_refused: float = 1.0,
     counts: Mapping[str, Any] | None = None,
+    try_refused_again: bool = False,
 ) -> Commit:
     """Do what no interrupted attempt has done yet, and commit it with what they left.
 
@@ -120,6 +121,7 @@ def run(
         plans: one after the other; no id is in two of them.
         max_refused: share (0-1) of the ids that may be refused.
         counts: to keep beside the summed ones.
+        try_refused_again: do again what interrupted attempts refused, since it may have passed.
 
     Raises:
         ArtifactError: an id was lost or doubled.
@@ -127,7 +129,7 @@ def run(
         StorageError: a file could not be written.
         EngineStartError: no engine could be started, or the cluster had no room for one.
     """
-    files = _salvage(attempt)
+    files = _salvage(attempt, try_refused_again)
     done = pa.concat_arrays([NO_IDS, *(file.ids for file in files)])
     wanted = pa.concat_arrays([NO_IDS, *(plan.wanted for plan in plans)])
     summed: Counter[str] = Counter()
@@ -191,9 +193,13 @@ def _write(attempt: Attempt, outcome: Outcome) -> pa.Table:
     return receipts.to_table(made).append_column("counts", pa.array(counts, pa.string()))
 
 
-def _salvage(attempt: Attempt) -> list[Receipt]:
+def _salvage(attempt: Attempt, try_refused_again: bool) -> list[Receipt]:
     """Receipts of what interrupted attempts left; their files are read across the cluster."""
-    leftovers = attempt.leftovers()
+    leftovers = [
+        (path, kind)
+        for path, kind in attempt.leftovers()
+        if kind == "data" or not try_refused_again
+    ]
     if not leftovers:
         return []
     import ray.data

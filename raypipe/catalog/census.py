@@ -50,7 +50,7 @@ def take_census(
 
     census = Census()
     with (
-        open_reader(config, source.filesystem, source.directory) as reader,
+        open_reader(config, source) as reader,
         ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads,
     ):
         prepare = partial(prepare_listing, schema=schema, config=config, read=reader.read)
@@ -82,7 +82,7 @@ def check_share(refused: Sequence[RefusedListing], total: int, limit: float) -> 
     raise QuarantineLimitError(
         f"prepare refused {len(refused)} of {total} listings ({len(refused) / total:.1%}), more "
         f"than catalog.max_quarantined={limit:.1%} allows: {counted} (such as "
-        f"'{first.listing_id}': {first.detail})"
+        f"'{first.listing_id[:128]}': {first.detail})"
     )
 
 

@@ -25,11 +25,12 @@ from urllib.parse import urlsplit
 
 import httpcore
 import httpx
-import pyarrow.fs as pafs
 
 from raypipe.catalog import locations, network
+from raypipe.catalog.hosts import Hosts
 from raypipe.catalog.images import Refusal
 from raypipe.catalog.locations import shown
+from raypipe.catalog.sources import Source
 from raypipe.config import CatalogConfig, FetchConfig
 from raypipe.seeds import derive
 
@@ -37,6 +38,8 @@ BACKOFF_S = 0.5
 MAX_WAIT_S = 60.0
 # A server that trickles is never silent; its answer may take this many time-outs as a whole.
 PATIENCE = 10
+# No attempt at an image begins later after its first.
+IMAGE_S = 300.0
 # Images of a batch that wait in memory; the others are read when their listing is prepared.
 AHEAD_BYTES = 1 << 28
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -47,6 +50,9 @@ _HEADERS = (
     (b"Accept-Encoding", b"identity"),
     (b"User-Agent", b"raypipe"),
 )
+
+# Of this process: what one batch of listings has learned of a host, the next one knows.
+_HOSTS = Hosts()
 
 # At DEBUG it writes the headers, and a redirect's Location may be signed.
 logging.getLogger("httpcore.http11").setLevel(logging.INFO)
@@ -65,6 +71,8 @@ class Fetcher:
         open_bucket: locations.OpenBucket = locations.open_bucket,
         tls: ssl.SSLContext | None = None,
         sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        hosts: Hosts | None = None,
     ) -> None:
         """
         Args:
@@ -75,11 +83,15 @@ class Fetcher:
             open_bucket: the file system of a scheme and a bucket.
             tls: None trusts the usual authorities.
             sleep: waits between two attempts, in seconds.
+            clock: seconds that go by.
+            hosts: what is known of hosts; None begins anew.
         """
         self._config = config
         self._read_path = read_path or _refuse_path
         self._open_bucket = open_bucket
         self._sleep = sleep
+        self._clock = clock
+        self._hosts = Hosts(clock) if hosts is None else hosts
         self._timeouts = dict.fromkeys(("connect", "read", "write"), config.timeout_s)
         self._threads = ThreadPoolExecutor(config.concurrency, thread_name_prefix="fetch")
         self._connections = httpcore.ConnectionPool(
@@ -142,9 +154,8 @@ class Fetcher:
             return locations.wrong_scheme(named[1], self._config)
         if named[1].lower() not in ("http", "https"):
             return self._stored(name)
-        try:
-            url = httpx.URL(name)
-        except httpx.InvalidURL:
+        url = locations.parsed(name)
+        if url is None:
             return Refusal("bad_uri", f"it is not a valid {named[1]} URI")
         return self._fetched(url)
 
@@ -158,29 +169,42 @@ class Fetcher:
             return Refusal("bad_uri", f"a bucket and a key are expected after {parts.scheme}://")
         if not locations.host_allowed(bucket, self._config.hosts):
             return locations.wrong_host(bucket)
-        return locations.read_object(
+        place = f"{parts.scheme}://{bucket}"
+        if not self._hosts.may_be_asked(place):
+            return locations.host_away(place)
+        content = locations.read_object(
             parts.scheme, bucket, key, self._config.max_bytes, self._open_bucket
         )
+        is_lost = isinstance(content, Refusal) and content.reason == "unreachable"
+        (self._hosts.lost if is_lost else self._hosts.answered)(place)
+        return content
 
     def _fetched(self, url: httpx.URL) -> bytes | Refusal:
         """As many attempts as it takes and the configuration allows."""
-        attempt = 1
-        while isinstance(outcome := self._followed(url), _Busy):
-            if attempt == self._config.attempts:
+        attempt, end = 1, self._clock() + IMAGE_S
+        while isinstance(outcome := self._followed(url, end), _Busy):
+            is_last = attempt == self._config.attempts or self._clock() > end
+            if is_last or self._hosts.is_away(outcome.host):
+                self._hosts.lost(outcome.host)
                 return Refusal(outcome.reason, f"{outcome.detail} (attempts: {attempt})")
             self._sleep(_pause(str(url), attempt, outcome.wait_s))
             attempt += 1
         return outcome
 
-    def _followed(self, url: httpx.URL) -> "bytes | Refusal | _Busy":
+    def _followed(self, url: httpx.URL, end: float) -> "bytes | Refusal | _Busy":
         """One attempt, through every redirect."""
         for _ in range(self._config.max_redirects + 1):
             refusal = locations.forbidden(url, self._config)
             if refusal is not None:
                 return refusal
+            host = locations.host_of(url)
+            if not self._hosts.may_be_asked(host):
+                return locations.host_away(host)
             outcome = self._requested(url)
             if not isinstance(outcome, httpx.URL):
                 return outcome
+            if self._clock() > end:
+                return _Busy(host, "unreachable", f"{shown(url)}: more than {IMAGE_S:g} s in all")
             url = outcome
         detail = f"more than {self._config.max_redirects}, to {shown(url)}"
         return Refusal("too_many_redirects", detail)
@@ -195,13 +219,19 @@ class Fetcher:
             with self._connections.stream(
                 "GET", place, headers=headers, extensions={"timeout": self._timeouts}
             ) as response:
-                return self._judged(url, response)
+                outcome = self._judged(url, response)
         except network.PrivateAddressError as error:
             return Refusal("private_address", str(error))
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
             # Only an error of connecting surely quotes nothing of the request.
             cause = f": {error}" if isinstance(error, httpcore.ConnectError) else ""
-            return _Busy("unreachable", f"{shown(url)}: {type(error).__name__}{cause}"[:300])
+            said = f"{shown(url)}: {type(error).__name__}{cause}"[:300]
+            return _Busy(locations.host_of(url), "unreachable", said)
+        except ValueError:  # of a name that TLS cannot ask for
+            return Refusal("bad_uri", f"{shown(url)}: no host can have this name")
+        if not isinstance(outcome, _Busy):
+            self._hosts.answered(locations.host_of(url))
+        return outcome
 
     def _judged(
         self, url: httpx.URL, response: httpcore.Response
@@ -209,15 +239,16 @@ class Fetcher:
         status = response.status
         headers = {name.lower(): value for name, value in response.headers}
         if status in _REDIRECTS and b"location" in headers:
-            try:
-                return url.join(headers[b"location"].decode(errors="replace"))
-            except (httpx.InvalidURL, ValueError):
+            target = locations.parsed(headers[b"location"].decode(errors="replace"), url)
+            if target is None:
                 return Refusal("bad_uri", f"{shown(url)} redirects to what is not a valid URI")
+            return target
         detail = f"{shown(url)}: HTTP {status}"
         if status in (404, 410):
             return Refusal("not_found", detail)
         if status == 429 or status >= 500:
-            return _Busy("server_error", detail, _retry_after(headers.get(b"retry-after", b"")))
+            wait_s = _retry_after(headers.get(b"retry-after", b""))
+            return _Busy(locations.host_of(url), "server_error", detail, wait_s)
         if not 200 <= status < 300:
             return Refusal("refused_by_server", detail)
         return self._body(url, response)
@@ -252,28 +283,30 @@ class Reader:
 
 
 @contextmanager
-def open_reader(
-    config: CatalogConfig, filesystem: pafs.FileSystem, directory: str | None
-) -> Iterator[Reader]:
+def open_reader(config: CatalogConfig, source: Source) -> Iterator[Reader]:
     """A reader of the images that a catalog names; any thread may call its ``read``.
 
     Args:
         config: says what may be fetched.
-        filesystem: where the catalog's Parquet file is.
-        directory: where paths begin: the directory of the catalog's Parquet file. None refuses
-            paths, as of a table.
+        source: the catalog. Paths begin in its directory; without one they are refused.
     """
     beside = None
-    if directory is not None:
-        beside = partial(locations.read_path, filesystem=filesystem, directory=directory)
-    with Fetcher(config.fetch, read_path=beside) as fetcher:
+    if source.directory is not None:
+        beside = partial(
+            locations.read_path,
+            filesystem=source.filesystem,
+            directory=source.directory,
+            roots=source.image_roots,
+        )
+    with Fetcher(config.fetch, read_path=beside, hosts=_HOSTS) as fetcher:
         yield Reader(fetcher)
 
 
 @dataclass(frozen=True)
 class _Busy:
-    """A refusal that another attempt may change; ``wait_s`` is how long the server asked for."""
+    """A refusal that another attempt may change; ``wait_s`` is how long the host asked for."""
 
+    host: str
     reason: str
     detail: str
     wait_s: float = 0
@@ -288,14 +321,15 @@ def _pause(uri: str, attempt: int, asked_s: float) -> float:
 
 def _retry_after(header: bytes) -> float:
     """Seconds of a Retry-After header, which is a number or a date; 0 for neither."""
-    text = header.decode("latin-1").strip()
+    text = header[:64].decode("latin-1").strip()
     if text.isdecimal():
         return float(text)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        seconds = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - time.time()
+    except (ValueError, OverflowError, TypeError, LookupError):  # whatever a date may be
         return 0
-    return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - time.time())
+    return max(0.0, seconds)
 
 
 def _refuse_path(path: str) -> Refusal:

@@ -9,9 +9,21 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from raypipe.catalog import jpeg
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 1 << 26
 JPEG_QUALITY = 95
+# Pillow reads what is not pixels piece by piece, at up to 20 microseconds each. A photo's header
+# takes some hundred pieces; 64 MB of PNG in chunks of 4 KB take 70,000.
+MAX_HEADER_READS = 10_000
+MAX_READS = 200_000
+# Each of these chunks of a PNG file is unpacked to at most a megabyte, needed or not.
+MAX_PACKED_CHUNKS = 256
+_PACKED_CHUNKS = (b"iCCP", b"zTXt", b"iTXt")
+_PNG = b"\x89PNG"
+_JPEG = b"\xff\xd8\xff"
+_DETAIL = 300
 # How what is often sent instead of an image begins, in lower case.
 _OTHER_KINDS = (
     (b"<svg", "image/svg+xml"),
@@ -37,9 +49,10 @@ class Refusal:
     """Why an image cannot be used.
 
     Of its content: ``empty``, ``too_many_bytes``, ``unknown_format``, ``too_many_pixels``,
-    ``broken``.
+    ``too_complex`` (it would take minutes to decode), ``broken``.
 
-    Of a path: ``missing_file``, ``unreadable_file``.
+    Of a path: ``bad_path`` (no name that a file can have), ``outside_roots``, ``missing_file``,
+    ``unreadable_file``, ``too_many_bytes``.
 
     Of a URI, before anyone is asked: ``bad_uri`` (not valid, or with credentials),
     ``scheme_not_allowed``, ``host_not_allowed``, ``private_address`` (the host is not on the public
@@ -47,7 +60,10 @@ class Refusal:
 
     Of an answer: ``not_found`` (404, 410), ``refused_by_server`` (any other 4xx), ``server_error``
     (429, 5xx) and ``unreachable`` (no connection, silent, too slow) after all attempts,
-    ``too_many_redirects``, ``too_many_bytes``.
+    ``host_away`` (nobody was asked: the host has not answered for a while),
+    ``too_many_redirects``, ``too_many_bytes``. The first three are worth another try later.
+
+    Of a listing: ``too_many_images`` and ``too_slow``, for those that are not looked at any more.
     """
 
     reason: str
@@ -71,19 +87,62 @@ def squash(content: bytes, size: int, max_pixels: int) -> Picture | Refusal:
         return Refusal("empty", "no bytes")
     if len(content) > MAX_BYTES:
         return Refusal("too_many_bytes", f"{len(content)} bytes, at most {MAX_BYTES} are read")
+    excess = _excess(content, max_pixels)
+    if excess is not None:
+        return Refusal("too_complex", excess)
+    stream = _CountedReads(content)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(stream, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 return Refusal("too_many_pixels", f"{width} x {height} pixels")
-            flat = _flatten(ImageOps.exif_transpose(image))
+            stream.left = MAX_READS
+            flat = _flatten(_upright(image))
+        return _encode(flat.resize((size, size), Image.Resampling.BICUBIC))
     except UnidentifiedImageError:
         return Refusal("unknown_format", f"{_kind(content)}, not one of {', '.join(FORMATS)}")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return Refusal("too_many_pixels", str(error))
+    except _TooComplexError as error:
+        return Refusal("too_complex", str(error))
     except Exception as error:  # noqa: BLE001 - on hostile bytes Pillow's decoders raise anything
-        return Refusal("broken", f"{type(error).__name__}: {error}")
-    return _encode(flat.resize((size, size), Image.Resampling.BICUBIC))
+        return Refusal("broken", f"{type(error).__name__}: {error}"[:_DETAIL])
+
+
+class _TooComplexError(Exception):
+    pass
+
+
+class _CountedReads(io.BytesIO):
+    """The bytes of an image, which may be read so many times."""
+
+    left = MAX_HEADER_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise _TooComplexError("it is in too many pieces")
+        return super().read(size)
+
+
+def _excess(content: bytes, max_pixels: int) -> str | None:
+    """What of an image file would take minutes; None where nothing would."""
+    if content.startswith(_JPEG):
+        return jpeg.excess(content, max_pixels)
+    if content.startswith(_PNG) and sum(map(content.count, _PACKED_CHUNKS)) > MAX_PACKED_CHUNKS:
+        return f"more than {MAX_PACKED_CHUNKS} packed texts and profiles"
+    return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by its EXIF orientation."""
+    image.load()  # a PNG may hold EXIF behind its pixels, or as a text
+    text = image.info.get("Raw profile type exif")
+    if text is not None and "exif" not in image.info:
+        image.info["exif"] = bytes.fromhex("".join(text.split("\n")[3:]))
+    if jpeg.has_many_tags(image.info.get("exif", b"")):
+        raise _TooComplexError("EXIF with too many tags")
+    return ImageOps.exif_transpose(image)
 
 
 def _kind(content: bytes) -> str:
@@ -111,5 +170,6 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _encode(image: Image.Image) -> Picture:
     pixel_hash = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    # Pillow would write the comment of a stranger, and fail on a long one.
+    image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=b"")
     return Picture(encoded.getvalue(), pixel_hash)

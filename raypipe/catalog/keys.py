@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.fs as pafs
 
+from raypipe.catalog import paths
 from raypipe.catalog.queries import Query
 
 
@@ -34,24 +34,43 @@ def prepared_key(listing: Mapping[str, Any]) -> str:
 
 
 def image_identities(
-    images: Iterable[bytes | str | None], filesystem: pafs.FileSystem, directory: str | None
+    images: Iterable[bytes | str | None],
+    filesystem: pafs.FileSystem,
+    directory: str | None,
+    roots: Sequence[str] = (),
 ) -> list[str]:
     """What tells the images of a row apart without fetching them.
 
     Bytes by their hash; a path beside the catalog by its name, size and time; an address by
-    itself, so that another photo behind the same address is not noticed.
+    itself, so that another photo behind the same address is not noticed. A path that may not be
+    read counts by its name.
+
+    Raises:
+        StorageError: the catalog's storage is out of reach.
     """
     names = [image or "" for image in images]
-    paths = [name for name in names if isinstance(name, str) and "://" not in name]
-    if directory is None:  # a table's: nothing is read from a path
-        paths = []
-    infos = filesystem.get_file_info([posixpath.join(directory or "", path) for path in paths])
-    known = {
-        path: f"{path} {info.size} {info.mtime_ns}" for path, info in zip(paths, infos, strict=True)
-    }
+    known = {} if directory is None else _files(names, filesystem, directory, roots)
     return [
         known.get(name, name)
         if isinstance(name, str)
         else hashlib.blake2b(name, digest_size=16).hexdigest()
         for name in names
     ]
+
+
+def _files(
+    names: Iterable[bytes | str], filesystem: pafs.FileSystem, directory: str, roots: Sequence[str]
+) -> dict[str, str]:
+    """Name, size and time of those that are paths and may be read."""
+    places: dict[str, str] = {}
+    for name in names:
+        if isinstance(name, str) and "://" not in name:
+            place = paths.place_of(name, filesystem, directory, roots)
+            if isinstance(place, str):
+                places[name] = place
+    infos = paths.look_at(filesystem, list(places.values()))
+    return {
+        name: f"{name} {info.size} {info.mtime_ns}"
+        for name, info in zip(places, infos, strict=True)
+        if info is not None
+    }

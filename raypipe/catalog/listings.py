@@ -1,7 +1,8 @@
 """One listing: from a row of the user's file to images and queries, or to a reason for refusal."""
 
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -13,6 +14,11 @@ from raypipe.config import CatalogConfig
 from raypipe.identifiers import LISTING_ID, MAX_DETAIL, bounded
 
 ReadImage = Callable[[str], bytes | Refusal]
+# What one listing may cost that names images without end, or such as come slowly or not at all.
+MAX_LOOKED_AT = 100
+MAX_LOST = 5
+LISTING_S = 300.0
+_LOST = ("server_error", "unreachable")
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,11 @@ def image_names(rows: Iterable[Mapping[str, Any]], max_images: int) -> list[str]
 
 
 def prepare_listing(
-    row: Mapping[str, Any], schema: AttributeSchema, config: CatalogConfig, read: ReadImage
+    row: Mapping[str, Any],
+    schema: AttributeSchema,
+    config: CatalogConfig,
+    read: ReadImage,
+    clock: Callable[[], float] = time.monotonic,
 ) -> PreparedListing | RefusedListing:
     """Use the first decodable, distinct images of a row and ask every attribute of its vertical.
 
@@ -86,22 +96,23 @@ def prepare_listing(
         schema: the attribute schema.
         config: how many images, of which size, the pixel limit, and what a broken image does.
         read: bytes of an image that the row names by path or URI.
+        clock: seconds that go by.
     """
     listing_id, vertical = row["listing_id"], row["vertical"]
     if not LISTING_ID.fullmatch(listing_id):
         detail = f"an id has 1 to 128 characters and matches {LISTING_ID.pattern}"
         return RefusedListing(listing_id, "bad_id", detail, {})
     if vertical not in schema.verticals:
-        detail = f"'{vertical}' is not in the attribute schema"
+        detail = f"'{vertical}' is not in the attribute schema"[:MAX_DETAIL]
         return RefusedListing(listing_id, "unknown_vertical", detail, {})
-    pictures, refusals, repeated = _pictures(row["images"] or (), config, read)
+    pictures, refusals, repeated = _pictures(row["images"] or (), config, read, clock)
     skipped = Counter(refusal.reason for refusal in refusals)
     if refusals and config.broken_images == "refuse":
-        detail = f"{refusals[0].reason}: {refusals[0].detail}"[:500]
+        detail = f"{refusals[0].reason}: {refusals[0].detail}"[:MAX_DETAIL]
         return RefusedListing(listing_id, "broken_image", detail, skipped)
     if not pictures:
         reasons = "; ".join(f"{refusal.reason}: {refusal.detail}" for refusal in refusals)
-        detail = reasons[:500] or "it lists no images"
+        detail = reasons[:MAX_DETAIL] or "it lists no images"
         return RefusedListing(listing_id, "no_image", detail, skipped)
     if repeated:
         skipped["duplicate"] = repeated
@@ -116,14 +127,24 @@ def prepare_listing(
 
 
 def _pictures(
-    images: Iterable[bytes | str | None], config: CatalogConfig, read: ReadImage
+    images: Sequence[bytes | str | None],
+    config: CatalogConfig,
+    read: ReadImage,
+    clock: Callable[[], float],
 ) -> tuple[tuple[Picture, ...], list[Refusal], int]:
     """The images used, why others were not, and how many repeated an earlier one."""
     distinct: dict[str, Picture] = {}
     refusals: list[Refusal] = []
     repeated = 0
-    for image in images:
+    end = clock() + LISTING_S
+    for number, image in enumerate(images):
         if len(distinct) == config.max_images:
+            break
+        is_slow = clock() > end or sum(refusal.reason in _LOST for refusal in refusals) >= MAX_LOST
+        if is_slow or number == MAX_LOOKED_AT:
+            reason = "too_slow" if is_slow else "too_many_images"
+            detail = f"of {len(images)} images {number} were looked at"
+            refusals.append(Refusal(reason, detail))
             break
         content = read(image) if isinstance(image, str) else image or b""
         picture = (

@@ -1,17 +1,31 @@
 """Where an image is: a path beside the catalog, or a URI and who may be asked for it."""
 
-import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import httpx
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raypipe import storage
+from raypipe.catalog import paths
 from raypipe.catalog.images import MAX_BYTES, Refusal
 from raypipe.config import FetchConfig
 
 OpenBucket = Callable[[str, str], pafs.FileSystem]
+
+
+def parsed(text: str, base: httpx.URL | None = None) -> httpx.URL | None:
+    """A URI, or what a redirect from ``base`` leads to; None of what is not valid.
+
+    What httpx finds out later, such as the letters of a host, is asked for here.
+    """
+    try:
+        url = httpx.URL(text) if base is None else base.join(text)
+        _ = url.host, url.port, url.raw_host.decode(), url.netloc.decode(), url.raw_path.decode()
+    except (httpx.InvalidURL, ValueError, LookupError):
+        return None
+    return url
 
 
 def forbidden(url: httpx.URL, config: FetchConfig) -> Refusal | None:
@@ -43,6 +57,17 @@ def wrong_host(host: str) -> Refusal:
     return Refusal("host_not_allowed", f"'{host[:200]}' is not in catalog.fetch.hosts")
 
 
+def host_away(place: str) -> Refusal:
+    """The refusal of an image whose host is not asked now."""
+    detail = f"{place[:200]} has not answered for a while and is left alone; try again later"
+    return Refusal("host_away", detail)
+
+
+def host_of(url: httpx.URL) -> str:
+    """Scheme, host and port: who answers for a URI."""
+    return f"{url.scheme}://{url.netloc.decode()}"
+
+
 def shown(url: httpx.URL) -> str:
     """A URI as it may be printed: its query, which may be a signature, is left out."""
     return f"{url.scheme}://{(url.netloc + url.raw_path.partition(b'?')[0]).decode()}"[:200]
@@ -67,25 +92,30 @@ def _plain(host: str) -> str:
     return host.lower().removesuffix(".").strip("[]")
 
 
-def read_path(path: str, filesystem: pafs.FileSystem, directory: str) -> bytes | Refusal:
-    """The bytes of an image file beside the catalog.
-
-    Args:
-        path: relative to ``directory``, or absolute on ``filesystem``.
-        filesystem: where the catalog's Parquet file is.
-        directory: the directory of the catalog's Parquet file.
+def read_path(
+    path: str, filesystem: pafs.FileSystem, directory: str, roots: Sequence[str] = ()
+) -> bytes | Refusal:
+    """The bytes of an image file; the arguments are those of :func:`paths.place_of`.
 
     Returns:
-        At most one byte more than ``MAX_BYTES``, or a refusal: ``missing_file`` or
-        ``unreadable_file``.
+        At most ``MAX_BYTES``, or a refusal: ``bad_path``, ``outside_roots``, ``missing_file``,
+        ``unreadable_file`` or ``too_many_bytes``.
     """
-    shown = path.partition("?")[0][:200]
+    place = paths.place_of(path, filesystem, directory, roots)
+    if isinstance(place, Refusal):
+        return place
+    name = paths.shown_path(path)
     try:
-        return _read(filesystem, posixpath.join(directory, path), MAX_BYTES + 1)
-    except FileNotFoundError:
-        return Refusal("missing_file", f"there is no {shown}")
+        content = paths.read_file(filesystem, place)
+    except (FileNotFoundError, NotADirectoryError):
+        return Refusal("missing_file", f"there is no {name}")
     except (pa.ArrowException, OSError, ValueError) as error:
-        return Refusal("unreadable_file", f"{shown}: {type(error).__name__}")
+        return Refusal("unreadable_file", f"{name}: {type(error).__name__}")
+    if content is None:
+        return Refusal("unreadable_file", f"{name} is no regular file")
+    if len(content) > MAX_BYTES:
+        return Refusal("too_many_bytes", f"{name} has more than {MAX_BYTES} bytes")
+    return content
 
 
 def read_object(
@@ -94,18 +124,21 @@ def read_object(
     """The bytes of an object of a bucket; Arrow's clients retry by themselves.
 
     Returns:
-        At most ``max_bytes``, or a refusal: ``not_found``, ``refused_by_server``, ``unreachable``
-        or ``too_many_bytes``.
+        At most ``max_bytes``, or a refusal: ``not_found``, ``refused_by_server``, ``unreachable``,
+        ``unreadable_file``, ``too_many_bytes`` or ``bad_uri``.
     """
-    place = f"{scheme}://{bucket}/{key}"[:200]
+    place = f"{scheme}://{paths.shown_path(f'{bucket}/{key}')}"
+    if "\0" in key or len(key.encode(errors="replace")) > paths.MAX_KEY:
+        return Refusal("bad_uri", f"{place} is longer than a key can be, or holds a null")
     try:
         content = _read(open_bucket(scheme, bucket), f"{bucket}/{key}", max_bytes + 1)
     except FileNotFoundError:
         return Refusal("not_found", f"there is no {place}")
     except (pa.ArrowException, OSError, ValueError) as error:
         # Arrow tells a refusal from an outage by its text alone.
-        denied = isinstance(error, PermissionError) or "DENIED" in str(error).upper()
-        reason = "refused_by_server" if denied else "unreachable"
+        reason = "unreachable" if storage.names_a_store(str(error)) else "unreadable_file"
+        if isinstance(error, PermissionError) or "DENIED" in str(error).upper():
+            reason = "refused_by_server"
         return Refusal(reason, f"{place}: {type(error).__name__}")
     if len(content) > max_bytes:
         return Refusal("too_many_bytes", f"{place} has more than {max_bytes} bytes")

@@ -5,9 +5,9 @@ A fault of a file (not of a row) is an InputError that names the file and the co
 
 import hashlib
 import posixpath
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe import parquet, storage
+from raypipe.catalog.paths import roots_on
 from raypipe.errors import InputError, RaypipeError
 from raypipe.identifiers import all_bounded, identified
 
@@ -105,7 +106,8 @@ class Source:
     """A Parquet file, or all Parquet files below a directory, whose columns were checked.
 
     ``directory`` is where the paths of images start; with None there are none, and images are bytes
-    or URIs. ``is_directory`` says that the directory was named, and not one file in it.
+    or URIs. ``image_roots`` are other directories below which they may lie. ``is_directory`` says
+    that the directory was named, and not one file in it.
     """
 
     filesystem: pafs.FileSystem
@@ -113,11 +115,16 @@ class Source:
     directory: str | None
     columns: tuple[Column, ...]
     is_directory: bool = False
+    image_roots: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return self.files[0]
+
+    def allowing(self, image_roots: Iterable[str]) -> "Source":
+        """The same, whose images may also lie below these paths or URIs."""
+        return replace(self, image_roots=roots_on(self.filesystem, image_roots))
 
     def beside(self, name: str, columns: tuple[Column, ...]) -> "Source | None":
         """The file ``name`` in this source's directory, checked; None when it is not there."""

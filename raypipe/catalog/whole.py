@@ -16,6 +16,7 @@ from raypipe.artifacts import Attempt, Run, committed
 from raypipe.attributes import AttributeSchema
 from raypipe.catalog.keys import image_identities, prepared_key, source_key
 from raypipe.catalog.listings import (
+    MAX_LOOKED_AT,
     RefusedListing,
     image_names,
     prepare_listing,
@@ -116,6 +117,7 @@ def run_changed(
             [stream.Plan(raw, prepared, wanted)],
             demand=stream.Demand(1, 0, config.cluster.capacity_wait_s),
             max_refused=config.catalog.max_quarantined,
+            try_refused_again=True,  # a host may have been away
         )
 
     return committed(run.artifact(f"{scope}/listings", LISTINGS), fingerprint, make)
@@ -123,7 +125,14 @@ def run_changed(
 
 def image_settings(catalog: CatalogConfig) -> dict[str, Any]:
     """The keys that say what a listing's images become."""
-    kept = ("image_size", "max_images", "max_image_pixels", "fetch", "broken_images")
+    kept = (
+        "image_size",
+        "max_images",
+        "max_image_pixels",
+        "image_roots",
+        "fetch",
+        "broken_images",
+    )
     return {name: value for name, value in catalog.outcome().items() if name in kept}
 
 
@@ -173,7 +182,12 @@ def _key(source: Source, schema: AttributeSchema, row: dict[str, Any]) -> tuple[
     known = row["vertical"] in schema.verticals
     attributes = schema.attributes(row["vertical"]) if known else ()
     queries = queries_of(attributes, seller_values(row["seller_values"]))
-    images = image_identities(row["images"] or (), source.filesystem, source.directory)
+    images = image_identities(
+        (row["images"] or ())[:MAX_LOOKED_AT],
+        source.filesystem,
+        source.directory,
+        source.image_roots,
+    )
     return source_key(images, queries), len(queries)
 
 
@@ -189,7 +203,7 @@ def _prepare(
     rows, refused = [], []
     counts = {"images": 0, "images_skipped": 0}
     asked: Sequence[dict[str, Any]] = block.to_pylist()
-    with open_reader(config, source.filesystem, source.directory) as reader:
+    with open_reader(config, source) as reader:
         reader.prefetch(image_names(asked, config.max_images))
         for row in asked:
             listing = prepare_listing(row, schema, config, reader.read)

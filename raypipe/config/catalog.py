@@ -39,7 +39,9 @@ class FetchConfig(Section):
     concurrency: int = Field(32, ge=1, json_schema_extra=RESOURCE)
     """Images fetched at once by one preparing task."""
     attempts: int = Field(4, ge=1, json_schema_extra=RESOURCE)
-    """Tries of an image whose server is busy, slow or broken (429, 5xx, time-outs)."""
+    """Tries of an image whose server is busy, slow or broken (429, 5xx, time-outs), the last of
+    which begins at most five minutes after the first. A host that gives none of twenty images in
+    a row, nor any other answer, is left alone for ten seconds, and longer each time (host_away)."""
     timeout_s: float = Field(20, gt=0, json_schema_extra=RESOURCE)
     """How long a server may be silent, in seconds."""
 
@@ -71,9 +73,14 @@ class CatalogConfig(Section):
     image_size: int = Field(224, ge=28, multiple_of=28)
     """Side in pixels that every image is squashed to (paper §3: 224)."""
     max_images: int = Field(5, ge=1, le=16)
-    """The first so many decodable, distinct images of a listing are used (paper: five)."""
+    """The first so many decodable, distinct images of a listing are used (paper: five), of at most
+    a hundred that are looked at, within five minutes and until five could not be fetched."""
     max_image_pixels: int = Field(50_000_000, ge=1)
     """An image with more pixels than this is refused before it is decoded."""
+    image_roots: tuple[str, ...] = ()
+    """Directories below which images that listings name by path may lie, beside the directory of
+    the listings' own Parquet file: links that lead elsewhere, '..' and absolute paths are refused.
+    Of labeling.listings and judging.listings too. It changes the outcome, as fetch.hosts does."""
     fetch: FetchConfig = FetchConfig()
     """How images that the listings name by URI are fetched."""
     broken_images: Literal["skip", "refuse"] = "skip"
@@ -83,6 +90,13 @@ class CatalogConfig(Section):
     """Share (0-1) of refused listings above which prepare stops."""
     rows_per_file: int = Field(256, ge=1, json_schema_extra=RESOURCE)
     """Listings per Parquet file of the prepared catalog."""
+
+    @field_validator("image_roots")
+    @classmethod
+    def _named(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(roots):
+            raise ValueError("an empty path is no directory; '.' is where the command is started")
+        return roots
 
     @field_validator("iceberg")
     @classmethod

@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 
 from raypipe.config import CONFIGS, Config, Section
+from raypipe.intake.hosts import Server, doubted, proposed
 
 NANO, GPU = "local.yaml", "qwen2.5-vl-3b.yaml"
 MAX_HOSTS = 10
 _WIDTH = 96
+_HOSTS = re.compile(" +#?hosts:")
 # Keys that stand in the file, commented out, at their default.
 _OFFERED: dict[str, tuple[str, ...]] = {
     "run": ("seed",),
@@ -50,6 +52,7 @@ _WHY = {
     "'raypipe init --seed seed.csv' puts them there.",
     "catalog.truth": "Listings whose values a person verified; they judge every policy and are "
     "never trained on: 'raypipe init --truth verified.csv' puts them there.",
+    "catalog.image_roots": "Where the photos are that your listings name.",
     "catalog.fetch.schemes": "Found in your listings.",
     "catalog.fetch.hosts": "Found in your listings. Strike out those that you do not trust: "
     "nothing else is asked for an image.",
@@ -99,19 +102,22 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Place:
-    """What the configuration is for: where the listings are, on how many GPUs, and who serves
-    images (scheme, host), most first."""
+    """What the configuration is for: where the listings are, on how many GPUs, who serves images,
+    most first, and below which other directories they lie."""
 
     name: str
     listings: str
     gpus: int
-    hosts: tuple[tuple[str, str], ...] = ()
+    hosts: tuple[Server, ...] = ()
+    image_roots: tuple[str, ...] = ()
 
 
 def draft_config(place: Place) -> str:
     """The text of a configuration that :func:`raypipe.config.load` reads."""
     base = GPU if place.gpus else NANO
     lines = [_HEAD.rstrip(), *_section(Config, _values(place, base), base, "", 0)]
+    hosts = next(number for number, line in enumerate(lines, 1) if _HOSTS.match(line))
+    lines[hosts:hosts] = _refused(place.hosts)
     return "\n".join(lines) + "\n"
 
 
@@ -133,15 +139,30 @@ def _values(place: Place, base: str) -> dict[str, Any]:
         "seed": "seed/",
         "truth": "truth/",
     }
-    if 0 < len(place.hosts) <= MAX_HOSTS:
-        schemes = sorted({scheme for scheme, _ in place.hosts})
-        hosts = list(dict.fromkeys(host for _, host in place.hosts))
-        catalog["fetch"] = {"schemes": schemes, "hosts": hosts}
+    if place.image_roots:
+        catalog["image_roots"] = list(place.image_roots)
+    hosts = proposed(place.hosts)
+    if 0 < len(hosts) <= MAX_HOSTS:
+        catalog["fetch"] = {"schemes": ["https"], "hosts": list(hosts)}
     values["labeling"] = {"listings": place.listings}
     if place.gpus:
         values["sampling"]["num_actors"] = place.gpus
         values["cluster"]["num_train_workers"] = place.gpus
     return values
+
+
+def _refused(servers: tuple[Server, ...]) -> Iterator[str]:
+    """Comments on the servers that are not proposed."""
+    others = doubted(servers)
+    if others:
+        yield from _comment(
+            "Found too and not proposed. If you trust one, add it to hosts and its scheme to "
+            "schemes:",
+            "    ",
+        )
+        yield from (f"    #   - {name}  # {reason}" for name, reason in others[:MAX_HOSTS])
+    if len(others) > MAX_HOSTS:
+        yield f"    #   and {len(others) - MAX_HOSTS} more"
 
 
 def _section(

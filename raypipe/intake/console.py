@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console as RichConsole
@@ -10,6 +10,8 @@ from rich.markup import escape
 
 from raypipe.intake.answers import Kind, Written
 from raypipe.intake.columns import Columns
+from raypipe.intake.config_draft import MAX_HOSTS
+from raypipe.intake.hosts import Server, doubted, proposed, shown
 from raypipe.intake.listings import Intake
 from raypipe.intake.refused import Refusals
 from raypipe.intake.schema_draft import Draft
@@ -46,8 +48,26 @@ class IntakeConsole:
             self._rich.print(f"[dim]    and {kinds - _SHOWN:,} more[/dim]")
         if kinds > 20 and 3 * kinds > listings:
             self.note("hardly two listings share a vertical: is this the right --vertical column?")
-        for (scheme, host), count in survey.hosts.most_common(_SHOWN):
-            self._rich.print(f"[dim]    {count:,} images from {scheme}://{escape(host)}[/dim]")
+        for server, count in survey.hosts.most_common(_SHOWN):
+            self._rich.print(f"[dim]    {count:,} images from {escape(shown(server))}[/dim]")
+
+    def hosts(self, servers: Sequence[Server]) -> None:
+        """Which hosts the configuration allows, and which it does not."""
+        allowed, others = proposed(servers), doubted(servers)
+        if len(allowed) > MAX_HOSTS:
+            self.note(
+                f"images come from {len(allowed)} hosts: name those that you trust in "
+                "catalog.fetch.hosts of catalog.yaml; no other is asked"
+            )
+        elif allowed:
+            self.note(
+                f"catalog.yaml allows images from {', '.join(allowed)}, because your listings name "
+                "them: strike out those that you do not trust"
+            )
+        for name, reason in others[:_SHOWN]:
+            self.note(f"catalog.yaml does not allow {name}: {reason}")
+        if len(others) > _SHOWN:
+            self.note(f"nor {len(others) - _SHOWN} more")
 
     def images(self, intake: Intake) -> None:
         """Names without a file, files without a listing, files elsewhere."""
@@ -59,10 +79,12 @@ class IntakeConsole:
                 f"{len(strangers):,} image files belong to no row and are left out (such as "
                 f"{strangers[0]})"
             )
-        if intake.outside:
+        if intake.image_roots:
+            roots = ", ".join(intake.image_roots)
             self.note(
-                "the images lie outside the target directory and are named by absolute paths; "
-                "--embed puts them into listings.parquet, which then can be moved"
+                "images lie outside the target directory, and are read only where "
+                f"catalog.image_roots of catalog.yaml names {roots}; --embed puts them into "
+                "listings.parquet, which then can be moved"
             )
 
     def drafted(self, draft: Draft) -> None:

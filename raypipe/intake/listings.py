@@ -27,11 +27,11 @@ _PAIRS = pa.list_(pa.struct({"attribute": pa.string(), "value": pa.string()}))
 @dataclass
 class Intake:
     """What came out of a sheet: what the written listings hold, the image files that belong to no
-    row, and whether some lie outside the target directory."""
+    row, and the directories outside the target directory below which some lie."""
 
     survey: Survey = field(default_factory=Survey)
     strangers: list[Path] = field(default_factory=list)
-    outside: bool = False
+    image_roots: tuple[str, ...] = ()
 
 
 class Taker:
@@ -54,6 +54,8 @@ class Taker:
         self._embed = embed
         folders = [*((photos.directory,) if photos else ()), sheet.path.parent]
         self._bases = [folder.absolute() for folder in folders]
+        self._photos = photos.directory.resolve() if photos else None
+        self._outside: set[Path] = set()
         self._intake = Intake()
         self._files: Mapping[str, list[Path]] = {}
         if photos is not None:
@@ -92,6 +94,7 @@ class Taker:
         finally:
             partial.unlink(missing_ok=True)
         intake = self._intake
+        intake.image_roots = self._image_roots()
         intake.strangers = [file for file in intake.strangers if file.absolute() not in self._named]
         return intake
 
@@ -164,7 +167,7 @@ class Taker:
                     self._refuse_embedding(name)
                     found.append(name)
                     continue
-                file = next(filter(None, (_below(base, name) for base in self._bases)), None)
+                file = self._file(name)
                 if file is None:
                     absent.append(name)
                 else:
@@ -186,23 +189,41 @@ class Taker:
         absolute = file.absolute()
         if self._embed:
             return str(absolute)
+        resolved = absolute.resolve()
+        if not resolved.is_relative_to(self._target):
+            self._outside.add(resolved)
         if absolute.is_relative_to(self._target):
             return absolute.relative_to(self._target).as_posix()
-        resolved = absolute.resolve()
         if resolved.is_relative_to(self._target):
             return resolved.relative_to(self._target).as_posix()
-        self._intake.outside = True
         return absolute.as_posix()
 
-
-def _below(directory: Path, name: str) -> Path | None:
-    """The readable file of this name, which sellers may have chosen: only below the directory."""
-    file = Path(os.path.normpath(directory / name))
-    try:
-        inside = file.is_relative_to(os.path.normpath(directory)) and file.is_file()
-    except (OSError, ValueError):  # too long for a name, or a null in it
+    def _file(self, name: str) -> Path | None:
+        """The readable file of this name, which sellers may have chosen: only below the folder of
+        images or of the sheet, wherever links lead."""
+        for base in self._bases:
+            file = Path(os.path.normpath(base / name))
+            try:
+                inside = file.is_relative_to(os.path.normpath(base)) and self._is_ours(file)
+                if inside and file.is_file() and os.access(file, os.R_OK):
+                    return file
+            except (OSError, ValueError):  # too long for a name, or a null in it
+                continue
         return None
-    return file if inside and os.access(file, os.R_OK) else None
+
+    def _is_ours(self, file: Path) -> bool:
+        place = file.resolve()
+        return any(place.is_relative_to(base.resolve()) for base in self._bases)
+
+    def _image_roots(self) -> tuple[str, ...]:
+        """The folder of images, if some of it are outside the target directory, and the narrowest
+        folder of the others that are."""
+        photos = self._photos
+        others = [f for f in self._outside if photos is None or not f.is_relative_to(photos)]
+        roots = [str(photos)] if len(others) < len(self._outside) else []
+        if others:
+            roots.append(os.path.commonpath([file.parent for file in others]))
+        return tuple(roots)
 
 
 def _bytes_of(name: str) -> bytes:

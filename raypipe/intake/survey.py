@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from urllib.parse import urlsplit
 
 from raypipe.attributes import fold
 from raypipe.catalog.listings import seller_values
 from raypipe.catalog.sources import Source, is_text
 from raypipe.identifiers import bounded
+from raypipe.intake.hosts import Server, server_of
 from raypipe.intake.photos import is_address
 
 # Beyond this an attribute is no choice among values, and counting on would only take memory.
@@ -45,7 +45,7 @@ class Survey:
     verticals: Counter[str] = field(default_factory=Counter)
     values: dict[tuple[str, str], Values] = field(default_factory=dict)
     images: int = 0
-    hosts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    hosts: Counter[Server] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
 
     def add(self, vertical: str, sellers: Mapping[str, str], images: Iterable[str]) -> None:
@@ -57,7 +57,7 @@ class Survey:
         for image in images:
             self.images += 1
             if is_address(image):
-                self.hosts[_place(image)] += 1
+                self.hosts[server_of(image)] += 1
 
     def attributes(self, vertical: str) -> dict[str, Values]:
         """The attributes that sellers name in a vertical, in the order in which they were met."""
@@ -82,8 +82,3 @@ def survey_source(source: Source) -> Survey:
             images = [image for image in row.get("images") or () if image]
             survey.add(row["vertical"] or "", seller_values(row["seller_values"]), images)
     return survey
-
-
-def _place(address: str) -> tuple[str, str]:
-    parts = urlsplit(address)
-    return parts.scheme.lower(), (parts.hostname or parts.netloc).lower()

@@ -19,9 +19,9 @@ from raypipe.catalog.sources import LISTINGS_COLUMNS, open_source
 from raypipe.errors import ConfigError, InputError, StorageError
 from raypipe.intake.answers import Catalog, Kind, write_answers
 from raypipe.intake.columns import Wishes, map_columns
-from raypipe.intake.config_draft import MAX_HOSTS, Place, draft_config, run_name
+from raypipe.intake.config_draft import Place, draft_config, run_name
 from raypipe.intake.console import IntakeConsole
-from raypipe.intake.listings import Taker
+from raypipe.intake.listings import Intake, Taker
 from raypipe.intake.photos import Photos
 from raypipe.intake.refused import Refusals
 from raypipe.intake.schema_draft import draft_schema
@@ -67,8 +67,8 @@ def take_listings(listings: str, wanted: Wanted, console: IntakeConsole) -> None
         )
     drafts = [] if wanted.listings_only else [CONFIG, SCHEMA]
     if not _is_parquet(listings):
-        survey = _take_sheet(Path(listings), drafts, wanted, console)
-        named = LISTINGS
+        intake = _take_sheet(Path(listings), drafts, wanted, console)
+        survey, image_roots, named = intake.survey, intake.image_roots, LISTINGS
     else:
         _refuse_sheet_options(wanted)
         _check_free(wanted, drafts)
@@ -77,9 +77,9 @@ def take_listings(listings: str, wanted: Wanted, console: IntakeConsole) -> None
             raise InputError(f"{listings} holds no listings")
         console.source(listings)
         console.found(survey)
-        named = _named(listings, wanted.target)
+        image_roots, named = (), _named(listings, wanted.target)
     if drafts:
-        _write_drafts(survey, named, wanted, console)
+        _write_drafts(survey, named, image_roots, wanted, console)
 
 
 def take_answers(path: Path, kind: Kind, wanted: Wanted, console: IntakeConsole) -> None:
@@ -120,7 +120,7 @@ def take_answers(path: Path, kind: Kind, wanted: Wanted, console: IntakeConsole)
 
 def _take_sheet(
     path: Path, drafts: Sequence[str], wanted: Wanted, console: IntakeConsole
-) -> Survey:
+) -> Intake:
     sheet = open_sheet(path, wanted.encoding, wanted.delimiter)
     photos = Photos(wanted.images) if wanted.images is not None else None
     columns = map_columns(sheet.columns, wanted.columns, str(path), has_files=photos is not None)
@@ -135,15 +135,21 @@ def _take_sheet(
     console.images(intake)
     console.wrote(target / LISTINGS, f"{intake.survey.verticals.total():,} listings")
     console.refused(refusals)
-    return intake.survey
+    return intake
 
 
-def _write_drafts(survey: Survey, listings: str, wanted: Wanted, console: IntakeConsole) -> None:
+def _write_drafts(
+    survey: Survey,
+    listings: str,
+    image_roots: tuple[str, ...],
+    wanted: Wanted,
+    console: IntakeConsole,
+) -> None:
     target = wanted.target
     gpus = gpus_here() if wanted.gpus is None else wanted.gpus
     hosts = tuple(place for place, _ in survey.hosts.most_common())
     draft = draft_schema(survey)
-    place = Place(run_name(target.resolve().name), listings, gpus, hosts)
+    place = Place(run_name(target.resolve().name), listings, gpus, hosts, image_roots)
     with _writing(target):
         for name, text in ((SCHEMA, draft.text), (CONFIG, draft_config(place))):
             kept = _set_aside(target / name)
@@ -158,11 +164,7 @@ def _write_drafts(survey: Survey, listings: str, wanted: Wanted, console: Intake
             "without a GPU it names the embedded nano model, which is for trying the pipeline only "
             "and knows nothing of your goods; --gpus N configures for a machine that has some"
         )
-    if len(hosts) > MAX_HOSTS:
-        console.note(
-            f"images come from {len(hosts)} hosts: name those that you trust in "
-            f"catalog.fetch.hosts of {CONFIG}; no other is asked"
-        )
+    console.hosts(hosts)
 
 
 def gpus_here() -> int:

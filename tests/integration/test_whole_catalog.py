@@ -1,6 +1,7 @@
 """A user's whole catalog as streams: the survey, and the listings that are prepared of it."""
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from raypipe.catalog.sources import LISTINGS_COLUMNS, Source, open_source
 from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.errors import InputError, QuarantineLimitError
+from raypipe.manifest import Commit
 from raypipe.schemas import LISTINGS
 from tests.unit.catalog.shop import SCHEMA, photo
 
@@ -143,6 +145,43 @@ def test_too_many_refusals_stop_the_stage_with_their_reasons(run: Run, tmp_path:
     with pytest.raises(QuarantineLimitError, match=r"no_image \(such as 'bad-"):
         prepare(run, source, configured("catalog.max_quarantined=0.2"))
     assert run.artifact("labels/000001/listings").commit() is None
+
+
+def test_what_an_interrupted_call_refused_is_tried_again(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    names = [f"{number}.png" for number in range(6)]
+    rows = [shoe(name[0], name) for name in names]
+    source = catalog(tmp_path / "shop", rows, NAMES)
+    todo = whole.survey(source, SHOP)
+
+    def prepared(limit: float) -> Commit:
+        config = configured(f"catalog.max_quarantined={limit}")
+        return whole.run_changed(
+            config, run, scope="labels/000001", source=source, schema=SHOP, todo=todo
+        )
+
+    with pytest.raises(QuarantineLimitError, match="missing_file"):
+        prepared(0.2)
+    for number, name in enumerate(names):
+        (tmp_path / "shop" / name).write_bytes(photo(number))
+    commit = prepared(0.2)
+    assert (commit.rows, commit.quarantined) == (6, 0)
+
+
+def test_hostile_image_names_cost_their_listings_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "one.png").write_bytes(photo(1))
+    os.mkfifo(tmp_path / "shop" / "pipe.png")
+    names = ["a\0.png", "a" * 300, "a" * 5000, "one.png/x", "../shop/../x", "/etc/passwd", ""]
+    names += ["pipe.png", "https://xn--a/", "https://[::1/", "data:image/png;base64," + "A" * 999]
+    rows = [shoe("good", "one.png"), *(shoe(f"l{n}", name) for n, name in enumerate(names))]
+    refused = prepare(
+        run,
+        catalog(tmp_path / "shop", rows, NAMES),
+        configured("catalog.max_quarantined=0.95"),
+    )
+    assert refused.keys() == {f"l{n}" for n in range(len(names))}
+    assert all(said.startswith("no_image ") and len(said) < 520 for said in refused.values())
 
 
 def test_a_survey_knows_what_has_changed_without_fetching(tmp_path: Path) -> None:

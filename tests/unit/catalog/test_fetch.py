@@ -12,18 +12,20 @@ from email.utils import format_datetime
 from ipaddress import ip_address
 from urllib.parse import quote
 
+import httpcore
 import pyarrow.fs as pafs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from images_server import ImagesServer, failing
 from shop import photo
 
-from raypipe.catalog import fetch
+from raypipe.catalog import fetch, hosts, network
 from raypipe.catalog.fetch import Fetcher, open_reader
 from raypipe.catalog.images import Picture, Refusal, squash
 from raypipe.catalog.locations import host_allowed
 from raypipe.catalog.network import is_public
+from raypipe.catalog.sources import Source
 from raypipe.config import CatalogConfig, FetchConfig
 
 LOOPBACK = ip_address("127.0.0.1")
@@ -54,13 +56,14 @@ def fetching(server, slept):
     """Makes fetchers for which 127.0.0.1 is the public internet."""
     opened = []
 
-    def make(resolve=lambda host: NAMES.get(host, [host]), **changes):
+    def make(resolve=lambda host: NAMES.get(host, [host]), clock=time.monotonic, **changes):
         values = {"schemes": ("http",), "hosts": ("*.shop.com",), "timeout_s": 10} | changes
         fetcher = Fetcher(
             FetchConfig(**values),
             resolve=resolve,
             is_allowed_address=lambda address: address == LOOPBACK,
             sleep=slept.append,
+            clock=clock,
         )
         opened.append(fetcher)
         return fetcher
@@ -152,6 +155,12 @@ def test_attempts_are_counted_in_all(server, fetching, uri, slept):
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 1),
         ("soon", 0, 1),
         ("-5", 0, 1),
+        ("9" * 400, fetch.MAX_WAIT_S, fetch.MAX_WAIT_S),
+        ("\xb2\xb3", 0, 1),
+        ("Mon, 1 Jan 99999999999999999999 0:0:0 GMT", 0, 1),
+        ("Mon, 1 Jan 0001 00:00:00 +2359", 0, 1),
+        ("Mon, 99 Jan 2030 99:99:99 GMT", 0, 1),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 0, fetch.MAX_WAIT_S),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
@@ -250,6 +259,11 @@ def test_a_redirect_to_an_allowed_host(server, fetching, uri, status, place):
         ("http://me:pass@cdn.shop.com:{port}/photo.png", "bad_uri"),
         ("http://[::1/", "bad_uri"),
         ("http://cdn.shop.com:99999/", "bad_uri"),
+        ("http://xn--a/", "bad_uri"),
+        ("http://xn--a.shop.com:{port}/photo.png", "bad_uri"),
+        ("http://cdn.shop.com:" + "9" * 5000 + "/", "bad_uri"),
+        ("http://cdn.shop.com/" + "a" * 70_000, "bad_uri"),
+        ("//xn--\xe4\xff/", "bad_uri"),
     ],
 )
 def test_every_redirect_is_checked_like_the_first_uri(server, fetching, uri, target, reason):
@@ -364,6 +378,12 @@ def test_a_truncated_image_and_a_bomb_are_fetched_and_not_decoded(server, fetchi
         ("http://0x7f000001/", "host_not_allowed"),
         ("http://[::1]/", "host_not_allowed"),
         ("photos/1.png", "bad_uri"),
+        ("http://xn--a/", "bad_uri"),
+        ("http://xn--a.shop.com/", "bad_uri"),
+        ("http://\u0378.shop.com/", "bad_uri"),
+        ("http://" + "a" * 70_000, "bad_uri"),
+        ("http://cdn.shop.com:" + "9" * 5000 + "/", "bad_uri"),
+        ("http://[fe80::1%25eth0]/", "host_not_allowed"),
     ],
 )
 def test_what_is_refused_before_anyone_is_asked(fetching, name, reason):
@@ -552,12 +572,14 @@ def buckets(tmp_path):
     ("name", "reason"),
     [
         ("s3://photos/a/2.png", "not_found"),
-        ("s3://photos/a", "unreachable"),
+        ("s3://photos/a", "unreadable_file"),
         ("s3://other/a/1.png", "host_not_allowed"),
         ("s3://key:s3cr3t@photos/a/1.png", "bad_uri"),
         ("s3://photos", "bad_uri"),
         ("s3://photos/", "bad_uri"),
         ("s3:///a", "bad_uri"),
+        ("s3://photos/" + "a" * 5000, "bad_uri"),
+        ("s3://photos/a\0b", "bad_uri"),
         ("s3://[photos/a", "bad_uri"),
         ("gs://photos/a/1.png", "scheme_not_allowed"),
     ],
@@ -591,7 +613,8 @@ def catalog(tmp_path):
         truth="x",
         fetch=FetchConfig(schemes=("http",), hosts=("127.0.0.1",)),
     )
-    with open_reader(config, pafs.LocalFileSystem(), str(tmp_path)) as reader:
+    source = Source(pafs.LocalFileSystem(), (), str(tmp_path), ())
+    with open_reader(config, source) as reader:
         yield reader
 
 
@@ -615,3 +638,174 @@ def test_a_reader_reads_what_did_not_fit_ahead(catalog, monkeypatch):
     monkeypatch.setattr(fetch, "AHEAD_BYTES", 0)
     catalog.prefetch(["1.png"])
     assert catalog.read("1.png") == photo(1)
+
+
+URI_PARTS = st.sampled_from(
+    ["http", "https", "s3", "://", "/", "//", ":", "@", "[", "]", "?", "#", "%", "xn--", "xn--a",
+     "cdn.shop.com", ".shop.com", "::1", "%25", "0x7f", "127.1", "\u0130", "\u2028", "\0", "\r\n",
+     "\\", "\ud800", "80", "99999", "a" * 64, "*", "\u00df", "\u200d"]
+)  # fmt: skip
+ADDRESS = st.one_of(
+    st.text(), st.lists(URI_PARTS | st.text(max_size=3), max_size=12).map("".join)
+).map(lambda rest: rest if "://" in rest else f"http://{rest}")
+
+
+@given(ADDRESS, st.sampled_from([("*.shop.com",), ("*.shop.com", "xn--a", "127.1", "::1")]))
+@settings(max_examples=300, deadline=None)
+def test_any_text_as_an_address_ends_as_a_refusal(name, hosts):
+    def nowhere(host):
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    config = FetchConfig(schemes=("http", "https", "s3"), hosts=hosts, attempts=2)
+    with Fetcher(
+        config,
+        resolve=nowhere,
+        open_bucket=lambda scheme, name: pafs.LocalFileSystem(),
+        sleep=lambda seconds: None,
+    ) as fetcher:
+        content = fetcher.read(name)
+    assert isinstance(content, Refusal)
+    assert len(content.detail) < 600
+
+
+class Replies(httpcore.NetworkBackend):
+    """A network in which every connection gets the same bytes."""
+
+    def __init__(self, reply):
+        self.reply = reply
+
+    def connect_tcp(self, *args, **options):
+        stream = httpcore.MockStream([self.reply])
+        stream.start_tls = lambda *args, **options: stream
+        return stream
+
+
+HEADER = st.one_of(
+    st.binary(max_size=60),
+    st.builds(
+        lambda name, value: name + b": " + value,
+        st.sampled_from([b"Location", b"Retry-After", b"Content-Length", b"Transfer-Encoding",
+                         b"Connection", b"Content-Type", b"X" * 5000]),
+        st.one_of(
+            st.binary(max_size=40),
+            ADDRESS.map(lambda text: text.encode(errors="replace")),
+            st.integers().map(lambda number: str(number).encode()),
+            st.datetimes().map(lambda moment: format_datetime(moment).encode()),
+            st.sampled_from([b"chunked", b"9" * 5000, b"Mon, 1 Jan 99999999999999 0:0:0 GMT"]),
+        ),
+    ),
+)  # fmt: skip
+STATUS = st.sampled_from([b"200", b"302", b"308", b"404", b"429", b"503", b"101", b"100", b"204"])
+
+
+@given(STATUS | st.binary(max_size=5), st.lists(HEADER, max_size=6), st.binary(max_size=50))
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_server_answers_ends_as_bytes_or_a_refusal(status, headers, body):
+    reply = b"HTTP/1.1 " + status + b" x\r\n" + b"\r\n".join([*headers, b"", body])
+    slept = []
+    config = FetchConfig(schemes=("http", "https"), hosts=("*.shop.com",), max_bytes=40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network.httpcore, "SyncBackend", lambda: Replies(reply))
+        with Fetcher(config, resolve=lambda host: ["93.184.216.34"], sleep=slept.append) as fetcher:
+            content = fetcher.read("http://cdn.shop.com/x")
+    assert isinstance(content, bytes | Refusal)
+    assert all(0 <= seconds <= fetch.MAX_WAIT_S for seconds in slept)
+
+
+def test_too_many_and_too_large_headers(server, fetching, uri):
+    def headers(count, size):
+        def answer(handler):
+            handler.close_connection = True
+            handler.send(200, photo(1), **{f"X_{n}": "a" * size for n in range(count)})
+
+        return answer
+
+    server.answers["/many"] = headers(10_000, 100)
+    server.answers["/large"] = headers(1, 1_000_000)
+    for path in ("/many", "/large"):
+        refused(fetching(attempts=1).read(uri(path)), "unreachable")
+
+
+# Hosts that stop answering.
+
+
+def test_a_host_that_gives_nothing_is_left_alone(server, fetching, uri, slept):
+    fetcher = fetching()
+    server.answers |= {f"/{n}": failing(429, Retry_After="3600") for n in range(100)}
+    contents = [fetcher.read(uri(f"/{n}")) for n in range(100)]
+    assert [content.reason for content in contents[:20]] == ["server_error"] * 20
+    assert {refused(content, "host_away") for content in contents[20:]} == {
+        f"http://cdn.shop.com:{server.port} has not answered for a while and is left alone; "
+        "try again later"
+    }
+    assert server.requests.total() == 80
+    assert sum(slept) == 60 * fetch.MAX_WAIT_S
+    assert fetcher.read(uri("/photo.png", "a.shop.com")) == photo(1)  # another host
+
+
+def test_a_host_that_says_that_an_image_is_gone_is_not_away(server, fetching, uri):
+    fetcher = fetching(attempts=1)
+    server.answers |= {"/broken": failing(500), "/gone": failing(404)}
+    for _ in range(2 * hosts.LOST_IN_A_ROW):
+        refused(fetcher.read(uri("/broken")), "server_error")
+        refused(fetcher.read(uri("/gone")), "not_found")
+    assert fetcher.read(uri("/photo.png")) == photo(1)
+
+
+def test_a_host_that_is_back_is_asked_again(server, fetching, uri, monkeypatch):
+    now = [0.0]
+    fetcher = fetching(attempts=1, clock=lambda: now[0])
+    server.answers["/x"] = failing(503)
+    for _ in range(hosts.LOST_IN_A_ROW):
+        refused(fetcher.read(uri("/x")), "server_error")
+    now[0] += hosts.FIRST_AWAY_S + 1
+    refused(fetcher.read(uri("/x")), "server_error")  # one is tried, once
+    refused(fetcher.read(uri("/photo.png")), "host_away")
+    now[0] += hosts.FIRST_AWAY_S + 1
+    refused(fetcher.read(uri("/photo.png")), "host_away")  # twice as long
+    now[0] += hosts.FIRST_AWAY_S
+    assert fetcher.read(uri("/photo.png")) == photo(1)
+    refused(fetcher.read(uri("/x")), "server_error")
+    assert fetcher.read(uri("/photo.png")) == photo(1)
+
+
+def test_a_host_that_a_redirect_leads_to_is_left_alone_too(server, fetching, uri):
+    fetcher = fetching(attempts=1)
+    server.redirect("/x", f"http://a.shop.com:{server.port}/y")
+    server.answers["/y"] = failing(500)
+    for _ in range(hosts.LOST_IN_A_ROW):
+        refused(fetcher.read(uri("/x")), "server_error")
+    assert "a.shop.com" in refused(fetcher.read(uri("/x")), "host_away")
+    assert fetcher.read(uri("/photo.png")) == photo(1)
+    assert server.requests["/y"] == hosts.LOST_IN_A_ROW
+
+
+def test_an_image_has_its_time_whatever_the_attempts(server, fetching, uri, slept):
+    now = [0.0]
+    server.answers["/x"] = failing(500)
+
+    def clock():
+        now[0] += 40
+        return now[0]
+
+    fetcher = fetching(attempts=1000, clock=clock)
+    refused(fetcher.read(uri("/x")), "server_error")
+    assert server.requests["/x"] < 10
+    server.redirect("/y", "/y")
+    assert "300 s in all" in refused(
+        fetching(max_redirects=1000, attempts=1, clock=clock).read(uri("/y")), "unreachable"
+    )
+
+
+def test_a_bucket_that_is_away_is_left_alone(tmp_path):
+    asked = []
+
+    def broken(scheme, name):
+        asked.append(name)
+        raise OSError("When resolving: AWS Error NETWORK_CONNECTION during HeadBucket operation")
+
+    config = FetchConfig(schemes=("s3",), hosts=("photos",))
+    with Fetcher(config, open_bucket=broken) as fetcher:
+        contents = [fetcher.read(f"s3://photos/{n}.png") for n in range(24)]
+    assert [content.reason for content in contents] == ["unreachable"] * 20 + ["host_away"] * 4
+    assert len(asked) == 20

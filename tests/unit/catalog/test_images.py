@@ -6,6 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from raypipe.catalog.images import MAX_BYTES, Picture, Refusal, squash
@@ -191,3 +193,180 @@ def test_one_pixel():
 
 def test_a_sliver():
     assert_color(squash(encoded(Image.new("RGB", (900, 1), "blue")), SIZE, LIMIT), (0, 0, 255))
+
+
+# What would take minutes, and what makes Pillow fail.
+
+
+def progressive(side=200, mode="L", extra=0):
+    """A progressive JPEG whose last scan is there ``extra`` more times."""
+    color = 128 if mode == "L" else "red"
+    content = encoded(Image.new(mode, (side, side), color), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * extra + content[-2:]
+
+
+def segment(marker, body):
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def exif(tags, length):
+    """EXIF in which every tag names nearly all of it."""
+    entries = b"".join(struct.pack("<HHII", n + 1000, 7, length - 200, 8) for n in range(tags))
+    made = b"II*\0" + struct.pack("<IH", 8, tags) + entries
+    return b"Exif\0\0" + made + bytes(length - len(made))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_progressive_photo_is_used(mode):
+    assert isinstance(squash(progressive(mode=mode), SIZE, LIMIT), Picture)
+
+
+def test_scans_without_end_are_counted_before_they_are_decoded():
+    assert isinstance(squash(progressive(extra=90), SIZE, LIMIT), Picture)
+    for extra in (100, 100_000):
+        refusal = squash(progressive(extra=extra), SIZE, LIMIT)
+        assert (refusal.reason, refusal.detail) == (
+            "too_complex",
+            "101 scans or more of 40000 pixels",
+        )
+
+
+def test_the_larger_the_image_the_fewer_its_scans():
+    assert isinstance(squash(progressive(1000, extra=14), SIZE, LIMIT), Picture)
+    assert squash(progressive(1000, extra=15), SIZE, LIMIT).reason == "too_complex"
+
+
+@pytest.mark.parametrize("junk", [b"\xff" * 50, b"\0" * 50, b"\xff\0" * 50])
+def test_junk_and_fill_bytes_hide_no_scan(junk):
+    content = progressive(extra=200)
+    hidden = content[:20] + junk + content[20:]
+    assert squash(hidden, SIZE, LIMIT).reason == "too_complex"
+
+
+def test_scans_of_a_preview_or_a_film_behind_the_photo_are_nobodys():
+    content = progressive() + b"\xff\xda" * 1000
+    assert isinstance(squash(content, SIZE, LIMIT), Picture)
+    inside = progressive()
+    thumbnail = segment(0xE2, b"\xff\xda\0\2" * 1000)
+    assert isinstance(squash(inside[:2] + thumbnail + inside[2:], SIZE, LIMIT), Picture)
+
+
+def png_with(*chunks):
+    content = encoded(noise())
+    return content[:33] + b"".join(chunks) + content[33:]
+
+
+def jpeg_with(header):
+    content = encoded(noise(), "JPEG")
+    return content[:2] + header + content[2:]
+
+
+def gif_with(block, times):
+    content = encoded(noise(), "GIF")
+    start = 13 + 3 * 2 ** ((content[10] & 7) + 1)
+    return content[:start] + block * times + content[start:]
+
+
+def run_length_bmp(side, operations):
+    header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(operations), 0, 0, 256, 0)
+    start = 14 + len(header) + 1024
+    file = b"BM" + struct.pack("<IHHI", start + len(operations), 0, 0, start)
+    return file + header + bytes(1024) + operations
+
+
+MANY = {
+    "jpeg_comments": lambda: jpeg_with(segment(0xFE, b"") * 20_000),
+    "jpeg_fill": lambda: jpeg_with(b"\xff" * 100_000),
+    "jpeg_junk": lambda: jpeg_with(segment(0xFE, b"") + bytes(100_000)),
+    "jpeg_exif": lambda: jpeg_with(segment(0xE1, exif(3000, 60_000))),
+    "jpeg_exif_in_parts": lambda: jpeg_with(
+        segment(0xE1, exif(2000, 60_000)) + segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 9
+    ),
+    "jpeg_header": lambda: jpeg_with(segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 260),
+    "jpeg_mpf": lambda: jpeg_with(segment(0xE2, b"MPF\0" + exif(3000, 60_000)[6:])),
+    "png_texts": lambda: png_with(chunk(b"tEXt", b"a\0b") * 5000),
+    "png_unknown": lambda: png_with(chunk(b"abCd", b"") * 5000),
+    "png_profiles": lambda: png_with(chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1000))) * 300),
+    "png_packed": lambda: png_with(chunk(b"zTXt", b"x\0\0" + zlib.compress(b"a")[:-2]) * 300),
+    "png_exif": lambda: png_with(chunk(b"eXIf", exif(100, 1 << 20)[6:])),
+    "png_exif_as_text": lambda: png_with(
+        chunk(b"tEXt", b"Raw profile type exif\0\n\n\n" + exif(3000, 60_000).hex().encode())
+    ),
+    "png_data": lambda: png_with()[:-12] + chunk(b"abCd", b"") * 100_000 + png_with()[-12:],
+    "gif_comments": lambda: gif_with(b"\x21\xfe\0", 20_000),
+    "gif_comment": lambda: gif_with(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 6000 + b"\0", 1),
+    "gif_junk": lambda: gif_with(b"\1", 20_000),
+    "bmp_runs": lambda: run_length_bmp(700, b"\1\1" * 200_000),
+    "bmp_no_runs": lambda: run_length_bmp(700, bytes(400_000)),
+    "webp_exif": lambda: encoded(noise(), "WEBP", exif=exif(100, 1 << 20)[6:]),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_what_would_take_minutes_is_refused(name):
+    refusal = squash(MANY[name](), SIZE, LIMIT)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "too_complex"
+    assert len(refusal.detail) < 100
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_photos_hold_beside_pixels_does_not_cost_them():
+    profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(500_000)))
+    photos = [
+        png_with(chunk(b"tEXt", b"a\0b") * 500, profile, chunk(b"eXIf", exif(40, 64_000)[6:])),
+        jpeg_with(segment(0xE1, exif(40, 64_000)) + segment(0xE2, bytes(60_000)) * 200),
+        gif_with(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 300 + b"\0", 1),
+        run_length_bmp(100, b"\x64\1\0\0" * 100),
+        encoded(noise(), "WEBP", exif=exif(40, 64_000)[6:]),
+    ]
+    for content in photos:
+        assert isinstance(squash(content, SIZE, LIMIT), Picture)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "GIF"])
+def test_a_comment_of_a_stranger_goes_no_further(form):
+    picture = squash(encoded(noise(), form, comment=b"buy now"), SIZE, LIMIT)
+    assert b"buy now" not in picture.encoded
+
+
+EXAMPLES = [
+    encoded(noise(), "JPEG"),
+    encoded(noise(), "JPEG", progressive=True, exif=exif(3, 200)),
+    encoded(noise().convert("CMYK"), "JPEG"),
+    png_with(chunk(b"eXIf", exif(3, 200)[6:]), chunk(b"tEXt", b"Raw profile type exif\0\n\n\nzz")),
+    encoded(noise().convert("P"), "PNG", transparency=0),
+    encoded(noise(), "WEBP"),
+    encoded(noise(), "WEBP", lossless=True, exif=exif(3, 200)[6:]),
+    encoded(noise(), "GIF", save_all=True, append_images=[noise(), noise()]),
+    encoded(noise(), "PNG", save_all=True, append_images=[noise()]),
+    encoded(noise(), "BMP"),
+    run_length_bmp(20, b"\5\1\0\0\0\2\3\1\0\1"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(
+    st.sampled_from(EXAMPLES),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=6), st.integers(0, 9)), max_size=6),
+    st.floats(0, 1),
+)
+@settings(max_examples=400, deadline=None)
+def test_no_bytes_raise(content, edits, kept):
+    for place, put, removed in edits:
+        at = int(place * len(content))
+        content = content[:at] + put + content[at + removed :]
+    if kept > 0.5:
+        content = content[: int(kept * len(content))]
+    outcome = squash(content, SIZE, LIMIT)
+    assert isinstance(outcome, Picture | Refusal)
+    assert isinstance(outcome, Picture) or len(outcome.detail) <= 400
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF"]),
+       st.binary(max_size=400))  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_no_random_bytes_raise(beginning, rest):
+    assert isinstance(squash(beginning + rest, SIZE, LIMIT), Picture | Refusal)

@@ -1,8 +1,12 @@
 """The prepare stage on a user's own files: what goes in comes out once, or says why not."""
 
 import io
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +21,7 @@ from raypipe.attributes import AttributeSchema, load_attribute_schema
 from raypipe.catalog import census, stage
 from raypipe.catalog.fetch import Fetcher
 from raypipe.catalog.images import Refusal
+from raypipe.catalog.listings import prepare_listing
 from raypipe.config import resolve
 from raypipe.errors import ArtifactError, ConfigDriftError, QuarantineLimitError
 from raypipe.manifest import COMMIT
@@ -232,6 +237,152 @@ def test_an_image_on_this_machine_is_never_fetched(shop, run):
     with pytest.raises(QuarantineLimitError, match=r"private_address: 127\.0\.0\.1 is") as caught:
         stage.run(shop.config(fetch=fetch), run)
     assert "s3cr3t" not in str(caught.value)
+
+
+HOSTILE = {
+    "outside": ["../private.png"],
+    "absolute": ["/etc/passwd"],
+    "link": ["link.png"],
+    "pipe": ["pipe.png"],
+    "null": ["a\0.png"],
+    "long": ["a" * 5000],
+    "data": ["data:image/png;base64," + "iVBORw0KGgo" * 500],
+    "below": ["0.png/x"],
+    "idna": ["https://xn--a/x.jpg"],
+    "port": ["https://cdn.shop.com:" + "9" * 5000 + "/"],
+    "brackets": ["https://[::1/"],
+    "empty": [""],
+    "control": ["\x1b[31m\u2028.png"],
+    "many": [f"{number}/none.png" for number in range(10_000)],
+    "page": ["page.png"],
+    "scans": ["scans.jpg"],
+    "comment": ["comment.gif"],
+}
+
+
+def hostile_files(shop, directory):
+    (shop.directory.parent / "private.png").write_bytes(photo(99))
+    (directory / "link.png").symlink_to("../private.png")
+    os.mkfifo(directory / "pipe.png")
+    (directory / "page.png").write_bytes(b"<html>")
+    stream = io.BytesIO()
+    Image.new("L", (40, 30), 99).save(stream, "JPEG", progressive=True)
+    scans = stream.getvalue()
+    last = scans[scans.rindex(b"\xff\xda") : -2]
+    (directory / "scans.jpg").write_bytes(scans[:-2] + last * 1000 + b"\xff\xd9")
+    stream = io.BytesIO()
+    Image.new("L", (40, 30), 99).save(stream, "GIF", comment=b"a" * 70_000)
+    (directory / "comment.gif").write_bytes(stream.getvalue())
+
+
+def test_hostile_rows_cost_themselves_alone(shop, run):
+    shop.directory.mkdir()
+    for index, row in enumerate(shop.listings):
+        (shop.directory / f"{index}.png").write_bytes(row["images"][0])
+        row["images"] = [f"{index}.png"]
+    for name, images in HOSTILE.items():
+        shop.add(name, 0, images=images)
+        mended = f"mended-{name}"
+        shop.add(mended, 0, images=[*images[:20], f"{mended}.png"])
+        (shop.directory / f"{mended}.png").write_bytes(photo(len(shop.listings)))
+    hostile_files(shop, shop.directory)
+    shop.write(shops.LISTINGS.set(2, pa.field("images", pa.list_(pa.string()))))
+    script = Path(__file__).parents[3] / "jobs" / "prepare.py"
+    config = shop.config(max_quarantined=0.5)
+    places = ("listings", "attribute_schema", "seed", "truth")
+    settings = [f"catalog.{name}={getattr(config.catalog, name)}" for name in places]
+    done = subprocess.run(
+        [sys.executable, str(script), "catalog.embedded=null", "catalog.max_quarantined=0.5",
+         "run.directory=" + str(shop.directory.parent), "run.name=run", *settings],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    refused = quarantine(run)
+    assert refused.keys() == HOSTILE.keys() - {"comment"}
+    assert {reason for reason, _ in refused.values()} == {"no_image"}
+    reasons = {name: detail.partition(":")[0] for name, (_, detail) in refused.items()}
+    assert reasons == {
+        "outside": "outside_roots",
+        "absolute": "outside_roots",
+        "link": "outside_roots",
+        "pipe": "unreadable_file",
+        "null": "bad_path",
+        "long": "bad_path",
+        "data": "bad_path",
+        "below": "missing_file",
+        "idna": "bad_uri",
+        "port": "bad_uri",
+        "brackets": "bad_uri",
+        "empty": "bad_path",
+        "control": "missing_file",
+        "many": "missing_file",
+        "page": "unknown_format",
+        "scans": "too_complex",
+    }
+    assert all(len(detail) <= 500 for _, detail in refused.values())
+    assert len(rows(run)) == len(shop.listings) - len(refused)
+
+
+def test_image_roots_allow_other_folders(shop, run, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, row in enumerate(shop.listings):
+        (photos / f"{index}.png").write_bytes(row["images"][0])
+        row["images"] = [str(photos / f"{index}.png")]
+    shop.write(shops.LISTINGS.set(2, pa.field("images", pa.list_(pa.string()))))
+    with pytest.raises(QuarantineLimitError, match=r"nor below catalog\.image_roots"):
+        stage.run(shop.config(), run)
+    assert stage.run(shop.config(image_roots=[str(photos)]), run).rows == 12
+
+
+def prepared_listing(images, config, read, **options):
+    row = {"listing_id": "a", "vertical": "shoe", "images": images, "group_id": None}
+    schema = AttributeSchema.from_json(shops.SCHEMA)
+    row["seller_values"] = None
+    return prepare_listing(row, schema, config.catalog, read, **options)
+
+
+def test_a_listing_that_names_images_without_end_is_read_a_hundred_times(shop):
+    asked = []
+    names = [f"{number}.png" for number in range(10_000)]
+    listing = prepared_listing(
+        names, shop.config(), lambda name: asked.append(name) or Refusal("not_found", name)
+    )
+    assert asked == names[:100]
+    assert listing.skipped == {"not_found": 100, "too_many_images": 1}
+    found = prepared_listing(
+        names, shop.config(), lambda name: photo(int(name[:2])) if name == "99.png" else b""
+    )
+    assert len(found.pictures) == 1
+    copies = prepared_listing([photo(1)] * 500, shop.config(), None)
+    assert copies.skipped == {"duplicate": 99, "too_many_images": 1}
+
+
+def test_a_listing_whose_images_come_slowly_has_its_time(shop):
+    now = [0.0]
+
+    def slow(name):
+        now[0] += 70
+        return photo(1) if name == "0" else Refusal("unreachable", "slow")
+
+    names = [str(number) for number in range(50)]
+    listing = prepared_listing(names, shop.config(), slow, clock=lambda: now[0])
+    assert listing.skipped == {"unreachable": 4, "too_slow": 1}
+    assert len(listing.pictures) == 1
+
+
+def test_a_listing_whose_images_cannot_be_fetched_is_done_after_five(shop):
+    asked = []
+
+    def read(name):
+        asked.append(name)
+        return Refusal(("not_found", "host_away", "server_error")[len(asked) % 3], name)
+
+    listing = prepared_listing([str(number) for number in range(50)], shop.config(), read)
+    assert listing.skipped["server_error"] == 5
+    assert listing.skipped["too_slow"] == 1
+    assert len(asked) == 14
 
 
 def test_a_broken_image_may_refuse_its_listing(shop, run):

@@ -715,13 +715,137 @@ def test_a_parquet_file_is_taken_as_it_is(init: Init, shop: Path) -> None:
     assert load_attribute_schema("schema.yaml").verticals == ("shoe",)
 
 
-def test_images_by_address_make_their_hosts_allowed(init: Init, shop: Path) -> None:
-    addresses = [["s3://shop-images/a.jpg"], ["https://CDN.shop.com/b.jpg"]]
+def test_hosts_of_images_by_address_are_proposed(
+    init: Init, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    addresses = [["https://CDN.shop.com/b.jpg", "https://img.shop.com/b.jpg"], ["a.jpg"]]
     write_parquet(shop / "mine.parquet", images=addresses)
     assert init("mine.parquet") == 0
     fetch = configuration.load("catalog.yaml").catalog.fetch
-    assert set(fetch.hosts) == {"shop-images", "cdn.shop.com"}
-    assert set(fetch.schemes) == {"https", "s3"}
+    assert (fetch.hosts, fetch.schemes) == (("cdn.shop.com", "img.shop.com"), ("https",))
+    assert "allows images from cdn.shop.com, img.shop.com" in capsys.readouterr().out
+
+
+DOUBTFUL = {
+    "s3://shop-images/a.jpg": "a bucket, which is read with this machine's credentials",
+    "gs://shop-images/a.jpg": "a bucket",
+    "http://cdn.shop.com/a.jpg": "not https",
+    "file:///etc/passwd": "a scheme that is not fetched",
+    "ftp://cdn.shop.com/a": "a scheme that is not fetched",
+    "https://169.254.169.254/latest": "an address of a machine",
+    "https://[::1]/a": "an address of a machine",
+    "https://2130706433/a": "an address of a machine",
+    "https://0x7f000001/a": "an address of a machine",
+    "https://127.1/a": "an address of a machine",
+    "https://[::1/a": "no name that a host can have",
+    "https:///a": "no name that a host can have",
+    "https://localhost/a": "a name inside a network",
+    "https://LOCALHOST./a": "a name inside a network",
+    "https://intranet/a": "a name inside a network",
+    "https://metadata.google.internal/a": "a name inside a network",
+    "https://printer.local/a": "a name inside a network",
+    "https://a.localhost/a": "a name inside a network",
+    "https://*.shop.com/a": "no name that a host can have",
+    "https://cdn_1.shop.com/a": "no name that a host can have",
+    "https://-cdn.shop.com/a": "no name that a host can have",
+    "https://cdn..shop.com/a": "no name that a host can have",
+    "https://cdn.shop.com%2f.evil/a": "no name that a host can have",
+    "https://b\u00fccher.de/a": "no name that a host can have",
+    "https://\u0441dn.shop.com/a": "no name that a host can have",
+    "https://xn--bcher-kva.de/a": "letters that may only look like others",
+    "https://a\u2028hosts: [evil.com]/a": "no name that a host can have",
+    "https://a\x85b.com/a": "no name that a host can have",
+    "https://" + "a." * 200 + "com/a": "no name that a host can have",
+    "https://user:s3cr3t@/a": "no name that a host can have",
+}
+
+
+@pytest.mark.parametrize("address", DOUBTFUL)
+def test_other_hosts_are_commented_out_with_the_reason(
+    init: Init, shop: Path, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    write_parquet(shop / "mine.parquet", images=[[address], ["https://cdn2.shop.com/b.jpg"]])
+    assert init("mine.parquet") == 0
+    fetch = configuration.load("catalog.yaml").catalog.fetch
+    assert (fetch.hosts, fetch.schemes) == (("cdn2.shop.com",), ("https",))
+    (comment,) = (
+        line for line in (shop / "catalog.yaml").read_text().splitlines() if "#   - " in line
+    )
+    assert DOUBTFUL[address] in comment
+    assert comment.isascii()
+    assert len(comment) < 220
+    printed = capsys.readouterr().out
+    assert f"does not allow {comment.partition('- ')[2].partition('  #')[0]}: " in printed
+    assert "s3cr3t" not in comment + printed
+
+
+def test_hosts_that_are_not_proposed_leave_the_default(init: Init, shop: Path) -> None:
+    write_parquet(shop / "mine.parquet", images=[[f"s3://b{n}/a"] for n in range(2)])
+    assert init("mine.parquet") == 0
+    assert configuration.load("catalog.yaml").catalog.fetch.hosts == ()
+    assert "s3://b1" in (shop / "catalog.yaml").read_text()
+
+
+@given(st.lists(st.text(min_size=1, max_size=30), max_size=14))
+def test_whatever_a_sheet_names_the_configuration_loads(names: list[str]) -> None:
+    survey = Survey()
+    survey.add("shoe", {}, [f"https://{name}" for name in names])
+    hosts = tuple(survey.hosts)
+    text = draft_config(Place("shop", "listings.parquet", 0, hosts))
+    for host in settings(text)["catalog.fetch.hosts"]:
+        assert re.fullmatch(r"[a-z0-9.-]+", host)
+    assert settings(text).keys() == settings(draft_config(Place("shop", "l.parquet", 0))).keys()
+
+
+def test_the_folder_of_images_outside_is_a_root(
+    init: Init, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "photos").rename(tmp_path / "elsewhere")
+    sheet = (shop / "listings.csv").read_text().replace("photos/", "")
+    (shop / "listings.csv").write_text(sheet)
+    assert init("listings.csv", "--images", "../elsewhere") == 0
+    roots = configuration.load("catalog.yaml").catalog.image_roots
+    assert roots == (str(tmp_path / "elsewhere"),)
+    assert "catalog.image_roots of catalog.yaml names" in capsys.readouterr().out
+    add_answers(init, shop)
+    assert len(prepared(shop)) == 12
+
+
+def test_the_root_of_images_beside_a_sheet_elsewhere_is_their_own_folder(
+    init: Init, shop: Path
+) -> None:
+    assert init("listings.csv", "--target", "../made") == 0
+    made = configuration.load("../made/catalog.yaml").catalog
+    assert made.image_roots == (str(shop / "photos"),)
+
+
+def test_images_in_the_target_need_no_root(init: Init, shop: Path) -> None:
+    assert init("listings.csv", "--images", "photos") == 0
+    assert configuration.load("catalog.yaml").catalog.image_roots == ()
+
+
+def test_a_folder_of_images_that_is_a_link_is_a_root(
+    init: Init, shop: Path, tmp_path: Path
+) -> None:
+    (shop / "photos").rename(tmp_path / "elsewhere")
+    (shop / "photos").symlink_to(tmp_path / "elsewhere")
+    assert init("listings.csv", "--images", "photos") == 0
+    roots = configuration.load("catalog.yaml").catalog.image_roots
+    assert roots == (str(tmp_path / "elsewhere"),)
+    add_answers(init, shop)
+    assert len(prepared(shop)) == 12
+
+
+@pytest.mark.parametrize("embed", [(), ("--embed",)])
+def test_a_link_that_leads_out_of_the_folders_is_no_image(
+    init: Init, shop: Path, tmp_path: Path, embed: tuple[str, ...]
+) -> None:
+    (tmp_path / "private.jpg").write_bytes(photo(77))
+    (shop / "photos" / "S00.jpg").unlink()
+    (shop / "photos" / "S00.jpg").symlink_to(tmp_path / "private.jpg")
+    assert init("listings.csv", *embed) == 0
+    (lost,) = refused(shop / "listings.refused.csv")
+    assert (lost["refused_because"], lost["sku"]) == ("no_image", "S00")
 
 
 @pytest.mark.parametrize(
