@@ -14,7 +14,7 @@ CONFIGURATION = "run.json"
 def open_run(config: Config) -> Run:
     """The run's directory, made if needed, with the configuration that it was begun with."""
     run = run_of(config)
-    run.create(CONFIGURATION, json.dumps(config.model_dump(mode="json"), indent=1).encode())
+    run.create(CONFIGURATION, json.dumps(config.shown(), indent=1).encode())
     return run
 
 
@@ -79,6 +79,9 @@ def begun_with(run: Run) -> Config:
         values = json.loads(content or b"")
     except ValueError as error:
         raise ArtifactError(f"{run.location}/{CONFIGURATION} is unreadable: {error}") from error
+    if isinstance(values, dict) and isinstance(values.get("model"), dict):
+        # Earlier versions began runs of models without a commit; what they made can be looked at.
+        values["model"].setdefault("allow_unpinned", True)
     try:
         return configuration.resolve(values)
     except ConfigError as error:

@@ -1,16 +1,10 @@
 """What a run is made from: the catalog and its images."""
 
-import re
 from typing import Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from raypipe.config.section import RESOURCE, Section
-
-_SECRET = re.compile(
-    r"password|passwd|secret|token$|credential|key|connection-string|authorization", re.IGNORECASE
-)
 
 
 class EmbeddedCatalogConfig(Section):
@@ -83,19 +77,6 @@ class CatalogConfig(Section):
     """Share (0-1) of refused listings above which prepare stops."""
     rows_per_file: int = Field(256, ge=1, json_schema_extra=RESOURCE)
     """Listings per Parquet file of the prepared catalog."""
-
-    @field_validator("iceberg")
-    @classmethod
-    def _no_secrets(cls, properties: dict[str, str]) -> dict[str, str]:
-        for name, value in properties.items():
-            if _SECRET.search(name) or ("://" in value and urlsplit(value).password):
-                catalog = properties.get("name", "default").upper()
-                variable = name.upper().replace(".", "__").replace("-", "_")
-                raise ValueError(
-                    f"'{name}' is or holds a secret, and the configuration is written to the run: "
-                    f"set PYICEBERG_CATALOG__{catalog}__{variable} in the environment instead"
-                )
-        return properties
 
     @model_validator(mode="after")
     def _one_source(self) -> "CatalogConfig":

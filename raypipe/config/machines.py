@@ -1,10 +1,12 @@
 """Where a run goes and what that costs: engines, cluster, prices."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
 from raypipe.config.section import RESOURCE, Section
+from raypipe.errors import ConfigError
 
 
 class SamplingConfig(Section):
@@ -40,8 +42,34 @@ class SamplingConfig(Section):
     a GPU."""
     engine: dict[str, Any] = Field(default_factory=dict, json_schema_extra=RESOURCE)
     """Passed to vLLM's engine arguments as they stand."""
-    environment: dict[str, str] = Field(default_factory=dict, json_schema_extra=RESOURCE)
-    """Environment variables of the engine's process, such as VLLM_CPU_KVCACHE_SPACE."""
+    environment: dict[str, str | None] = Field(default_factory=dict, json_schema_extra=RESOURCE)
+    """Environment variables of the engine's process, such as VLLM_CPU_KVCACHE_SPACE. None (null)
+    takes the value that the job's own environment has, as for HF_TOKEN; names alone are written."""
+
+    def with_variables(self, environment: Mapping[str, str]) -> "SamplingConfig":
+        """The same, with a value for every variable: what an engine is started with.
+
+        Args:
+            environment: of the job.
+
+        Raises:
+            ConfigError: the job has no such variable.
+        """
+        missing = [
+            name
+            for name, value in self.environment.items()
+            if value is None and name not in environment
+        ]
+        if missing:
+            raise ConfigError(
+                f"sampling.environment.{missing[0]}=null takes the value of the job's own "
+                f"environment, which has none: export {missing[0]}=…"
+            )
+        values = {
+            name: environment[name] if value is None else value
+            for name, value in self.environment.items()
+        }
+        return self.model_copy(update={"environment": values})
 
 
 class RatesConfig(Section):
