@@ -117,7 +117,7 @@ class Counted:
 
 def prepared(config: Config) -> Counted:
     """Make this process ready to start an engine."""
-    os.environ.update(config.sampling.with_variables(os.environ).environment)
+    os.environ.update(config.sampling.variables(os.environ))
     counted = Counted()
     if not config.sampling.engine.get("disable_log_stats", True):
         counted.watch()
@@ -409,7 +409,7 @@ def _processor(work: Work, clock_file: Path) -> Any:
             concurrency=1,
             log_engine_metrics=False,
             placement_group_config={"bundles": [{"CPU": 1}]},
-            runtime_env={"env_vars": work.config.sampling.with_variables(os.environ).environment},
+            runtime_env={"env_vars": work.config.sampling.variables(os.environ)},
             **{f"{name}_stage": False for name in stages},
         ),
         preprocess=functools.partial(_stage_row, work.config),

@@ -36,6 +36,7 @@ _ADDRESS = re.compile(
 # Where what stands before '@' is no credential but a container, or a user without a password.
 _NAMED_PLACES = re.compile(r"(abfss?|wasbs?|hdfs|viewfs|ssh|git\+ssh):", re.IGNORECASE)
 _BARE_USER = re.compile(r"(?<![\w/:])[^\s/:@'\"=,]+:[^\s@'\"]+@[\w\[]")
+_TABLE = re.compile(r"^(delta|lance|iceberg):")
 _PARAMETER = re.compile(
     r"(?P<name>[A-Za-z][\w.%-]*)(?P<between>=|[\"']\s*:\s*[\"'])(?P<value>[^\s&;,'\"<>)\]}…*]+)"
 )
@@ -61,7 +62,7 @@ def secret_in(text: str) -> str | None:
     for form in {text, unquote(text)}:
         if any(_is_credential(found) for found in _ADDRESS.finditer(form)):
             return "a user or password before '@'"
-        if "//" not in form and _BARE_USER.search(form):
+        if "//" not in form and _BARE_USER.search(_TABLE.sub("", form)):
             return "a user and password before '@'"
         for found in _PARAMETER.finditer(form):
             if is_secret_name(found["name"]):
@@ -116,7 +117,7 @@ def _of_environment() -> list[str]:
     for name, value in os.environ.items():
         if is_secret_name(name):
             known.add(value.strip())
-        for found in _ADDRESS.finditer(value):  # proxies
+        for found in filter(_is_credential, _ADDRESS.finditer(value)):  # proxies
             known |= {found["user"].rpartition(":")[2], unquote(found["user"].rpartition(":")[2])}
     long = {form for value in known if len(value) >= _SHORTEST for form in spellings(value)}
     return sorted(long, key=len, reverse=True)

@@ -218,7 +218,7 @@ def resolve(values: Mapping[str, Any]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         lines = [_explain(fault) for fault in error.errors(include_input=False)]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError("\n".join(lines)) from None  # its own words repeat names as given
 
 
 def _fault_of(error: yaml.YAMLError) -> str:

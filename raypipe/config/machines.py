@@ -46,8 +46,8 @@ class SamplingConfig(Section):
     """Environment variables of the engine's process, such as VLLM_CPU_KVCACHE_SPACE. None (null)
     takes the value that the job's own environment has, as for HF_TOKEN; names alone are written."""
 
-    def with_variables(self, environment: Mapping[str, str]) -> "SamplingConfig":
-        """The same, with a value for every variable: what an engine is started with.
+    def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """What an engine is started with: every variable of ``environment`` with a value.
 
         Args:
             environment: of the job.
@@ -65,11 +65,10 @@ class SamplingConfig(Section):
                 f"sampling.environment.{missing[0]}=null takes the value of the job's own "
                 f"environment, which has none: export {missing[0]}=…"
             )
-        values = {
+        return {
             name: environment[name] if value is None else value
             for name, value in self.environment.items()
         }
-        return self.model_copy(update={"environment": values})
 
 
 class RatesConfig(Section):

@@ -242,7 +242,8 @@ def plan(
 
 def _maker(start: EngineStarter, config: Config, policy: Policy) -> Callable[[], ChainSource]:
     """Starts an engine anywhere, with the variables that are set here."""
-    sampling = config.sampling.with_variables(os.environ)
+    variables = {"environment": config.sampling.variables(os.environ)}
+    sampling = config.sampling.model_copy(update=variables)
     return partial(start, config.model_copy(update={"sampling": sampling}), policy)
 
 
