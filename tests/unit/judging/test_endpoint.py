@@ -277,7 +277,7 @@ def test_a_key_goes_over_http_to_this_machine_alone(host: str, taken: bool) -> N
     if taken:
         resolve(named)
         return
-    with pytest.raises(ConfigError, match="the key in JUDGE_KEY would go to .* unencrypted"):
+    with pytest.raises(ConfigError, match=r"the key in JUDGE_KEY would go to .* unencrypted"):
         resolve(named)
 
 
