@@ -6,7 +6,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(BIN)/python
-COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --python-version 3.11 --no-annotate --no-header
+# Whatever is fetched has the hash that is written down for it.
+VERIFIED := --require-hashes -r
+GET_UV := $(BIN)/python -m pip install -qq --disable-pip-version-check $(VERIFIED) requirements/uv.txt
+COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header
 
 .PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters fix lock clean
 .DEFAULT_GOAL := help
@@ -32,13 +35,13 @@ help:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed"; exit 1; }
 	@echo "installing (about a minute) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
-	@$(INSTALL) -r requirements/cpu.txt
-	@$(INSTALL) --editable .
+	@$(GET_UV)
+	@$(INSTALL) $(VERIFIED) requirements/cpu.txt
+	@$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 .venv/.dev: .venv/.cpu requirements/dev.txt
-	@$(INSTALL) -r requirements/dev.txt
+	@$(INSTALL) $(VERIFIED) requirements/dev.txt
 	@touch $@
 
 install: .venv/.cpu
@@ -90,12 +93,12 @@ fix: .venv/.dev
 
 # Both targets are compiled against their common resolution, so that whatever they share is equal.
 lock:
-	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q uv==$(UV_VERSION); }
-	@$(COMPILE) --extra cpu --extra gpu --group dev --output-file .venv/both.txt
-	@$(COMPILE) --extra cpu --constraint .venv/both.txt --output-file requirements/cpu.txt
-	@$(COMPILE) --extra gpu --constraint .venv/both.txt --output-file requirements/gpu.txt
-	@$(BIN)/uv pip compile --group dev --quiet --python-version 3.11 --no-annotate --no-header \
-		--constraint requirements/cpu.txt --output-file requirements/dev.txt
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(GET_UV); }
+	@$(COMPILE) pyproject.toml --extra cpu --extra gpu --group dev --output-file .venv/both.txt
+	@$(COMPILE) pyproject.toml --generate-hashes --extra cpu --constraint .venv/both.txt --output-file requirements/cpu.txt
+	@$(COMPILE) pyproject.toml --generate-hashes --extra gpu --constraint .venv/both.txt --output-file requirements/gpu.txt
+	@$(COMPILE) --generate-hashes --group dev --constraint requirements/cpu.txt --output-file requirements/dev.txt
+	@echo uv==$(UV_VERSION) | $(COMPILE) --generate-hashes --output-file requirements/uv.txt -
 
 clean:
 	rm -rf .venv

@@ -37,7 +37,9 @@ def random_adapter(config: Config, directory: Path) -> Path:
 
     from raypipe.training.lora import lora_config
 
-    base = AutoModelForImageTextToText.from_pretrained(model_path(config.model))
+    base = AutoModelForImageTextToText.from_pretrained(
+        model_path(config.model), revision=config.model.revision
+    )
     model = get_peft_model(base, lora_config(config.lora))
     torch.manual_seed(0)
     for name, weight in model.named_parameters():

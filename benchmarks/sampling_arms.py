@@ -117,7 +117,7 @@ class Counted:
 
 def prepared(config: Config) -> Counted:
     """Make this process ready to start an engine."""
-    os.environ.update(config.sampling.environment)
+    os.environ.update(config.sampling.variables(os.environ))
     counted = Counted()
     if not config.sampling.engine.get("disable_log_stats", True):
         counted.watch()
@@ -159,16 +159,16 @@ def parameters(config: Config, request: Request) -> dict[str, Any]:
 
 
 @functools.cache
-def tokenizer(path: str) -> Any:
+def tokenizer(path: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path)
+    return AutoTokenizer.from_pretrained(path, revision=revision)
 
 
 def text(config: Config, prompt: Prompt) -> str:
     """A prompt by the chat template, each image one token."""
     conversation = messages(prompt.text, len(prompt.images), config.model.answer_format)
-    chat = tokenizer(model_path(config.model))
+    chat = tokenizer(model_path(config.model), config.model.revision)
     return str(chat.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
 
 
@@ -409,7 +409,7 @@ def _processor(work: Work, clock_file: Path) -> Any:
             concurrency=1,
             log_engine_metrics=False,
             placement_group_config={"bundles": [{"CPU": 1}]},
-            runtime_env={"env_vars": work.config.sampling.environment},
+            runtime_env={"env_vars": work.config.sampling.variables(os.environ)},
             **{f"{name}_stage": False for name in stages},
         ),
         preprocess=functools.partial(_stage_row, work.config),

@@ -80,6 +80,7 @@ class Run:
     """
 
     def __init__(self, location: str) -> None:
+        storage.refuse_credentials(location)
         self.location = location if "://" in location else str(Path(location).resolve())
         try:
             with storage.asked(f"cannot open {location}"):

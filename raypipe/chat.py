@@ -2,8 +2,8 @@
 
 There is one retry layer, the client's own: it waits as ``Retry-After`` says or ever longer, and
 asks again where a server is busy, broken or silent; what it does not look at, a body that is no
-chat completion, is asked again here. The key of the server comes from the
-environment and is written nowhere, also where the server repeats it.
+chat completion, is asked again here. The key of the server comes from the environment variable that
+is named for it, is sent to that server alone, and is written nowhere, also where it is repeated.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from raypipe.config import EndpointConfig
 from raypipe.errors import ConfigError, EndpointError
+from raypipe.secrets import redacted, spellings
 
 if TYPE_CHECKING:
     from openai import APIError, APIStatusError, AsyncOpenAI
@@ -95,13 +96,20 @@ class ChatServer:
 
     def client(self) -> "AsyncOpenAI":
         """Connections to the server, to be closed (``async with``)."""
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+        key = self._key or "none"  # the client wants one, a server without keys takes any
         return AsyncOpenAI(
             base_url=self._config.endpoint,
-            api_key=self._key or "none",  # the client wants one, a server without keys takes any
+            api_key=key,
             max_retries=self._config.max_attempts - 1,
             timeout=self._config.timeout_s,
+            http_client=DefaultAsyncHttpxClient(
+                follow_redirects=False,
+                # What goes to this machine goes through no proxy, which could read it.
+                trust_env=not self._config.is_on_loopback,
+                event_hooks={"request": [_Headers(key).restrict]},
+            ),
         )
 
     async def ask(
@@ -162,6 +170,13 @@ class ChatServer:
                 )
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise self._refused(error) from None
+        except openai.APIStatusError as error:
+            if 300 <= error.status_code < 400:
+                raise ConfigError(
+                    f"{self._config.endpoint} redirects elsewhere (status {error.status_code}), "
+                    "where no key is sent: name the address that answers"
+                ) from None
+            return self._failed(error)
         except openai.APIError as error:
             return self._failed(error)
         return self._reply(_Completion.model_validate_json(response.http_response.text))
@@ -172,7 +187,8 @@ class ChatServer:
         if error.code == "insufficient_quota":
             raise EndpointError(f"{self._config.endpoint}: the account's quota is used") from None
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        detail = self._silenced(f"{type(error).__name__}: {error}{cause}")[:_LONGEST_DETAIL]
+        detail = redacted(self._silenced(f"{type(error).__name__}: {error}{cause}"))
+        detail = detail[:_LONGEST_DETAIL]
         if str(error.code) in _POLICY:
             return Reply("", "content_filter", detail, 0, 0)
         rejected = (openai.BadRequestError, openai.UnprocessableEntityError)
@@ -195,8 +211,13 @@ class ChatServer:
 
     def _refused(self, error: "APIStatusError") -> ConfigError:
         """The server's own words stay out: some repeat a part of the key."""
-        variable = self._config.api_key_variable
-        key = f"the key in {variable}" if self._key else f"requests without a key in {variable}"
+        variable = self._config.key_variable
+        if self._key:
+            key = f"the key in {variable}"
+        elif variable is not None:
+            key = f"requests without a key in {variable}"
+        else:
+            key = "requests without a key (api_key_variable= names the variable that holds it)"
         code = f" ({self._silenced(error.code)})" if isinstance(error.code, str) else ""
         return ConfigError(
             f"{self._config.endpoint} does not accept {key}: status {error.status_code}{code}"
@@ -204,8 +225,37 @@ class ChatServer:
 
     def _silenced(self, text: str) -> str:
         """Without the key, and without half characters, which no file takes."""
-        whole = text.encode(errors="replace").decode()
-        return whole.replace(self._key, "***") if self._key else whole
+        text = text.encode(errors="replace").decode()
+        for form in spellings(self._key) if self._key else ():
+            text = text.replace(form, "***")
+        return text
+
+
+class _Headers:
+    """Lets through what the protocol needs: the client would add what it finds in variables of
+    OpenAI's own (organization, project, headers of any name) for every server."""
+
+    _NEEDED = frozenset(
+        {
+            "accept",
+            "accept-encoding",
+            "connection",
+            "content-length",
+            "content-type",
+            "host",
+            "transfer-encoding",
+            "user-agent",
+        }
+    )
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    async def restrict(self, request: Any) -> None:
+        for name in {*request.headers} - self._NEEDED:
+            if not name.startswith("x-stainless-"):  # which the client reads again
+                del request.headers[name]
+        request.headers["Authorization"] = f"Bearer {self._key}"
 
 
 def with_images(
@@ -234,7 +284,7 @@ def with_images(
 
 def _key(config: EndpointConfig) -> str:
     """The server's key; empty when there is none."""
-    variable = config.api_key_variable
+    variable = config.key_variable
     key = os.environ.get(variable, "").strip() if variable else ""
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"what the environment variable {variable} holds cannot be a key")

@@ -45,8 +45,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     """
     for name, value in (QUIET_ENVIRONMENT | READ_AHEAD).items():
         os.environ.setdefault(name, value)
-    opened = contextlib.nullcontext({}) if joins_cluster() else local_session()
-    with opened as where:
+    with contextlib.nullcontext({}) if joins_cluster() else local_session() as where:
         import ray
 
         try:

@@ -5,16 +5,27 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from raypipe import config as configuration
 from raypipe.config import Config
 from raypipe.errors import ArtifactError, ConfigError, InputError, RaypipeError
 from raypipe.interruption import stoppable
+from raypipe.secrets import print_exception, redacted
+
+_VARIABLE = re.compile(r"^(sampling\.environment\.[^=]*)=.*", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """Repeats no secret of a command line that it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
 
 
 def main(
@@ -31,7 +42,8 @@ def main(
     0 done, 2 configuration, 3 input or gate, 4 worth retrying (see :mod:`raypipe.errors`). Ctrl-C
     and SIGTERM end the process with 130 and 143.
     """
-    parser = argparse.ArgumentParser(
+    sys.excepthook = print_exception
+    parser = Parser(
         prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", help="YAML file; default: the embedded default")
@@ -42,7 +54,7 @@ def main(
     with stoppable():
         try:
             config = configuration.load(parsed.config, parsed.overrides)
-            _refuse_unpickling(config)
+            _refuse_unpickling()
             _JOBS[job](config, **given)
         except (RaypipeError, OSError) as error:
             return told(error)
@@ -51,11 +63,10 @@ def main(
     return 0
 
 
-def _refuse_unpickling(config: Config) -> None:
-    """Before anything is read, and whatever the engines' processes get beside it."""
+def _refuse_unpickling() -> None:
     from raypipe import parquet
 
-    parquet.refuse_unpickling({**os.environ, **config.sampling.environment})
+    parquet.refuse_unpickling(os.environ)
 
 
 def told(error: RaypipeError | OSError) -> int:
@@ -170,7 +181,9 @@ def _sweep(config: Config, *, plan: bool) -> None:
 
 
 def _typed(words: Sequence[str]) -> str:
-    """What a person typed, for documents that say how they were made."""
+    """What a person typed, for documents that say how they were made. What variables of an engine
+    were set to is left out, as everywhere: null takes it from the environment."""
+    words = [_VARIABLE.sub(r"\1=null", redacted(word)) for word in words]
     program = Path(words[0])
     if program.suffix == ".py":
         return shlex.join(["python", *words])

@@ -18,15 +18,21 @@
 A bad row is data (a quarantine row with a reason code), never one of these.
 """
 
+from raypipe.secrets import redacted
+
 EXIT_CONFIG = 2
 EXIT_INPUT = 3
 EXIT_RETRY = 4
 
 
 class RaypipeError(Exception):
-    """Base of the tree. Its message is printed to the user without a traceback."""
+    """Base of the tree. Its message is printed to the user without a traceback, and without the
+    secrets that a library's error may have told it."""
 
     exit_code = EXIT_INPUT
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigError(RaypipeError):

@@ -3,7 +3,6 @@
 It says what the run's commits say and names no directory of the machine that it was made on.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from raypipe.artifacts import Run
-from raypipe.config import Config, ModelConfig
+from raypipe.config import Config, ModelConfig, is_on_hub
 from raypipe.manifest import Commit
 from raypipe.policies import PRETRAINED, Policy, model_identity, model_path
 from raypipe.prompts import SYSTEM_PROMPTS
@@ -19,7 +18,6 @@ from raypipe.runs import run_summary
 
 Kind = Literal["adapter", "merged"]
 CARD = "README.md"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _QWEN = "https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct/blob/main/LICENSE"
 LICENCES: dict[str, dict[str, str]] = {
     "embedded:nano": {"license": "apache-2.0"},
@@ -69,8 +67,7 @@ def model_card(config: Config, run: Run, policy: Policy, kind: Kind) -> str:
 
 def base_name(model: ModelConfig) -> str | None:
     """The base model's id on the Hub; None for one that is not there."""
-    on_hub = _HUB_ID.fullmatch(model.path) and not Path(model.path).exists()
-    return model.path if on_hub else None
+    return model.path if is_on_hub(model.path) else None
 
 
 def licence(model: ModelConfig) -> dict[str, str]:

@@ -1,16 +1,24 @@
 """Configuration from the command line: ``section.key=value``, with a value in YAML."""
 
+import re
 from typing import Any
 
 from raypipe.errors import ConfigError
 from raypipe.textfiles import MalformedError, parse_yaml
 
+_KEY = re.compile(r"[a-z_]+(\.\w+)+")
+
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set a key, and make the sections on the way to it. Raises ConfigError when malformed."""
+    """Set a key, and make the sections on the way to it.
+
+    Raises:
+        ConfigError: it is malformed; the message names the key, and never repeats the value.
+    """
     name, separator, text = override.partition("=")
     if not separator or not name:
-        raise ConfigError(f"'{override}': an override reads section.key=value")
+        said = name if _KEY.fullmatch(name) else "what is given"
+        raise ConfigError(f"'{said}{separator}': an override reads section.key=value")
     *sections, key = name.split(".")
     here = values
     for section in sections:
@@ -18,12 +26,12 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if inner is None:
             inner = here[section] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"'{override}': {section} has no keys of its own")
+            raise ConfigError(f"'{name}': {section} has no keys of its own")
         here = inner
     try:
         here[key] = _value(text)
-    except MalformedError as error:
-        raise ConfigError(f"'{override}': {text!r} is not a YAML value: {error}") from error
+    except MalformedError:
+        raise ConfigError(f"'{name}': what follows '=' is not a YAML value") from None
 
 
 def _value(text: str) -> Any:

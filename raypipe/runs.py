@@ -18,7 +18,7 @@ _POLICY = re.compile(r"\w[\w.-]{0,99}(/\w[\w.-]{0,99}){0,3}")
 def open_run(config: Config) -> Run:
     """The run's directory, made if needed, with the configuration that it was begun with."""
     run = run_of(config)
-    run.create(CONFIGURATION, json.dumps(config.model_dump(mode="json"), indent=1).encode())
+    run.create(CONFIGURATION, json.dumps(config.shown(), indent=1).encode())
     return run
 
 
@@ -81,6 +81,9 @@ def begun_with(run: Run) -> Config:
     values = run.read_json(CONFIGURATION, "delete it, and the next job writes its own")
     if values is None:
         raise ArtifactError(f"{run.location} has no {CONFIGURATION}")
+    if isinstance(values.get("model"), dict):
+        # Earlier versions began runs of models without a commit; what they made can be looked at.
+        values["model"].setdefault("allow_unpinned", True)
     try:
         return configuration.resolve(values)
     except ConfigError as error:

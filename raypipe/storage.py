@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from raypipe.errors import RaypipeError, StorageDeniedError, StorageError
+from raypipe.errors import ConfigError, RaypipeError, StorageDeniedError, StorageError
+from raypipe.secrets import secret_in
 
 _STORES = re.compile(
     r"AWS Error|google::cloud::Status|Azure Error|Generic (?!LocalFileSystem)\w+ error"
@@ -52,6 +53,16 @@ _REFUSALS = {
     "pyiceberg.UnauthorizedError",
 }
 _LONGEST = 300
+
+
+def refuse_credentials(address: str) -> None:
+    """Raises ConfigError, which does not repeat them, when an address holds credentials."""
+    found = secret_in(address) if "://" in address else None
+    if found is not None:
+        raise ConfigError(
+            f"an address holds {found}, and would be written down: credentials belong in "
+            "environment variables (AWS_SECRET_ACCESS_KEY …) or in the role of the machine"
+        )
 
 
 def is_at_fault(error: BaseException) -> bool:

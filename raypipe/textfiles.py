@@ -73,10 +73,17 @@ def parse_yaml(content: str | bytes, loader: type[yaml.SafeLoader] = yaml.SafeLo
     except MalformedError:
         raise
     except yaml.YAMLError as error:
-        raise MalformedError(" ".join(str(error).split())) from error
+        raise MalformedError(_fault_of(error)) from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # PyYAML makes of a value that is none of its tag (!!bool x, 2024-13-45) whatever comes up.
-        raise MalformedError(f"a value cannot be read: {error}") from error
+        raise MalformedError(f"a value is none of its type ({type(error).__name__})") from None
+
+
+def _fault_of(error: yaml.YAMLError) -> str:
+    """What is wrong and where; PyYAML's own words repeat the line, which may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return f"{getattr(error, 'problem', None) or type(error).__name__}{where}"
 
 
 def _decoded(content: str | bytes, limit: int) -> str:

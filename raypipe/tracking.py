@@ -23,6 +23,7 @@ from raypipe.artifacts import Run
 from raypipe.config import Config, flatten
 from raypipe.documents import unreadable
 from raypipe.errors import ConfigError
+from raypipe.secrets import redacted
 
 MEMORY = "tracking.json"
 """Of the run: which MLflow and W&B runs are its own, and what W&B was told."""
@@ -91,7 +92,7 @@ class Tracking:
         except Exception as error:  # noqa: BLE001 - trackers and their servers fail with errors of any kind
             self._trackers = [tracker for tracker in self._trackers if tracker.name != name]
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            self._warn(f"{name} is told nothing more in this call: {reason[:300]}")
+            self._warn(f"{name} is told nothing more in this call: {redacted(reason)[:300]}")
 
 
 @contextmanager
@@ -326,10 +327,12 @@ def _installed(package: str) -> bool:
 
 
 def _params(config: Config) -> dict[str, str]:
-    """The configuration by dotted key; keys without a value are left out."""
-    values = flatten(config.model_dump(mode="json"))
+    """The configuration by dotted key; keys without a value are left out. Of the engine's variables
+    the names are told."""
+    values = flatten(config.shown())
+    variables = {f"sampling.environment.{name}": "(set)" for name in config.sampling.environment}
     return {
         key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in values.items()
+        for key, value in (values | variables).items()
         if value is not None
     }

@@ -19,7 +19,8 @@ NAMED = {"run": {"name": "shoes"}, "rounds": {"num_rounds": 1}}
 
 
 def nano_config(**model: str) -> Config:
-    return resolve({**NAMED, "model": {**NANO.model_dump(), **model}})
+    values = {**NANO.model_dump(), "allow_unpinned": True, **model}
+    return resolve({**NAMED, "model": values})
 
 
 def write_adapter(directory: Path, seed: int, std: float = 0.05) -> Path:

@@ -17,6 +17,7 @@ from importlib import import_module
 from raypipe import command
 from raypipe.errors import RaypipeError
 from raypipe.interruption import stoppable
+from raypipe.secrets import print_exception
 
 # A command is a module with a SUMMARY, add_arguments(parser) and run(parsed) -> exit code. What is
 # heavy is imported by run.
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in JOBS:
         job = given[0]
         return command.main(job, JOBS[job], given[1:], program=f"raypipe {job}")
+    sys.excepthook = print_exception
     parsed = _parser().parse_args(given)
     with stoppable("stopped"):
         try:
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="raypipe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -10,11 +10,12 @@ out of every fingerprint, so that a run may be resumed on another machine.
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from raypipe import textfiles
+from raypipe.config import credentials, models
 from raypipe.config.catalog import CatalogConfig, EmbeddedCatalogConfig, FetchConfig
 from raypipe.config.jobs import (
     AnnotationConfig,
@@ -34,10 +35,10 @@ from raypipe.config.learning import (
     TrainingConfig,
 )
 from raypipe.config.machines import ClusterConfig, RatesConfig, SamplingConfig
+from raypipe.config.models import ModelConfig, is_on_hub, split_backbone
 from raypipe.config.section import RESOURCE, Section
 from raypipe.errors import ConfigError
 from raypipe.overrides import apply_override
-from raypipe.prompts import AnswerFormat
 
 CONFIGS = Path(__file__).parent / "shipped"
 """The configurations that come with the package; ``jobs/configs`` is a link to them."""
@@ -67,9 +68,11 @@ __all__ = [
     "SweepConfig",
     "TrainingConfig",
     "flatten",
+    "is_on_hub",
     "key_names",
     "load",
     "resolve",
+    "split_backbone",
 ]
 
 
@@ -83,17 +86,6 @@ class RunConfig(Section):
     report_to: tuple[str, ...] = Field(("tensorboard",), json_schema_extra=RESOURCE)
     """Trackers by transformers' names: tensorboard, mlflow and wandb are told of the run as a whole
     and of its trainings, others of trainings alone; an empty list reports nothing."""
-
-
-class ModelConfig(Section):
-    path: str = "embedded:nano"
-    """Base model: 'embedded:nano', a local checkpoint directory, or a Hugging Face model id."""
-    revision: str | None = None
-    """Commit of the Hugging Face model; None takes the newest, which cannot be reproduced."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the frozen base weights; adapters are always trained in float32."""
-    answer_format: AnswerFormat = "reasoning"
-    """Reasoning and answer, or the answer alone (paper §3.1.1): template, targets and parser."""
 
 
 class Config(Section):
@@ -113,6 +105,29 @@ class Config(Section):
     annotation: AnnotationConfig = AnnotationConfig()
     rates: RatesConfig = RatesConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    def shown(self) -> dict[str, Any]:
+        """The configuration as it is written and told: of the engine's variables the names alone,
+        since nothing says what a variable holds."""
+        values = self.model_dump(mode="json")
+        values["sampling"]["environment"] = dict.fromkeys(self.sampling.environment)
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_credentials(cls, values: Any) -> Any:
+        found = list(credentials.refusals(cls, values))
+        if found:
+            raise ValueError("\n".join(found))
+        return values
+
+    @model_validator(mode="after")
+    def _models_are_pinned(self) -> "Config":
+        engine = self.sampling.engine
+        found = list(models.unpinned(self.model, self.sweep.backbones, engine))
+        if found and not self.model.allow_unpinned:
+            raise ValueError("\n".join(found))
+        return self
 
     @model_validator(mode="after")
     def _engines_fit(self) -> "Config":
@@ -180,7 +195,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except textfiles.MalformedError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        raise ConfigError(f"{path} is not YAML: {error}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -195,14 +210,15 @@ def resolve(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(fault) for fault in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
+        lines = [_explain(fault) for fault in error.errors(include_input=False)]
+        raise ConfigError("\n".join(lines)) from None  # its own words repeat names as given
 
 
 def _explain(fault: Mapping[str, Any]) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"{place}: {fault['msg']}" if place else str(fault["msg"])
+        said = str(fault["msg"]).removeprefix("Value error, ")
+        return f"{place}: {said}" if place else said
     known = sorted(key_names(Config))
     near = difflib.get_close_matches(place, known, n=1, cutoff=0.0)
     return f"unknown key '{place}'; the nearest known key is '{near[0]}'"

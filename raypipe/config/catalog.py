@@ -1,16 +1,10 @@
 """What a run is made from: the catalog and its images."""
 
-import re
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from raypipe.config.section import RESOURCE, Section
-
-_SECRET = re.compile(
-    r"password|passwd|secret|token$|credential|key|connection-string|authorization", re.IGNORECASE
-)
 
 
 class EmbeddedCatalogConfig(Section):
@@ -97,19 +91,6 @@ class CatalogConfig(Section):
         if not all(roots):
             raise ValueError("an empty path is no directory; '.' is where the command is started")
         return roots
-
-    @field_validator("iceberg")
-    @classmethod
-    def _no_secrets(cls, properties: dict[str, str]) -> dict[str, str]:
-        for name, value in properties.items():
-            if _SECRET.search(name) or ("://" in value and urlsplit(value).password):
-                catalog = properties.get("name", "default").upper()
-                variable = name.upper().replace(".", "__").replace("-", "_")
-                raise ValueError(
-                    f"'{name}' is or holds a secret, and the configuration is written to the run: "
-                    f"set PYICEBERG_CATALOG__{catalog}__{variable} in the environment instead"
-                )
-        return properties
 
     @model_validator(mode="after")
     def _one_source(self) -> "CatalogConfig":

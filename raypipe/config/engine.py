@@ -50,8 +50,9 @@ _UNSAFE = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_PLUGINS",
     "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
-    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
 }
+# What Ray unpickles of files.
+_UNPICKLING = "RAY_DATA_AUTOLOAD_"
 
 
 def engine_faults(engine: Mapping[str, Any]) -> Iterator[str]:
@@ -65,8 +66,8 @@ def engine_faults(engine: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} is one of {', '.join(sorted(_ALLOWED[key]))}"
 
 
-def environment_faults(environment: Mapping[str, str]) -> Iterator[str]:
+def environment_faults(environment: Mapping[str, str | None]) -> Iterator[str]:
     """What of ``sampling.environment`` is refused: variables that switch a guard off."""
     for name in environment:
-        if name in _UNSAFE:
+        if name in _UNSAFE or name.startswith(_UNPICKLING):
             yield f"{name} lets an engine run code from elsewhere"

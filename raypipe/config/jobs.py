@@ -1,5 +1,6 @@
 """What the jobs beside the rounds do: labeling, judging, annotation, the sweep."""
 
+import ipaddress
 from typing import Literal, Self, get_args
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from raypipe.config.section import RESOURCE, Section
 
 SweepGroup = Literal["claims", "table4", "table5", "table6", "rounds", "control", "option"]
 SWEEP_GROUPS: tuple[SweepGroup, ...] = get_args(SweepGroup)
+_OPENAI = {("https", "api.openai.com"), ("https", "api.openai.com:443")}
 
 
 class LabelingConfig(Section):
@@ -56,8 +58,8 @@ class SweepConfig(Section):
     label_smoothing: float = Field(0.1, gt=0, lt=0.5, json_schema_extra=RESOURCE)
     """Of the arm that tries training.label_smoothing."""
     backbones: tuple[str, ...] = Field((), json_schema_extra=RESOURCE)
-    """Further base models, as model.path, of which the pretrained and the SFT policy are measured
-    (paper, Table 4)."""
+    """Further base models, of which the pretrained and the SFT policy are measured (paper, Table
+    4): a directory, or a Hugging Face model with its commit, as id@commit."""
     arms_at_once: int = Field(1, ge=1, json_schema_extra=RESOURCE)
     """Independent arms that run side by side, where the cluster has room."""
 
@@ -77,10 +79,10 @@ class EndpointConfig(Section):
     endpoint_model: str | None = None
     """Model that the endpoint is asked for; None without an endpoint."""
     api_key_variable: str | None = Field(
-        "OPENAI_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]{0,63}$", json_schema_extra=RESOURCE
+        None, pattern=r"^[A-Z_][A-Z0-9_]{0,63}$", json_schema_extra=RESOURCE
     )
-    """Environment variable (capitals) that holds the endpoint's key, which is written nowhere; None
-    sends no key."""
+    """Environment variable (capitals) that holds the endpoint's key, which is written nowhere. None
+    is OPENAI_API_KEY at https://api.openai.com, and no key anywhere else."""
     concurrency: int = Field(16, ge=1, json_schema_extra=RESOURCE)
     """Requests under way at the endpoint at once."""
     max_attempts: int = Field(5, ge=1, json_schema_extra=RESOURCE)
@@ -92,7 +94,29 @@ class EndpointConfig(Section):
     def _whole_address(self) -> Self:
         if (self.endpoint is None) != (self.endpoint_model is None):
             raise ValueError("endpoint and endpoint_model need each other")
+        parts = urlsplit(self.endpoint or "")
+        if self.key_variable is not None and parts.scheme == "http" and not self.is_on_loopback:
+            raise ValueError(
+                f"the key in {self.key_variable} would go to {parts.hostname} unencrypted: name an "
+                "https address, or set api_key_variable=null for a server without a key"
+            )
         return self
+
+    @property
+    def key_variable(self) -> str | None:
+        """The variable whose key the endpoint gets; None where it gets no key."""
+        parts = urlsplit(self.endpoint or "")
+        is_openai = (parts.scheme, parts.netloc.lower()) in _OPENAI
+        return self.api_key_variable or ("OPENAI_API_KEY" if is_openai else None)
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether the endpoint is a server of this machine."""
+        host = urlsplit(self.endpoint or "").hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
     @field_validator("endpoint")
     @classmethod

@@ -1,11 +1,13 @@
 """Where a run goes and what that costs: engines, cluster, prices."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from raypipe.config.engine import engine_faults, environment_faults
 from raypipe.config.section import RESOURCE, Section
+from raypipe.errors import ConfigError
 
 
 class SamplingConfig(Section):
@@ -42,8 +44,33 @@ class SamplingConfig(Section):
     engine: dict[str, Any] = Field(default_factory=dict, json_schema_extra=RESOURCE)
     """Passed to vLLM's engine arguments as they stand, but for those that name code or another
     model, load pickles or open connections: they are refused."""
-    environment: dict[str, str] = Field(default_factory=dict, json_schema_extra=RESOURCE)
-    """Environment variables of the engine's process, such as VLLM_CPU_KVCACHE_SPACE."""
+    environment: dict[str, str | None] = Field(default_factory=dict, json_schema_extra=RESOURCE)
+    """Environment variables of the engine's process, such as VLLM_CPU_KVCACHE_SPACE. None (null)
+    takes the value that the job's own environment has, as for HF_TOKEN; names alone are written."""
+
+    def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """What an engine is started with: every variable of ``environment`` with a value.
+
+        Args:
+            environment: of the job.
+
+        Raises:
+            ConfigError: the job has no such variable.
+        """
+        missing = [
+            name
+            for name, value in self.environment.items()
+            if value is None and name not in environment
+        ]
+        if missing:
+            raise ConfigError(
+                f"sampling.environment.{missing[0]}=null takes the value of the job's own "
+                f"environment, which has none: export {missing[0]}=…"
+            )
+        return {
+            name: environment[name] if value is None else value
+            for name, value in self.environment.items()
+        }
 
     @field_validator("engine")
     @classmethod
@@ -54,7 +81,7 @@ class SamplingConfig(Section):
 
     @field_validator("environment")
     @classmethod
-    def _keeps_guards(cls, environment: dict[str, str]) -> dict[str, str]:
+    def _keeps_guards(cls, environment: dict[str, str | None]) -> dict[str, str | None]:
         if faults := list(environment_faults(environment)):
             raise ValueError("; ".join(faults))
         return environment

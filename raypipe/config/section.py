@@ -9,7 +9,11 @@ RESOURCE: dict[str, JsonValue] = {"resource": True}
 
 class Section(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
     )
 
     def outcome(self) -> dict[str, Any]:

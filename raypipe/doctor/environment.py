@@ -136,6 +136,23 @@ def check_gpus_shown(environment: Mapping[str, str], *, wanted: bool) -> Iterato
         )
 
 
+def check_taken(
+    environment: Mapping[str, str], of_engine: Mapping[str, str | None]
+) -> Iterator[Finding]:
+    """Variables that an engine takes from the job's own environment; their values stay untold.
+
+    Args:
+        of_engine: ``sampling.environment``.
+    """
+    for name, value in of_engine.items():
+        if value is None and name not in environment:
+            yield fail(
+                f"sampling.environment.{name}",
+                "null takes the job's own value, and there is none",
+                f"export {name}=…",
+            )
+
+
 def check_key(environment: Mapping[str, str], section: str, variable: str | None) -> Finding:
     """Whether an endpoint's key is there; what it is stays untold.
 
@@ -145,11 +162,11 @@ def check_key(environment: Mapping[str, str], section: str, variable: str | None
     """
     what = f"{section}.api_key_variable"
     if variable is None:
-        return ok(what, "none: the endpoint gets no key")
+        return ok(what, "none is named: the endpoint gets no key")
     if environment.get(variable, "").strip():
         return ok(what, f"{variable} is set")
     return fail(
         what,
         f"{variable} is not set, and {section}.endpoint needs it",
-        f"export {variable}=…, or {section}.api_key_variable=null for an endpoint without a key",
+        f"export {variable}=…, or name the endpoint's own variable in {what}",
     )

@@ -100,7 +100,9 @@ def look_for_devices() -> Devices:
 
 def _variables(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     sampling = config.sampling
-    of_engine = {**environment, **sampling.environment}
+    given = {name: value for name, value in sampling.environment.items() if value is not None}
+    of_engine = {**environment, **given}
+    yield from variables.check_taken(environment, sampling.environment)
     yield from variables.check_switches(of_engine)
     yield from variables.check_stale(of_engine, variables.known_to_vllm())
     if not sampling.gpus_per_actor:
@@ -112,7 +114,7 @@ def _variables(config: Config, environment: Mapping[str, str]) -> Iterator[Findi
     for name in ("judging", "annotation"):
         section = getattr(config, name)
         if section.endpoint is not None:
-            yield variables.check_key(environment, name, section.api_key_variable)
+            yield variables.check_key(environment, name, section.key_variable)
 
 
 def _listening() -> str:

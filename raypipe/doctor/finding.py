@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raypipe.errors import EXIT_CONFIG, EXIT_RETRY
+from raypipe.secrets import redacted
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -25,6 +26,9 @@ class Finding:
     detail: str
     fix: str = ""
     exit_code: int = EXIT_CONFIG
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", redacted(self.detail))
 
 
 def ok(what: str, detail: str) -> Finding:

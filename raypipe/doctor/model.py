@@ -1,17 +1,15 @@
 """Whether the base model is there, and whether it will be the same one tomorrow."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from raypipe.config import ModelConfig
+from raypipe.config import ModelConfig, is_on_hub
+from raypipe.config.models import COMMIT_ID
 from raypipe.doctor.environment import is_on
 from raypipe.doctor.finding import Finding, fail, ok, warn
 from raypipe.errors import ConfigError
 
-_COMMIT_ID = re.compile(r"[0-9a-f]{40}")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 IsCached = Callable[[str, str | None], bool]
 
@@ -40,7 +38,7 @@ def check_model(
     directory = Path(path)
     if directory.is_dir():
         yield from _local(what, model.path, directory)
-    elif directory.is_absolute() or path.startswith((".", "~")) or not _HUB_ID.fullmatch(path):
+    elif not is_on_hub(path):
         yield fail(what, f"{path} is no directory", "name a checkpoint's directory or a hub id")
     else:
         yield from _hub(what, model, environment, cached)
@@ -88,7 +86,7 @@ def _hub(
             "not set: the newest is taken, and a run cannot be made again",
             "model.revision= the commit that the hub shows",
         )
-    elif not _COMMIT_ID.fullmatch(model.revision):
+    elif not COMMIT_ID.fullmatch(model.revision):
         yield warn(
             "model.revision",
             f"'{model.revision}' is a branch or a tag, which may move",

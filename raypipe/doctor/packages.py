@@ -5,7 +5,10 @@ from importlib import metadata
 
 from raypipe.doctor.finding import Finding, fail, ok, warn
 
-_INSTALL = "make test, or uv pip install --no-deps -r requirements/cpu.txt (on GPUs gpu.txt)"
+_INSTALL = (
+    "make test, or uv pip install --no-deps --require-hashes -r requirements/cpu.txt (on GPUs "
+    "gpu.txt)"
+)
 
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:

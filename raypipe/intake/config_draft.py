@@ -75,8 +75,9 @@ _WHY = {
     f"{NANO}:cluster.tokens_per_pack": "Fits into a laptop's memory.",
     f"{NANO}:cluster.gradient_checkpointing": "The nano's activations fit; recomputing them would "
     "take time.",
-    f"{GPU}:model.path": "The paper's model, for GPUs with 40 GB or more; with 24 GB take "
-    "Qwen/Qwen2-VL-2B-Instruct.",
+    f"{GPU}:model.path": "The paper's model, for GPUs with 40 GB or more; with 24 GB take path and "
+    "revision of jobs/configs/qwen2-vl-2b.yaml.",
+    f"{GPU}:model.revision": "The commit that was tried; what the hub shows later may differ.",
     f"{GPU}:model.dtype": "Half the memory of float32; GPUs are made for it.",
     f"{GPU}:catalog.image_size": "The paper's: 64 tokens an image.",
     f"{GPU}:sampling.num_actors": "One engine for each GPU.",

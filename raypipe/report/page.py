@@ -237,7 +237,7 @@ def _resources(config: Config) -> dict[str, str]:
     outcome_keys = set(flatten(config.outcome()))
     return {
         key: "(set)" if key.startswith("sampling.environment.") else _said(value)
-        for key, value in flatten(config.model_dump(mode="json")).items()
+        for key, value in flatten(config.shown()).items()
         if key not in outcome_keys and key != "run.directory"
     }
 

@@ -87,7 +87,7 @@ class Engine:
         image_size: int,
         max_images: int,
     ) -> None:
-        os.environ.update(sampling.environment)
+        os.environ.update(sampling.variables(os.environ))
         from vllm.lora.request import LoRARequest
 
         self._sampling = sampling

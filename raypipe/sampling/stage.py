@@ -4,6 +4,7 @@ One engine session serves both needs of a policy: the greedy pass over eval and 
 it, and the chains over pool and anchor that the next round votes on. Engine starts are expensive.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -114,7 +115,8 @@ def run(
             config,
             listings,
             splits=draw.greedy | draw.sampled,
-            make_engine=partial(start, config, policy),
+            start=start,
+            policy=policy,
             draw=draw,
             present=present,
             leave_out=_outside(listings, pool, config.run.seed),
@@ -171,7 +173,8 @@ def plan(
     listings: Artifact,
     *,
     splits: Iterable[str],
-    make_engine: Callable[[], ChainSource],
+    start: EngineStarter,
+    policy: Policy,
     draw: Draw,
     present: Present,
     leave_out: pa.Array = stream.NO_IDS,
@@ -181,7 +184,7 @@ def plan(
 
     Args:
         splits: the listings that are asked.
-        make_engine: starts an engine in an actor's process.
+        start: starts an engine for the policy in an actor's process, with variables as set here.
         draw: which chains they get.
         present: makes the rows that come out, of listings and their chains.
         leave_out: ids that are not asked.
@@ -209,7 +212,7 @@ def plan(
         ).map_batches(
             SamplingActor,
             fn_constructor_kwargs={
-                "make_engine": make_engine,
+                "make_engine": _maker(start, config, policy),
                 "draw": draw,
                 "present": present,
                 "write": write,
@@ -235,6 +238,13 @@ def plan(
             ray.kill(memory.pop())
 
     return stream.Plan(source, transform, ids, finish)
+
+
+def _maker(start: EngineStarter, config: Config, policy: Policy) -> Callable[[], ChainSource]:
+    """Starts an engine anywhere, with the variables that are set here."""
+    variables = {"environment": config.sampling.variables(os.environ)}
+    sampling = config.sampling.model_copy(update=variables)
+    return partial(start, config.model_copy(update={"sampling": sampling}), policy)
 
 
 def _pool(sampling: SamplingConfig) -> Any:

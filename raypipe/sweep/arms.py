@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from raypipe.config import Config
+from raypipe.config import Config, split_backbone
 from raypipe.consensus.gates import min_votes
 from raypipe.consensus.selection import Selection
 from raypipe.policies import PRETRAINED, SFT
@@ -143,8 +143,9 @@ def _table4(config: Config) -> Iterable[Arm]:
     yield Arm(
         f"{SFT}-answer-only", "SFT, answer only", ("table4",), "sft", "sft", bare, settings=plain
     )
-    for number, path in enumerate(config.sweep.backbones, start=2):
-        other = {"model": {"path": path, "revision": None}}
+    for number, backbone in enumerate(config.sweep.backbones, start=2):
+        path, revision = split_backbone(backbone)
+        other = {"model": {"path": path, "revision": revision}}
         bare, word = f"{PRETRAINED}-model-{number}", path.rsplit("/", 1)[-1]
         yield Arm(bare, f"Pretrained, {word}", ("table4",), "base", settings=other)
         yield Arm(

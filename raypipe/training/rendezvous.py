@@ -1,6 +1,7 @@
 """Where the workers of one training meet: on the loopback interface when they share one machine."""
 
 import socket
+from importlib import import_module
 from typing import Any
 
 from raypipe.local_session import LOOPBACK
@@ -34,7 +35,8 @@ def torch_config(backend: str) -> Any:
 
 def store_on_loopback() -> None:
     """Let the stores that this process starts listen on the loopback interface alone."""
-    from torch.distributed import rendezvous
+    # The package names a function as it does the module.
+    rendezvous: Any = import_module("torch.distributed.rendezvous")
 
     def make(*, is_master: bool, port: int, **options: Any) -> Any:
         if not is_master:
@@ -45,4 +47,4 @@ def store_on_loopback() -> None:
         return stock(is_master=True, port=port, master_listen_fd=number, **options)
 
     stock: Any = rendezvous.TCPStore
-    rendezvous.TCPStore = make  # type: ignore[misc, assignment]
+    rendezvous.TCPStore = make

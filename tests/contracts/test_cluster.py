@@ -317,8 +317,9 @@ def test_every_install_is_pinned() -> None:
     assert not re.search(r"latest|nightly|\.whl|https?://|>=", commands)
     make = (ROOT / "Makefile").read_text()
     (uv,) = re.findall(r"UV_VERSION := (\S+)", make)
-    assert f"uv=={uv}" in commands
-    assert f"uv=={uv}" in (ROOT / "deploy/Dockerfile").read_text()
+    assert (ROOT / "requirements/uv.txt").read_text().startswith(f"uv=={uv} ")
+    for program in (commands, (ROOT / "deploy/Dockerfile").read_text()):
+        assert re.search(r"pip install [^&]*--require-hashes -r \S*requirements/uv.txt", program)
     pins = (ROOT / "requirements/gpu.txt").read_text()
     for package in ("boto3", "ray", "setuptools", "vllm"):  # boto3: the head's autoscaler
         assert re.search(rf"^{package}==", pins, re.MULTILINE), package
@@ -441,4 +442,4 @@ def test_every_pod_of_the_rayjob_is_unprivileged_and_of_one_image() -> None:
 
 def test_the_rayjob_runs_the_ray_that_is_pinned() -> None:
     pins = (ROOT / "requirements/gpu.txt").read_text()
-    assert f"\nray=={RAYJOB['spec']['rayClusterSpec']['rayVersion']}\n" in pins
+    assert f"\nray=={RAYJOB['spec']['rayClusterSpec']['rayVersion']} \\\n" in pins

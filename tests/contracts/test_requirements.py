@@ -13,17 +13,24 @@ from packaging.version import Version
 from raypipe.tested import TESTED
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("cpu.txt", "gpu.txt", "dev.txt")
+FILES = ("cpu.txt", "gpu.txt", "dev.txt", "uv.txt")
 LOCK_FILES = ("uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "requirements.lock")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Ray below 2.56 runs what a page in a browser sends to its job server.
 OLDEST_SAFE_RAY = Version("2.56")
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 PIN = re.compile(r"[a-z0-9][a-z0-9._-]*(\[[a-z0-9,._-]+\])?==[0-9][0-9a-z.!+_-]*( ; .+)?")
 
 
+def hashes_of(name: str) -> dict[str, list[str]]:
+    """The hashes of every pin."""
+    text = (ROOT / "requirements" / name).read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {pin.strip(): hashes for pin, *hashes in (re.split(r" +(?=--)", it) for it in lines)}
+
+
 def lines_of(name: str) -> list[str]:
-    text = (ROOT / "requirements" / name).read_text()
-    return [line for line in text.splitlines() if line and not line.startswith("#")]
+    return list(hashes_of(name))
 
 
 def pins_of(name: str) -> dict[str, Version]:
@@ -46,8 +53,24 @@ def tracked() -> list[str]:
 def test_every_line_is_one_exact_pin_and_names_no_place(name: str) -> None:
     assert [line for line in lines_of(name) if not PIN.fullmatch(line)] == []
     text = (ROOT / "requirements" / name).read_text()
-    for place in ("://", "--", " @ ", "file:", "localhost", "index", "/"):
+    for place in ("://", " @ ", "file:", "localhost", "index", "/"):
         assert place not in text, f"{name} holds '{place}'"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_pin_has_the_hashes_of_its_files(name: str) -> None:
+    for pin, hashes in hashes_of(name).items():
+        assert hashes, f"{name}: {pin} has no hash"
+        assert [word for word in hashes if not HASH.fullmatch(word.strip())] == [], pin
+
+
+def test_whatever_is_installed_from_a_file_of_pins_is_verified() -> None:
+    places = ("Makefile", "deploy/Dockerfile", "cluster.yaml")
+    text = "\n".join((ROOT / place).read_text() for place in places)
+    text = text.replace("$(VERIFIED)", "--require-hashes -r")
+    before = re.findall(r"(\S+) -r \S*requirements/\w+\.txt", text)
+    assert before == ["--require-hashes"] * 7
+    assert re.findall(r"pip install[^&|\n]*==", text) == []
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -250,6 +250,17 @@ def test_room_on_a_disk(free: int, total: int, expected: str) -> None:
     assert found.verdict != "fail" or found.exit_code == EXIT_RETRY
 
 
+def test_a_variable_that_an_engine_takes_from_the_job_must_be_there() -> None:
+    taken = {"HF_TOKEN": None, "OMP_NUM_THREADS": "1"}
+    assert verdicts(environment.check_taken({}, taken)) == {"sampling.environment.HF_TOKEN": "fail"}
+    assert verdicts(environment.check_taken({"HF_TOKEN": "hf_x"}, taken)) == {}
+
+
+def test_no_finding_tells_a_secret() -> None:
+    found = session.check_address({"RAY_ADDRESS": "http://me:hush-7a@host:1"}, lambda *_: False)
+    assert "hush-7a" not in found.detail
+
+
 # The model
 
 
@@ -374,7 +385,7 @@ def test_a_broken_set_up_says_what_to_do_and_exits_2(
 ) -> None:
     monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    endpoint = ["judging.endpoint=https://api.example.com/v1", "judging.endpoint_model=m"]
+    endpoint = ["judging.endpoint=https://api.openai.com/v1", "judging.endpoint_model=m"]
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     overrides = ["cluster.use_gpu=true", f"run.directory={quiet_machine}/runs", *endpoint]
     assert main(["doctor", *overrides]) == 2

@@ -259,6 +259,84 @@ def test_a_server_without_keys_is_sent_none(
     assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer none"}
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "named", "variable"),
+    [
+        ("https://api.openai.com/v1", None, "OPENAI_API_KEY"),
+        ("https://API.OpenAI.com:443/v1", None, "OPENAI_API_KEY"),
+        ("https://api.openai.com/v1", "SHOP_KEY", "SHOP_KEY"),
+        ("https://api.openai.com.evil.example/v1", None, None),
+        ("https://openai.com/v1", None, None),
+        ("https://api.openai.com:8443/v1", None, None),
+        ("http://api.openai.com/v1", None, None),
+        ("https://eu.api.openai.com/v1", None, None),
+        ("http://127.0.0.1:8000/v1", None, None),
+        ("https://models.example/v1", "OPENAI_API_KEY", "OPENAI_API_KEY"),
+    ],
+)
+def test_openai_s_key_is_of_openai_alone_unless_it_is_named(
+    endpoint: str, named: str | None, variable: str | None
+) -> None:
+    values = {"endpoint": endpoint, "endpoint_model": "m", "api_key_variable": named}
+    for section in ("judging", "annotation"):
+        assert getattr(resolve({section: values}), section).key_variable == variable
+
+
+@pytest.mark.parametrize(
+    ("host", "taken"),
+    [
+        *(("127.0.0.1", True), ("127.8.0.1:80", True), ("localhost:8000", True), ("[::1]:1", True)),
+        *(("10.0.0.7", False), ("models.example", False), ("localhost.example", False)),
+        *(("0.0.0.0", False), ("127.0.0.1.example", False), ("[::2]:1", False)),
+    ],
+)
+def test_a_key_goes_over_http_to_this_machine_alone(host: str, taken: bool) -> None:
+    plain = {"endpoint": f"http://{host}/v1", "endpoint_model": "m"}
+    named = {"judging": plain | {"api_key_variable": "JUDGE_KEY"}}
+    assert resolve({"judging": plain}).judging.key_variable is None
+    if taken:
+        resolve(named)
+        return
+    with pytest.raises(ConfigError, match=r"the key in JUDGE_KEY would go to .* unencrypted"):
+        resolve(named)
+
+
+def test_another_server_is_sent_nothing_of_openai_s(
+    run: Run, server: ChatServer, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{name}", f"{KEY}-{name}")
+    headers = f"Authorization: Bearer {KEY}\nX-Own: {KEY}\napi-key: {KEY}"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", headers)
+    endpoint.run(config_of(server, api_key_variable=None), run, scope=SCOPE)
+    assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer none"}
+    assert [asked.headers for asked in server.asked if KEY in str(asked.headers)] == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_no_redirect_is_followed(
+    run: Run, server: ChatServer, listings: list[str], status: int
+) -> None:
+    with ChatServer(right) as elsewhere:
+        server.answer = lambda asked: (status, {"error": {"message": "moved"}})
+        server.location = f"{elsewhere.url}/chat/completions"
+        with pytest.raises(ConfigError, match="redirects elsewhere"):
+            endpoint.run(config_of(server), run, scope=SCOPE)
+        assert elsewhere.asked == []
+
+
+def test_what_is_for_this_machine_goes_through_no_proxy(
+    run: Run, server: ChatServer, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    with ChatServer(right) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        endpoint.run(config_of(server), run, scope=SCOPE)
+        assert proxy.asked == []
+    assert server.asked
+
+
 def test_a_key_that_no_header_can_carry_is_refused_without_naming_it(
     run: Run, server: ChatServer, listings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,7 +252,7 @@ def _schema(config: Config, run: Run) -> Any:
         (["judging.endpoint=h/v1", "judging.endpoint_model=m"], "an endpoint reads https://host"),
         (
             ["judging.endpoint=http://me:sk-canary-77aa@h/v1", "judging.endpoint_model=m"],
-            "belong in an environment variable",
+            "name the environment variable that holds it in judging.api_key_variable",
         ),
         (["judging.api_key_variable=sk-canary-77aa"], "judging.api_key_variable: "),
         (["judging.policy=/absent/adapter"], "no directory with adapter_model.safetensors"),

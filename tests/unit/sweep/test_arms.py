@@ -97,10 +97,12 @@ def test_fresh_slices_are_disjoint_and_the_reference_may_move() -> None:
 
 
 def test_another_backbone_is_measured_before_and_after_sft() -> None:
-    found = arms(backbones=["Qwen/Qwen2-VL-2B-Instruct"], groups=["table4"])
+    commit = "895c3a49bc3fa70a340399125c650a463535e71c"
+    found = arms(backbones=[f"Qwen/Qwen2-VL-2B-Instruct@{commit}"], groups=["table4"])
     bare, tuned = found["pretrained-model-2"], found["sft-model-2"]
     assert bare.settings == tuned.settings
-    assert bare.settings["model"]["path"] == "Qwen/Qwen2-VL-2B-Instruct"
+    assert bare.settings["model"] == {"path": "Qwen/Qwen2-VL-2B-Instruct", "revision": commit}
+    assert bare.title == "Pretrained, Qwen2-VL-2B-Instruct"
     assert tuned.start == bare.name
 
 

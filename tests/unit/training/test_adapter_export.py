@@ -74,7 +74,10 @@ def test_an_adapter_that_is_not_committed_is_refused(adapted: Run, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"model": {"path": "Qwen/Qwen2.5-VL-3B-Instruct"}}, "model.path: 'embedded:nano' -> 'Q"),
+        (
+            {"model": {"path": "Qwen/Qwen2.5-VL-3B-Instruct", "allow_unpinned": True}},
+            "model.path: 'embedded:nano' -> 'Q",
+        ),
         (
             {"model": {"answer_format": "answer_only"}},
             "model.answer_format: 'reasoning' -> 'answer_",
