@@ -45,7 +45,10 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     """
     for name, value in (QUIET_ENVIRONMENT | READ_AHEAD).items():
         os.environ.setdefault(name, value)
-    with contextlib.nullcontext({}) if joins_cluster() else local_session() as where:
+    session: contextlib.AbstractContextManager[dict[str, Any]] = (
+        contextlib.nullcontext({}) if joins_cluster() else local_session()
+    )
+    with session as where:
         import ray
 
         try:

@@ -25,7 +25,7 @@ def torch_config(backend: str) -> Any:
             worker_group.execute(store_on_loopback)
             super().on_start(worker_group, backend_config)
 
-    class LoopbackConfig(TorchConfig):
+    class LoopbackConfig(TorchConfig):  # type: ignore[misc]
         @property
         def backend_cls(self) -> Any:
             return LoopbackBackend
