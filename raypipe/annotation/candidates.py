@@ -14,6 +14,7 @@ from raypipe.catalog.sources import TRUTH_COLUMNS, Source
 from raypipe.catalog.tables import Tables
 from raypipe.config import Config
 from raypipe.errors import InputError
+from raypipe.identifiers import is_stand_in
 from raypipe.policies import PRETRAINED, SFT, round_name
 from raypipe.schemas import CONSENSUS
 
@@ -39,22 +40,18 @@ def candidates_of(
     Raises:
         InputError: a doubled id, or a corrupt file.
     """
-    known = listings.listing_ids
+    _ = listings.listing_ids  # each is there once
     verified = _verified(config, run)
     annotated = seed.others(str(config.catalog.seed))
-    groups: dict[str, str] = {}
-    given: dict[str, str | None] = dict.fromkeys(known)
-    for batch in listings.read(["listing_id", "vertical", "group_id"]):
-        for row in batch.to_pylist():
-            given[row["listing_id"]] = row["vertical"]
-            if row.get("group_id"):
-                groups[row["listing_id"]] = row["group_id"]
+    given, groups = _verticals_and_groups(listings)
     related = {groups[name] for name in verified or () if name in groups}
     left_out: Counter[str] = Counter()
     verticals: dict[str, str] = {}
     for name, vertical in given.items():
         reason = None
-        if verified is not None and name in verified:
+        if is_stand_in(name):
+            reason = "without an id that a listing can have"
+        elif verified is not None and name in verified:
             reason = "verified"
         elif groups.get(name) in related:
             reason = "of the family of a verified one"
@@ -67,6 +64,17 @@ def candidates_of(
         else:
             left_out[reason] += 1
     return Candidates(verticals, left_out, verified is not None)
+
+
+def _verticals_and_groups(listings: Source) -> tuple[dict[str, str | None], dict[str, str]]:
+    given: dict[str, str | None] = {}
+    groups: dict[str, str] = {}
+    for batch in listings.read(["listing_id", "vertical", "group_id"]):
+        for row in batch.to_pylist():
+            given[row["listing_id"]] = row["vertical"]
+            if row.get("group_id"):
+                groups[row["listing_id"]] = row["group_id"]
+    return given, groups
 
 
 def newest_vote(run: Run) -> str:
