@@ -13,7 +13,7 @@ from raypipe.catalog.fetch import open_reader
 from raypipe.catalog.images import Refusal
 from raypipe.catalog.keys import image_identities
 from raypipe.catalog.snapshots import Location, parse, resolve
-from raypipe.catalog.sources import LISTINGS_COLUMNS, SEED_COLUMNS
+from raypipe.catalog.sources import LISTINGS_COLUMNS, SEED_COLUMNS, Source
 from raypipe.catalog.tables import Tables
 from raypipe.config import Config, load
 from raypipe.config import resolve as configured
@@ -234,7 +234,7 @@ def test_a_pin_beside_what_the_run_was_made_from_is_drift(
 
 def test_a_table_has_no_directory_that_paths_of_images_could_start_in(run: Run) -> None:
     config = load().catalog
-    with open_reader(config, run.filesystem, None) as reader:
+    with open_reader(config, Source(run.filesystem, (), None, ())) as reader:
         refused = reader.read("shoe.png"), reader.read("/shop/shoe.png")
     assert all(isinstance(found, Refusal) and found.reason == "bad_uri" for found in refused)
     names = ["shoe.png", "https://a.example/x"]
