@@ -1,6 +1,7 @@
 """Where the workers of one training meet: on the loopback interface when they share one machine."""
 
 import socket
+from importlib import import_module
 from typing import Any
 
 from raypipe.local_session import LOOPBACK
@@ -24,7 +25,7 @@ def torch_config(backend: str) -> Any:
             worker_group.execute(store_on_loopback)
             super().on_start(worker_group, backend_config)
 
-    class LoopbackConfig(TorchConfig):
+    class LoopbackConfig(TorchConfig):  # type: ignore[misc]
         @property
         def backend_cls(self) -> Any:
             return LoopbackBackend
@@ -34,15 +35,14 @@ def torch_config(backend: str) -> Any:
 
 def store_on_loopback() -> None:
     """Let the stores that this process starts listen on the loopback interface alone."""
-    from torch.distributed import rendezvous
+    # By its full name: torch.distributed has a function of the same one.
+    rendezvous: Any = import_module("torch.distributed.rendezvous")
 
     def make(*, is_master: bool, port: int, **options: Any) -> Any:
         if not is_master:
             return stock(is_master=False, port=port, **options)
-        listener = socket.create_server((LOOPBACK, port))
-        # The store closes what it is handed.
-        number = listener.detach()
-        return stock(is_master=True, port=port, master_listen_fd=number, **options)
+        listener = socket.create_server((LOOPBACK, port)).detach()  # the store closes it
+        return stock(is_master=True, port=port, master_listen_fd=listener, **options)
 
     stock: Any = rendezvous.TCPStore
-    rendezvous.TCPStore = make  # type: ignore[misc, assignment]
+    rendezvous.TCPStore = make
