@@ -44,8 +44,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     """
     for name, value in (QUIET_ENVIRONMENT | READ_AHEAD).items():
         os.environ.setdefault(name, value)
-    opened = contextlib.nullcontext({}) if joins_cluster() else local_session()
-    with opened as where:
+    with contextlib.ExitStack() as stack:
+        where = {} if joins_cluster() else stack.enter_context(local_session())
         import ray
 
         try:

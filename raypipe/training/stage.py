@@ -132,7 +132,7 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    class Trainer(TorchTrainer):
+    class Trainer(TorchTrainer):  # type: ignore[misc]
         def _register_sigint_handler(self, controller: Any) -> None:
             """Ctrl-C is the job's own matter: Ray Train takes 20 s to stop, in silence."""
 
