@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from raypipe import parquet
 from raypipe.config import ClusterConfig
 from raypipe.errors import EngineStartError
 from raypipe.interruption import is_stopping, listen
@@ -45,10 +44,8 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
     """
     for name, value in (QUIET_ENVIRONMENT | READ_AHEAD).items():
         os.environ.setdefault(name, value)
-    session: contextlib.AbstractContextManager[dict[str, Any]] = (
-        contextlib.nullcontext({}) if joins_cluster() else local_session()
-    )
-    with session as where:
+    with contextlib.ExitStack() as stack:
+        where = {} if joins_cluster() else stack.enter_context(local_session())
         import ray
 
         try:
@@ -58,9 +55,6 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         finally:
             listen()  # Ray takes SIGTERM for itself
         try:
-            # The workers get these, whatever this process has.
-            given = ray.get_runtime_context().runtime_env.get("env_vars") or {}
-            parquet.refuse_unpickling(given)
             _tame_ray_data()
             yield
         finally:

@@ -35,16 +35,14 @@ def torch_config(backend: str) -> Any:
 
 def store_on_loopback() -> None:
     """Let the stores that this process starts listen on the loopback interface alone."""
-    # The package names a function as it does the module.
+    # By its full name: torch.distributed has a function of the same one.
     rendezvous: Any = import_module("torch.distributed.rendezvous")
 
     def make(*, is_master: bool, port: int, **options: Any) -> Any:
         if not is_master:
             return stock(is_master=False, port=port, **options)
-        listener = socket.create_server((LOOPBACK, port))
-        # The store closes what it is handed.
-        number = listener.detach()
-        return stock(is_master=True, port=port, master_listen_fd=number, **options)
+        listener = socket.create_server((LOOPBACK, port)).detach()  # the store closes it
+        return stock(is_master=True, port=port, master_listen_fd=listener, **options)
 
     stock: Any = rendezvous.TCPStore
     rendezvous.TCPStore = make
