@@ -100,8 +100,9 @@ def rows_of(images: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
     )
 
 
-def generated(images: st.SearchStrategy[Any], count: int) -> list[dict[str, Any]]:
-    """So many rows, each with an id of its own but for those that have none."""
+def generated(images: st.SearchStrategy[Any], count: int, mark: str) -> list[dict[str, Any]]:
+    """So many rows, each with an id of its own that ends in ``mark`` and a number, but for those
+    that have none."""
     found: list[dict[str, Any]] = []
 
     @settings(
@@ -114,7 +115,7 @@ def generated(images: st.SearchStrategy[Any], count: int) -> list[dict[str, Any]
     def collect(rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if row["listing_id"]:
-                row = row | {"listing_id": f"{row['listing_id']}{len(found)}"}
+                row = row | {"listing_id": f"{row['listing_id']}{mark}{len(found)}"}
             found.append(row)
 
     collect()
@@ -171,7 +172,7 @@ def shop(tmp_path: Path) -> Shop:
         ("bytes", st.one_of(st.binary(max_size=40), broken_photos()), ROWS_OF_BYTES),
         ("names", words, ROWS_OF_NAMES),
     ):
-        table = pa.Table.from_pylist(generated(images, ROWS // 2), schema=schema)
+        table = pa.Table.from_pylist(generated(images, ROWS // 2, f"-{name}-"), schema=schema)
         pq.write_table(table, listings / f"{name}.parquet", row_group_size=500)
     return shop
 
