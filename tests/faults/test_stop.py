@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,42 +56,47 @@ def listening(value: object) -> set[tuple[str, str]]:
     ],
 )
 def test_a_sampling_that_is_stopped_leaves_nothing_behind_and_goes_on(
-    tmp_path: Path, number: signal.Signals, group: bool
+    tmp_path: Path, temporary: Path, number: signal.Signals, group: bool
 ) -> None:
     run = Run(str(tmp_path / "run"))
     ids = make_catalog(run, 64)
     script = new_script(tmp_path, seconds=0.5)
-    environment = {MARK: str(tmp_path), "TMPDIR": "/tmp"}
-    before = sessions()
+    environment = {MARK: str(tmp_path), "TMPDIR": str(temporary)}
     driver = Driver(run, script, environment=environment)
     assert driver.stop_when(lambda: bool(script.answered), number, group=group) == 128 + number
     assert driver.output.endswith(f"{KEPT}\n")
     assert "Traceback" not in driver.output
     assert "***" not in driver.output  # how Ray begins a stack of its own
     assert list(marked(tmp_path)) == []
-    assert sessions() <= before
+    assert sessions(temporary) == []
 
     assert Driver(run, script, environment=environment).wait() == 0
     assert_exact(run, ids)
     assert script.redone() < len(ids)
 
 
-def sessions() -> set[str]:
-    return {path.name for path in Path("/tmp").glob("raypipe-*")}
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A directory for temporary ones, with a name that leaves room for those of sockets."""
+    with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+def sessions(temporary: Path) -> list[Path]:
+    return list(temporary.glob("raypipe-????????"))
 
 
 @pytest.mark.timeout(1200)
 def test_a_job_keeps_to_this_machine_and_to_its_user_and_stops_while_it_trains(
-    tmp_path: Path,
+    tmp_path: Path, temporary: Path
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
     small = ("catalog.embedded.num_pool=8", "catalog.embedded.num_eval=4")
-    before = sessions()
     job = subprocess.Popen(
         job_command(tmp_path, *small, "catalog.embedded.num_anchor=4"),
         cwd=ROOT,
-        env=job_environment() | {MARK: str(tmp_path), "HOME": str(home), "TMPDIR": "/tmp"},
+        env=job_environment() | {MARK: str(tmp_path), "HOME": str(home), "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -106,8 +112,8 @@ def test_a_job_keeps_to_this_machine_and_to_its_user_and_stops_while_it_trains(
 
     try:
         wait_until(training, job)
-        (private,) = sessions() - before
-        assert stat.S_IMODE(Path("/tmp", private).stat().st_mode) == 0o700
+        (private,) = sessions(temporary)
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
         assert stat.S_IMODE((home / ".ray/auth_token").stat().st_mode) == 0o600
         assert stat.S_IMODE((home / ".ray").stat().st_mode) == 0o700
         os.killpg(job.pid, signal.SIGINT)
@@ -120,7 +126,7 @@ def test_a_job_keeps_to_this_machine_and_to_its_user_and_stops_while_it_trains(
     assert complaint.endswith(f"{KEPT}\n")
     assert "Traceback" not in shown + complaint
     assert "***" not in complaint
-    assert sessions() <= before
+    assert sessions(temporary) == []
     assert {name for name, _ in sockets} >= {"gcs_server", "raylet"}
     assert {one for one in sockets if not one[1].startswith(LOOPBACK)} == set()
 
