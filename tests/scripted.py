@@ -133,7 +133,8 @@ class ScriptedEngine:
 
     def _chains(self, request: Request) -> list[Chain] | Failure:
         listing = request.prompt.image_hashes[0]
-        if self._script.acts.get(listing) == "fail":
+        acts = self._script.acts
+        if acts.get(listing, acts.get(EVERY)) == "fail":
             return Failure("ValueError: the script says so")
         seeds = range(request.seed, request.seed + max(1, request.num_chains))
         return [self._chain(listing, seed) for seed in seeds]

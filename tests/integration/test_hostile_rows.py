@@ -129,18 +129,19 @@ class HostileEngine:
 
     def generate(self, requests: list[Request]) -> list[list[Chain]]:
         return [
-            [self._chain(request, index) for index in range(max(1, request.num_chains))]
+            [self._chain(request, request.seed + index) for index in range(request.num_chains)]
             for request in requests
         ]
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
         return len(prompt.text)
 
-    def _chain(self, request: Request, index: int) -> Chain:
-        draw = derive("hostile", request.seed + index)
+    def _chain(self, request: Request, seed: int) -> Chain:
+        draw = derive("hostile", seed)
         options = ast.literal_eval(request.prompt.text.rsplit("Options: ", 1)[1])
         word = WORDS[draw % len(WORDS)]
-        text = completion(options[0], word, "reasoning") if draw % 3 else word
+        is_hostile = derive("query", request.seed) % 4 == 0 or draw % 3 == 0
+        text = word if is_hostile else completion(options[0], word, "reasoning")
         return Chain(text, (draw % 100,), -0.1, "stop" if draw % 5 else "length")
 
 

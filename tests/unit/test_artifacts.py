@@ -284,7 +284,7 @@ def test_a_runs_own_file_that_names_an_extension_type_is_not_read(
     (path,) = seed_of(run).paths()
     add_column(Path(path), "note", hostile(tmp_path / "ran", 2, kind))
     for columns in (None, ["listing_id"]):
-        with pytest.raises(ArtifactError, match=rf"'note' is of the extension type '{kind}'"):
+        with pytest.raises(ArtifactError, match="corrupt"):
             seed_of(run).read(columns)
     assert attempt.inspect(path, "data") is None
     assert not (tmp_path / "ran").exists()
