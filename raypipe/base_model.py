@@ -1,15 +1,12 @@
 """Whether the base model that a configuration names is there, asked before anything is started."""
 
-import re
 from pathlib import Path
 from typing import Any
 
-from raypipe.config import ModelConfig
+from raypipe.config import ModelConfig, is_on_hub
 from raypipe.errors import ConfigError, StorageError
 from raypipe.policies import model_path
 from raypipe.textfiles import MalformedError, parse_json
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def check_base_model(model: ModelConfig) -> None:
@@ -25,7 +22,7 @@ def check_base_model(model: ModelConfig) -> None:
     directory = Path(path)
     if directory.is_dir():
         _check_settings(f"model.path={model.path}", directory / "config.json")
-    elif directory.is_absolute() or path.startswith((".", "~")) or not _HUB_ID.fullmatch(path):
+    elif not is_on_hub(path):
         raise ConfigError(f"model.path={model.path} is no directory, and no model id of the hub")
     else:
         _check_settings(f"model.path={model.path}", _on_hub(model))
