@@ -27,7 +27,10 @@ SYSTEM_PROMPTS: dict[AnswerFormat, str] = {
 WORD_JOINER = "\u2060"
 _BRACKETED = r"\[(?=/?[a-z]?[A-Z][A-Z0-9_]{2,}\])"
 _CONTROL = re.compile(rf"<(?=[^\s{WORD_JOINER}])|{_BRACKETED}")
-_CONTROL_BUT_TAGS = re.compile(rf"<(?!/?(?:reasoning|answer)>)(?=[^\s{WORD_JOINER}])|{_BRACKETED}")
+# Of a chain no more is broken than what is a whole token: a tag that the model misspelled is what
+# it said, and is trained on as such.
+_TAG = r"/?(?:reasoning|answer)>"
+_TOKEN = re.compile(rf"<(?=\|)|<(?!{_TAG})(?=[^\s<>{WORD_JOINER}][^\s<>]*>)|{_BRACKETED}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def without_control_tokens(text: str) -> str:
     A model can spell out ``<|image_pad|>`` or ``[IMG]`` letter by letter; read back as the token,
     it would ask for an image that is not there.
     """
-    return _CONTROL_BUT_TAGS.sub(rf"\g<0>{WORD_JOINER}", text)
+    return _TOKEN.sub(rf"\g<0>{WORD_JOINER}", text)
 
 
 def user_prompt(question: Question) -> str:

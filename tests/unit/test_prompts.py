@@ -149,6 +149,13 @@ def test_a_chain_keeps_its_tags_and_its_words(text):
 
 
 @pytest.mark.parametrize(
+    "text", ["<answer.</reasoning>", "</reasoning pocket>", "a <b c", "<answer"]
+)
+def test_a_tag_that_a_model_misspelled_is_what_it_said(text):
+    assert without_control_tokens(text) == text
+
+
+@pytest.mark.parametrize(
     "text", ["a [b] c", "[1, 2]", "arr[0]", "[XL]", "[Red / Blue]", "[ IMG ]", "[sic]", "(IMG)"]
 )
 def test_brackets_of_common_text_stay(text):
