@@ -25,7 +25,7 @@ _SECRET_NAME = re.compile(
 _PLAIN_NAME = re.compile(
     r"[-_.](file|path|dir|kind|type|mode|variable|name|provider|arn|url|uri|expires[-_]at)$"
     r"|(^|[-_.])(bos|eos|pad|unk|sep|cls|mask|image|video|audio|stop|start|end)[-_]token$"
-    r"|^(GOOGLE_APPLICATION_CREDENTIALS|section\.key)$",
+    r"|^(GOOGLE_APPLICATION_CREDENTIALS|section\.key|(OLD)?PWD)$",
     re.IGNORECASE,
 )
 # User and password, or a key and its secret, which may hold a '/'. A colon before digits is a port.

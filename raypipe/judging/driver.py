@@ -146,9 +146,7 @@ class Driver:
         """Where a policy's answers to these listings are; None asks for the endpoint's."""
         if asked is not None and listings == OWN and self._is_own(asked):
             return asked.name
-        law = (
-            endpoint.law(self.config) if asked is None else sampling.law(self.config, asked, GREEDY)
-        )
+        law = endpoint.law(self.config) if asked is None else self._law(asked)
         values = plain(law) | {
             "listings": self.run.artifact(f"{listings}/listings").required().digest
         }
@@ -176,8 +174,11 @@ class Driver:
         chains = self.run.artifact(f"{asked.name}/chains").commit()
         if chains is None or not self._is_judged(asked.name):
             return False
-        law = plain(sampling.law(self.config, asked, GREEDY))
+        law = plain(self._law(asked))
         return all(chains.fingerprint.get(key, value) == value for key, value in law.items())
+
+    def _law(self, asked: Policy) -> dict[str, Any]:
+        return sampling.law(self.config, asked, GREEDY) | sampling.engine_versions()
 
     def _row(self, scope: str, judged: str | None) -> dict[str, Any]:
         """Metrics of the eval split, and by how much the judged policy is ahead."""

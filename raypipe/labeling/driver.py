@@ -48,7 +48,7 @@ from raypipe.labeling.generations import (
 from raypipe.labeling.labels import Labeler, calibrated, label_key
 from raypipe.labeling.opening import open_catalog
 from raypipe.labeling.review import export_review
-from raypipe.manifest import Commit, File, Fingerprint, but_versions, plain, told_versions
+from raypipe.manifest import Commit, File, Fingerprint, plain, told_versions
 from raypipe.policies import policy
 from raypipe.runs import exports_of, open_run
 from raypipe.sampling.actor import Draw
@@ -94,8 +94,8 @@ class Driver:
         self.schema = self._schema()
         self._draw = draw_of(config)
         law = sampling.law(config, self.policy, self._draw)
-        self._versions = told_versions(law)
-        self._fingerprint = but_versions(law) | {
+        self._versions = told_versions(sampling.engine_versions())
+        self._fingerprint = law | {
             "labeling.mode": config.labeling.mode,
             "labeling.constrained": config.labeling.constrained,
             "parser": PARSER_VERSION,

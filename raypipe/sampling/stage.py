@@ -99,11 +99,15 @@ def run(
         sampled=_sampled(vote_on_eval) if num_chains else frozenset(),
         seed_parts=(config.run.seed, "round", -1 if round_index is None else round_index),
     )
-    fingerprint = law(config, policy, draw) | {
-        "round_index": round_index,
-        "splits": sorted(draw.greedy | draw.sampled),
-        "upstream.listings": listings.required().digest,
-    }
+    fingerprint = (
+        law(config, policy, draw)
+        | engine_versions()
+        | {
+            "round_index": round_index,
+            "splits": sorted(draw.greedy | draw.sampled),
+            "upstream.listings": listings.required().digest,
+        }
+    )
     if vote_on_eval:
         fingerprint["sampled"] = sorted(draw.sampled)
     if not pool.whole:
@@ -144,13 +148,17 @@ def _outside(listings: Artifact, pool: Slice, seed: int) -> pa.Array:
     return ids.filter(pc.invert(pool.mask(ids, seed)))
 
 
+def engine_versions() -> dict[str, str]:
+    """Versions of the packages that make chains, for fingerprints."""
+    return versions("raypipe", "vllm", "transformers", "torch")
+
+
 def law(config: Config, policy: Policy, draw: Draw) -> dict[str, Any]:
-    """What chains depend on beside the listings, for fingerprints."""
+    """What chains depend on beside the listings and :func:`engine_versions`, for fingerprints."""
     values = {
         **flatten(config.sampling.outcome(), "sampling."),
         **_engine_outcome(config.sampling.engine),
         **model_identity(policy.model),
-        **versions("raypipe", "vllm", "transformers", "torch"),
         "run.seed": config.run.seed,
         "template": TEMPLATE_VERSION,
         "policy_id": policy.policy_id,

@@ -52,7 +52,13 @@ def test_a_name_of_a_secret(name: str) -> None:
     [
         *("max_num_batched_tokens", "long_prefill_token_threshold", "tokenizer", "max_tokens"),
         *("api_key_variable", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "VLLM_USE_V1", "region"),
-        *("GOOGLE_APPLICATION_CREDENTIALS", "AWS_SHARED_CREDENTIALS_FILE", "RAY_AUTH_TOKEN_PATH"),
+        *(
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "PWD",
+            "OLDPWD",
+            "AWS_SHARED_CREDENTIALS_FILE",
+            "RAY_AUTH_TOKEN_PATH",
+        ),
         *("eos_token", "image_token", "credential_kind", "s3.signer", "endpoint_override"),
         *("gcs.oauth2.token-expires-at", "RAY_AUTH_MODE", "s3.role-arn", "oauth2-server-uri"),
     ],
