@@ -13,7 +13,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from raypipe.errors import ConfigError, RaypipeError, StorageDeniedError, StorageError
+import pyarrow.fs as pafs
+
+from raypipe.errors import (
+    ArtifactError,
+    ConfigError,
+    RaypipeError,
+    StorageDeniedError,
+    StorageError,
+)
 from raypipe.secrets import secret_in
 
 _STORES = re.compile(
@@ -117,6 +125,19 @@ def asked(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise failed(doing, error) from error
+
+
+def refuse_irregular(filesystem: pafs.FileSystem, path: str) -> None:
+    """Refuse a local pipe, device or directory in the place of a file: it would be waited for, or
+    read, without end.
+
+    Raises:
+        ArtifactError: names it.
+    """
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        place = Path(path)
+        if place.exists() and not place.is_file():
+            raise ArtifactError(f"{path} is no regular file; see what put it there, and delete it")
 
 
 @contextmanager
