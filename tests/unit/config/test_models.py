@@ -55,7 +55,7 @@ def test_a_backbone_needs_its_commit_too() -> None:
 
 @pytest.mark.parametrize("name", ["model", "revision", "tokenizer", "hf_config_path"])
 def test_the_engine_serves_no_other_model(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"sampling\.engine\.{name}: model\.path"):
+    with pytest.raises(ConfigError, match=rf"sampling\.engine: {name} changes the model"):
         resolve({"sampling": {"engine": {name: "someone/else"}}})
 
 
