@@ -40,7 +40,7 @@ def local_session() -> Iterator[dict[str, Any]]:
     more, and its directory is gone; one that RAY_TMPDIR names is the user's and stays.
     """
     mark = secrets.token_hex(16)
-    own = None if "RAY_TMPDIR" in os.environ else _private_directory()
+    own = None if os.environ.get("RAY_TMPDIR") else _private_directory()
 
     def end() -> None:
         end_marked(_MARK, mark)
@@ -71,7 +71,7 @@ def _loopback() -> dict[str, str]:
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     interface = {"GLOO_SOCKET_IFNAME": names[0], "NCCL_SOCKET_IFNAME": names[0]} if names else {}
     wanted = {_CLUSTER_SWITCH: "0", "VLLM_HOST_IP": LOOPBACK, **interface}
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+    return {name: value for name, value in wanted.items() if not os.environ.get(name)}
 
 
 def _keep_token() -> None:

@@ -12,8 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import pyarrow.fs as pafs
+from typing import TYPE_CHECKING
 
 from raypipe.errors import (
     ArtifactError,
@@ -23,6 +22,9 @@ from raypipe.errors import (
     StorageError,
 )
 from raypipe.secrets import secret_in
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 _STORES = re.compile(
     r"AWS Error|google::cloud::Status|Azure Error|Generic (?!LocalFileSystem)\w+ error"
@@ -127,14 +129,14 @@ def asked(doing: str) -> Iterator[None]:
         raise failed(doing, error) from error
 
 
-def refuse_irregular(filesystem: pafs.FileSystem, path: str) -> None:
+def refuse_irregular(filesystem: "pafs.FileSystem", path: str) -> None:
     """Refuse a local pipe, device or directory in the place of a file: it would be waited for, or
     read, without end.
 
     Raises:
         ArtifactError: names it.
     """
-    if isinstance(filesystem, pafs.LocalFileSystem):
+    if filesystem.type_name == "local":
         place = Path(path)
         if place.exists() and not place.is_file():
             raise ArtifactError(f"{path} is no regular file; see what put it there, and delete it")

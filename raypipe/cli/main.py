@@ -6,7 +6,7 @@
     raypipe status my-run              what is done, and what is next?
 
 Exit codes: 0 done, 2 configuration or usage, 3 input or gate, 4 worth trying again,
-130 and 143 stopped by Ctrl-C or SIGTERM.
+130 and 143 stopped by Ctrl-C or SIGTERM, 141 nobody reads what is printed (| head).
 """
 
 import argparse
@@ -61,7 +61,9 @@ def _command(given: list[str]) -> int:
     sys.excepthook = print_exception
     parsed = _parser(command.Parser).parse_args(given)
     try:
-        return int(parsed.run_command(parsed))
+        code = int(parsed.run_command(parsed))
+        print(end="", flush=True)  # noqa: T201 - while a broken pipe can still be told
+        return code
     except (RaypipeError, OSError) as error:
         return command.told(error)
     except KeyboardInterrupt:

@@ -47,6 +47,15 @@ def test_a_long_temporary_directory_is_left_for_one_whose_sockets_fit(
         assert list(long.iterdir()) == []
 
 
+def test_a_variable_that_is_empty_names_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_TMPDIR", "RAY_ADDRESS", "VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")
+    with local_session() as where:
+        assert Path(where["_temp_dir"]).parent.is_dir()
+        assert os.environ["VLLM_HOST_IP"] == "127.0.0.1"
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+
+
 def test_the_users_own_directory_and_addresses_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
