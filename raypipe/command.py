@@ -26,7 +26,10 @@ class Parser(argparse.ArgumentParser):
     """Repeats no secret of a command line that it does not understand."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(redacted(message))
+        said, unknown, given = message.partition("unrecognized arguments: ")
+        # A word may be what an option before it was to hold.
+        words = (word.partition("=")[0] if word.startswith("-") else "…" for word in given.split())
+        super().error(redacted(f"{said}{unknown}{' '.join(words)}"))
 
 
 def main(
@@ -50,7 +53,7 @@ def main(
     parser.add_argument("--config", help="YAML file; default: the embedded default")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = [parser.add_argument(name, **how) for name, how in _OPTIONS.get(job, {}).items()]
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)  # --config may stand anywhere
     given = {option.dest: getattr(parsed, option.dest) for option in options}
     with stoppable():
         try:
