@@ -8,7 +8,10 @@ python jobs/annotate.py --config my-catalog.yaml annotation.max_cost=5 \
 
 import sys
 
-from raypipe.command import main
+from raypipe.interruption import stoppable
 
 if __name__ == "__main__":
-    sys.exit(main("annotate", __doc__))
+    with stoppable():  # first: what is imported takes a second
+        from raypipe.command import main
+
+        sys.exit(main("annotate", __doc__))

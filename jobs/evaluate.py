@@ -9,7 +9,10 @@ python jobs/evaluate.py judging.endpoint=https://api.openai.com/v1 \
 
 import sys
 
-from raypipe.command import main
+from raypipe.interruption import stoppable
 
 if __name__ == "__main__":
-    sys.exit(main("evaluate", __doc__))
+    with stoppable():  # first: what is imported takes a second
+        from raypipe.command import main
+
+        sys.exit(main("evaluate", __doc__))

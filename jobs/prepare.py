@@ -5,7 +5,10 @@ python jobs/prepare.py --config my-catalog.yaml
 
 import sys
 
-from raypipe.command import main
+from raypipe.interruption import stoppable
 
 if __name__ == "__main__":
-    sys.exit(main("prepare", __doc__))
+    with stoppable():  # first: what is imported takes a second
+        from raypipe.command import main
+
+        sys.exit(main("prepare", __doc__))

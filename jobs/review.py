@@ -6,7 +6,10 @@ python jobs/review.py --config my.yaml --import export.json --as seed
 
 import sys
 
-from raypipe.command import main
+from raypipe.interruption import stoppable
 
 if __name__ == "__main__":
-    sys.exit(main("review", __doc__))
+    with stoppable():  # first: what is imported takes a second
+        from raypipe.command import main
+
+        sys.exit(main("review", __doc__))

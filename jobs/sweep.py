@@ -6,7 +6,10 @@ python jobs/sweep.py --plan --config jobs/configs/qwen2.5-vl-3b.yaml
 
 import sys
 
-from raypipe.command import main
+from raypipe.interruption import stoppable
 
 if __name__ == "__main__":
-    sys.exit(main("sweep", __doc__))
+    with stoppable():  # first: what is imported takes a second
+        from raypipe.command import main
+
+        sys.exit(main("sweep", __doc__))

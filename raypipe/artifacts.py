@@ -143,8 +143,10 @@ class Run:
         """The bytes of a file, or None when there is none.
 
         Raises:
+            ArtifactError: there is something else in its place.
             StorageError: the storage is out of reach, or forbids it.
         """
+        storage.refuse_irregular(self.filesystem, self.path(path))
         try:
             with self.filesystem.open_input_stream(self.path(path)) as stream:
                 return bytes(stream.read())

@@ -33,6 +33,7 @@ _POLICY = frozenset(
 _READINGS = 3
 _MOST_TOKENS = 1 << 40
 _LONGEST_DETAIL = 2000
+_LONGEST_REASON = 64
 
 
 class _Message(BaseModel):
@@ -204,7 +205,7 @@ class ChatServer:
         refusal = choice.message.refusal
         return Reply(
             self._silenced(choice.message.content or ""),
-            choice.finish_reason or "unknown",
+            self._silenced(choice.finish_reason or "unknown")[:_LONGEST_REASON],
             self._silenced(refusal) if refusal else None,
             *tokens,
         )

@@ -11,9 +11,17 @@ from raypipe import storage
 from raypipe.errors import ArtifactError
 from raypipe.manifest import RESTORE, File
 
+_LOCAL = pafs.LocalFileSystem()
+
 
 def measure(filesystem: pafs.FileSystem, path: str) -> tuple[int, str] | None:
-    """Bytes and sha256 of a file; None where there is none."""
+    """Bytes and sha256 of a file; None where there is none.
+
+    Raises:
+        ArtifactError: there is something else in its place.
+        StorageError: it is out of reach.
+    """
+    storage.refuse_irregular(filesystem, path)
     digest, size = hashlib.sha256(), 0
     try:
         with filesystem.open_input_stream(path) as stream:
@@ -44,7 +52,11 @@ def faults(filesystem: pafs.FileSystem, artifact: str, files: Iterable[File]) ->
         StorageError: a file is out of reach.
     """
     for file in files:
-        found = measure(filesystem, f"{artifact}/{file.path}")
+        try:
+            found = measure(filesystem, f"{artifact}/{file.path}")
+        except ArtifactError as error:
+            yield str(error)
+            continue
         if fault := "is missing" if found is None else difference(file, *found):
             yield f"{artifact}/{file.path} {fault}"
 
@@ -62,6 +74,7 @@ def check_directory(directory: Path, files: tuple[File, ...]) -> None:
     """
     for file in files:
         path = directory / plain_name(file)
+        storage.refuse_irregular(_LOCAL, str(path))
         try:
             known = path.stat()
             fault = _fault(path, file, known.st_mtime_ns, known.st_ino)

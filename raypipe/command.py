@@ -6,6 +6,7 @@
 import argparse
 import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Literal, NoReturn
 
 from raypipe import config as configuration
 from raypipe.config import Config
-from raypipe.errors import ArtifactError, ConfigError, InputError, RaypipeError
+from raypipe.errors import EXIT_UNREAD, ArtifactError, ConfigError, InputError, RaypipeError
 from raypipe.interruption import stoppable
 from raypipe.secrets import print_exception, redacted
 
@@ -25,7 +26,10 @@ class Parser(argparse.ArgumentParser):
     """Repeats no secret of a command line that it does not understand."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(redacted(message))
+        said, unknown, given = message.partition("unrecognized arguments: ")
+        # A word may be what an option before it was to hold.
+        words = (word.partition("=")[0] if word.startswith("-") else "…" for word in given.split())
+        super().error(redacted(f"{said}{unknown}{' '.join(words)}"))
 
 
 def main(
@@ -49,13 +53,14 @@ def main(
     parser.add_argument("--config", help="YAML file; default: the embedded default")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = [parser.add_argument(name, **how) for name, how in _OPTIONS.get(job, {}).items()]
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)  # --config may stand anywhere
     given = {option.dest: getattr(parsed, option.dest) for option in options}
     with stoppable():
         try:
             config = configuration.load(parsed.config, parsed.overrides)
             _refuse_unpickling()
             _JOBS[job](config, **given)
+            print(end="", flush=True)  # noqa: T201 - while a broken pipe can still be told
         except (RaypipeError, OSError) as error:
             return told(error)
         except KeyboardInterrupt:
@@ -77,12 +82,24 @@ def told(error: RaypipeError | OSError) -> int:
     """
     from raypipe.storage import failed, is_at_fault
 
+    if isinstance(error, BrokenPipeError) and _is_unread():
+        return EXIT_UNREAD
     if isinstance(error, OSError) and is_at_fault(error):
         error = failed("a file could not be read or written", error)
     if not isinstance(error, RaypipeError):
         raise error
     print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
     return error.exit_code
+
+
+def _is_unread() -> bool:
+    """Whether it is standard output that nobody reads; what is left for it is given up."""
+    poll = select.poll()
+    poll.register(1, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def _round(config: Config) -> None:

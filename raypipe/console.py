@@ -6,15 +6,24 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 
 from raypipe import progress
+from raypipe.errors import EXIT_UNREAD
 from raypipe.manifest import Commit
 
 # Wide enough for the tables, also in the log of a job, which has no width of its own.
 _WIDTH = 110
 
 
+class _PlainConsole(RichConsole):
+    def on_broken_pipe(self) -> None:
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(EXIT_UNREAD) from None
+
+
 def plain_console() -> RichConsole:
     """Standard output, of one width everywhere, with nothing coloured that was not meant to be."""
-    return RichConsole(highlight=False, soft_wrap=True, width=_WIDTH)
+    return _PlainConsole(highlight=False, soft_wrap=True, width=_WIDTH)
 
 
 class _Lines(logging.Handler):
@@ -25,7 +34,7 @@ class _Lines(logging.Handler):
         self._rich = rich
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._rich.print(f"[dim]    {record.getMessage()}[/dim]")
+        self._rich.print(f"[dim]    {escape(record.getMessage())}[/dim]")
 
 
 class StageConsole:

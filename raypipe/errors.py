@@ -23,6 +23,8 @@ from raypipe.secrets import redacted
 EXIT_CONFIG = 2
 EXIT_INPUT = 3
 EXIT_RETRY = 4
+EXIT_UNREAD = 141
+"""Nobody reads standard output any more (``| head``), as a shell says it of SIGPIPE."""
 
 
 class RaypipeError(Exception):

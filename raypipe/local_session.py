@@ -5,6 +5,7 @@ and Ray keeps a session's sockets and files in a directory that every user of th
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -25,6 +26,8 @@ _MARK = "RAYPIPE_SESSION"
 _CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # A socket's path may have 107 bytes; Ray's names below its directory take some 70 of them.
 _LONGEST_DIRECTORY = 36
+_PREFIX = "raypipe-"
+_LOCK = "lock"
 
 
 def joins_cluster() -> bool:
@@ -40,7 +43,7 @@ def local_session() -> Iterator[dict[str, Any]]:
     more, and its directory is gone; one that RAY_TMPDIR names is the user's and stays.
     """
     mark = secrets.token_hex(16)
-    own = None if "RAY_TMPDIR" in os.environ else _private_directory()
+    own = None if os.environ.get("RAY_TMPDIR") else _private_directory()
 
     def end() -> None:
         end_marked(_MARK, mark)
@@ -50,7 +53,13 @@ def local_session() -> Iterator[dict[str, Any]]:
     _keep_token()
     # Below the private one: Ray opens its own directory to everybody.
     where = {} if own is None else {"_temp_dir": f"{own}/ray"}
-    with ended_by(end), _environment({**_loopback(), _MARK: mark}), _node_on_loopback():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ended_by(end))
+        if own is not None:
+            stack.enter_context(_held(own))
+            _sweep(Path(own).parent)
+        stack.enter_context(_environment({**_loopback(), _MARK: mark}))
+        stack.enter_context(_node_on_loopback())
         try:
             yield where
         finally:
@@ -59,11 +68,36 @@ def local_session() -> Iterator[dict[str, Any]]:
 
 def _private_directory() -> str:
     """A new directory that no other user may look into."""
-    given = tempfile.mkdtemp(prefix="raypipe-")
+    given = tempfile.mkdtemp(prefix=_PREFIX)
     if len(os.fsencode(given)) <= _LONGEST_DIRECTORY:
         return given
     Path(given).rmdir()
-    return tempfile.mkdtemp(prefix="raypipe-", dir="/tmp")
+    return tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp")
+
+
+@contextlib.contextmanager
+def _held(directory: str) -> Iterator[None]:
+    """The lock of a private directory, which the system lets go when this process is gone."""
+    lock = os.open(f"{directory}/{_LOCK}", os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _sweep(directory: Path) -> None:
+    """Delete the private directories of this user's sessions that a SIGKILL has ended."""
+    for left in directory.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or its session is still there
+            if left.is_symlink() or left.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(left / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _loopback() -> dict[str, str]:
@@ -71,7 +105,7 @@ def _loopback() -> dict[str, str]:
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     interface = {"GLOO_SOCKET_IFNAME": names[0], "NCCL_SOCKET_IFNAME": names[0]} if names else {}
     wanted = {_CLUSTER_SWITCH: "0", "VLLM_HOST_IP": LOOPBACK, **interface}
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+    return {name: value for name, value in wanted.items() if not os.environ.get(name)}
 
 
 def _keep_token() -> None:

@@ -6,12 +6,13 @@ of its other values, and is read only when its bytes are the very ones that they
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from raypipe.documents import parse_object, unreadable
 
@@ -20,6 +21,7 @@ MANIFEST_VERSION = 3
 _UNSEALED = 2  # the last version that does not hold its own sha256
 _CHECKSUM = "sha256"
 _VERSIONS = "versions."
+_PART = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")  # of a path: one name, not '.' or '..'
 RESTORE = (
     "restore it from a copy, or delete the artifact and what was made from it, and the same "
     "command makes them again"
@@ -84,9 +86,26 @@ def decode(content: bytes, place: str) -> Commit:
         files = tuple(File(**file) for file in values["files"])
         commit = Commit(**values | {"files": files, "reused": True})
         TypeAdapter(Commit).validate_python(values, strict=False)
-    except (TypeError, KeyError, ValidationError) as error:
+        _check_places(commit)
+    except (TypeError, KeyError, ValueError) as error:  # ValidationError among them
         raise unreadable(place, error, RESTORE) from error
     return commit
+
+
+def _check_places(commit: Commit) -> None:
+    """Files are read from, and copied to, the places that a manifest names: none leads elsewhere.
+
+    Raises:
+        ValueError: one could.
+    """
+    if not (_PART.fullmatch(commit.digest) and _PART.fullmatch(commit.attempt)):
+        raise ValueError("digest or attempt is no name")
+    for file in commit.files:
+        kind, *parts = file.path.split("/")
+        if kind != file.kind or len(parts) < 2 or not all(map(_PART.fullmatch, parts)):
+            raise ValueError(f"{file.path[:100]!r} is no place of a file")
+        if file.size < 0:
+            raise ValueError(f"{file.path[:100]!r} has no size")
 
 
 def _written(values: Mapping[str, Any]) -> bytes:

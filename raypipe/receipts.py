@@ -138,6 +138,7 @@ def inspect(
         StorageError: the storage is out of reach.
     """
     try:
+        storage.refuse_irregular(filesystem, path)
         with filesystem.open_input_stream(path) as stream:
             content = pa.py_buffer(stream.read())
         sha256 = hashlib.sha256(content).hexdigest()

@@ -38,9 +38,14 @@ _NAMED_PLACES = re.compile(r"(abfss?|wasbs?|hdfs|viewfs|ssh|git\+ssh):", re.IGNO
 _BARE_USER = re.compile(r"(?<![\w/:])[^\s/:@'\"=,]+:[^\s@'\"]+@[\w\[]")
 _TABLE = re.compile(r"^(delta|lance|iceberg):")
 _PARAMETER = re.compile(
-    r"(?P<name>[A-Za-z][\w.%-]*)(?P<between>=|[\"']\s*:\s*[\"'])(?P<value>[^\s&;,'\"<>)\]}…*]+)"
+    r"(?P<name>[A-Za-z][\w.%-]*)(?P<between>=[\"']?|[\"']\s*:\s*b?[\"'])(?P<value>[^\s&;,'\"<>)\]}…*]+)"
 )
-_HEADER = re.compile(r"\b(bearer|authorization[\"']?:\s*[\"']?\w+)\s+[\w.~+/=-]{6,}", re.IGNORECASE)
+_HEADER = re.compile(
+    r"\b((?:bearer|authorization[\"']?:\s*[\"']?\w+)\s+"
+    r"|(?:[\w-]*(?:api|auth|access|subscription)[-_](?:key|token)|password|cookie)[\"']?\s*:\s*[\"']?)"
+    r"[\w.~+/=-]{6,}",
+    re.IGNORECASE,
+)
 # Tokens that are known by their form: Hugging Face, OpenAI, AWS, GitHub, GitLab, Slack, Google,
 # signed JSON and private keys. They matter where neither a name nor an address says what it is.
 _TOKEN = re.compile(
@@ -48,6 +53,8 @@ _TOKEN = re.compile(
     r"|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
     r"|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
+_ADDRESS_LIKE = re.compile(r"//|\?")
+_PLACES = frozenset({"PWD", "OLDPWD"})  # of the shell: no passwords
 _SHORTEST = 8
 _MASK = "***"
 
@@ -64,9 +71,9 @@ def secret_in(text: str) -> str | None:
             return "a user or password before '@'"
         if "//" not in form and _BARE_USER.search(_TABLE.sub("", form)):
             return "a user and password before '@'"
-        for found in _PARAMETER.finditer(form):
-            if is_secret_name(found["name"]):
-                return f"'{found['name']}'"
+        name = next(filter(is_secret_name, _parameters(form)), None)
+        if name is not None:
+            return f"'{name}'"
         if _TOKEN.search(form) or _HEADER.search(form):
             return "a token or key"
     return None
@@ -81,8 +88,8 @@ def redacted(text: str) -> str:
         lambda found: f"{found['scheme'] or ''}//{_MASK}@" if _is_credential(found) else found[0],
         text,
     )
-    text = _PARAMETER.sub(_without_value, text)
-    return _HEADER.sub(rf"\1 {_MASK}", _TOKEN.sub(_MASK, text))
+    text = _HEADER.sub(rf"\1{_MASK}", text)
+    return _TOKEN.sub(_MASK, _PARAMETER.sub(_without_value, text))
 
 
 def spellings(secret: str) -> Iterator[str]:
@@ -100,14 +107,25 @@ def print_exception(
     print(redacted(told), end="", file=sys.stderr)  # noqa: T201
 
 
+def _parameters(text: str) -> Iterator[str]:
+    """Names of parameters, also of an address that is the value of another."""
+    for found in _PARAMETER.finditer(text):
+        yield found["name"]
+        if _ADDRESS_LIKE.search(found["value"]):
+            yield from _parameters(found["value"])
+
+
 def _is_credential(found: "re.Match[str]") -> bool:
+    if found["user"] == "anonymous":
+        return False  # Arrow's word for a public bucket
     is_named = _NAMED_PLACES.fullmatch(found["scheme"] or "")
     return ":" in found["user"] or not is_named
 
 
 def _without_value(found: "re.Match[str]") -> str:
     if not is_secret_name(unquote(found["name"])) or found["value"] == "null":
-        return found[0]
+        inner = _PARAMETER.sub(_without_value, found["value"])
+        return f"{found['name']}{found['between']}{inner}"
     return f"{found['name']}{found['between']}{_MASK}"
 
 
@@ -115,7 +133,7 @@ def _of_environment() -> list[str]:
     """The secrets among this process's variables, in every spelling, the longest first."""
     known: set[str] = set()
     for name, value in os.environ.items():
-        if is_secret_name(name):
+        if is_secret_name(name) and name not in _PLACES:
             known.add(value.strip())
         for found in filter(_is_credential, _ADDRESS.finditer(value)):  # proxies
             known |= {found["user"].rpartition(":")[2], unquote(found["user"].rpartition(":")[2])}

@@ -7,6 +7,7 @@ AWS gives two minutes. A drained node gets no new work, its trainings save a che
 """
 
 import datetime as dt
+import http.client
 import json
 import logging
 import subprocess
@@ -72,15 +73,22 @@ def drain_node(left: int) -> bool:
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     command += ["--deadline-remaining-seconds", str(left)]
-    return subprocess.run(command, check=False).returncode == 0
+    try:
+        return subprocess.run(command, check=False, timeout=NOTICE_S).returncode == 0
+    except (OSError, subprocess.SubprocessError) as error:  # asked again
+        logger.warning("Ray is not told: %s", error)
+        return False
 
 
 def _ask(url: str, method: str, headers: dict[str, str]) -> str:
     request = urllib.request.Request(url, method=method, headers=headers)
     # No proxy of the environment's stands between a machine and its own metadata.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=5) as answer:
-        return str(answer.read(_LONGEST_ANSWER).decode("utf-8", "replace"))
+    try:
+        with opener.open(request, timeout=5) as answer:
+            return str(answer.read(_LONGEST_ANSWER).decode("utf-8", "replace"))
+    except (http.client.HTTPException, ValueError) as error:  # no HTTP, or a token that is none
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -12,9 +12,19 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from raypipe.errors import ConfigError, RaypipeError, StorageDeniedError, StorageError
+from raypipe.errors import (
+    ArtifactError,
+    ConfigError,
+    RaypipeError,
+    StorageDeniedError,
+    StorageError,
+)
 from raypipe.secrets import secret_in
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 _STORES = re.compile(
     r"AWS Error|google::cloud::Status|Azure Error|Generic (?!LocalFileSystem)\w+ error"
@@ -117,6 +127,19 @@ def asked(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise failed(doing, error) from error
+
+
+def refuse_irregular(filesystem: "pafs.FileSystem", path: str) -> None:
+    """Refuse a local pipe, device or directory in the place of a file: it would be waited for, or
+    read, without end.
+
+    Raises:
+        ArtifactError: names it.
+    """
+    if filesystem.type_name == "local":
+        place = Path(path)
+        if place.exists() and not place.is_file():
+            raise ArtifactError(f"{path} is no regular file; see what put it there, and delete it")
 
 
 @contextmanager

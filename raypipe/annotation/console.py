@@ -18,13 +18,14 @@ class AnnotationConsole(StageConsole):
 
     def begin(self, config: Config, target: str, location: str) -> None:
         annotation = config.annotation
+        model, endpoint = str(annotation.endpoint_model), str(annotation.endpoint)
         self._rich.print(
             f"[bold]raypipe[/bold] annotates {annotation.listings_per_vertical} listings of each "
-            f"vertical ({annotation.choose}) with [bold]{annotation.endpoint_model}[/bold] at "
-            f"{annotation.endpoint}"
+            f"vertical ({annotation.choose}) with [bold]{escape(model)}[/bold] at "
+            f"{escape(endpoint)}"
         )
-        self._rich.print(f"[dim]{location}[/dim]")
-        self._rich.print(f"[dim]the seed goes to {target}[/dim]")
+        self._rich.print(f"[dim]{escape(location)}[/dim]")
+        self._rich.print(f"[dim]the seed goes to {escape(target)}[/dim]")
 
     def candidates(self, found: Candidates, dropped: int) -> None:
         """Who may not be annotated.
@@ -73,7 +74,7 @@ class AnnotationConsole(StageConsole):
         tokens = counts["prompt_tokens"] + counts["answer_tokens"]
         priced = f", {counts['cost']:.4g} {config.rates.currency}" if counts["cost"] else ""
         self._rich.print(f"{tokens:,} tokens{priced}, over all calls in this run")
-        self._rich.print(f"[green]✓[/green] {listings:,} annotated listings in {target}")
+        self._rich.print(f"[green]✓[/green] {listings:,} annotated listings in {escape(target)}")
         self._rich.print(
             "[dim]a new run learns from them: python jobs/round.py --config … run.name=…[/dim]"
         )

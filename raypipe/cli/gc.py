@@ -98,7 +98,7 @@ def run(parsed: argparse.Namespace) -> int:
     else:
         console.print(_table("Would delete", target.location, pieces, cached))
         if busy is not None:
-            console.print(f"[yellow]![/yellow] {busy} may be under way: --yes would refuse")
+            console.print(f"[yellow]![/yellow] {escape(busy)} may be under way: --yes would refuse")
         else:
             console.print("[dim]nothing was deleted; --yes deletes it[/dim]")
     return EXIT_INPUT if faults else 0
@@ -108,6 +108,7 @@ def _table(
     verb: str, location: str, pieces: "Sequence[Garbage]", cached: "Sequence[Cache]"
 ) -> "Table":
     """What goes, by where it lies and why; the last line is the sum."""
+    from rich.markup import escape
     from rich.table import Table
 
     files: Counter[tuple[str, str]] = Counter()
@@ -120,14 +121,14 @@ def _table(
         place = str(cache.path).replace(str(Path.home()), "~", 1)
         files[place, _CACHED] += cache.files
         sizes[place, _CACHED] += cache.size
-    table = Table(title=f"{verb} in {location}", title_justify="left")
+    table = Table(title=f"{verb} in {escape(location)}", title_justify="left")
     table.add_column("where", overflow="fold")
     table.add_column("why")
     table.add_column("files", justify="right")
     table.add_column("bytes", justify="right")
     for place, reason in sorted(files):
         number, size = files[place, reason], sizes[place, reason]
-        table.add_row(place, reason, f"{number:,}", f"{size:,}")
+        table.add_row(escape(place), reason, f"{number:,}", f"{size:,}")
     table.add_section()
     table.add_row("in all", "", f"{files.total():,}", f"{sizes.total():,}")
     return table

@@ -6,7 +6,7 @@
     raypipe status my-run              what is done, and what is next?
 
 Exit codes: 0 done, 2 configuration or usage, 3 input or gate, 4 worth trying again,
-130 and 143 stopped by Ctrl-C or SIGTERM.
+130 and 143 stopped by Ctrl-C or SIGTERM, 141 nobody reads what is printed (| head).
 """
 
 import argparse
@@ -14,10 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from raypipe import command
-from raypipe.errors import RaypipeError
-from raypipe.interruption import stoppable
-from raypipe.secrets import print_exception
+from raypipe.interruption import KEPT, stoppable
 
 # A command is a module with a SUMMARY, add_arguments(parser) and run(parsed) -> exit code. What is
 # heavy is imported by run.
@@ -48,20 +45,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in JOBS:
         job = given[0]
-        return command.main(job, JOBS[job], given[1:], program=f"raypipe {job}")
-    sys.excepthook = print_exception
-    parsed = _parser().parse_args(given)
+        with stoppable(KEPT):  # first: what is imported takes a second
+            from raypipe import command
+
+            return command.main(job, JOBS[job], given[1:], program=f"raypipe {job}")
     with stoppable("stopped"):
-        try:
-            return int(parsed.run_command(parsed))
-        except (RaypipeError, OSError) as error:
-            return command.told(error)
-        except KeyboardInterrupt:
-            return 130
+        return _command(given)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command.Parser(
+def _command(given: list[str]) -> int:
+    from raypipe import command
+    from raypipe.errors import RaypipeError
+    from raypipe.secrets import print_exception
+
+    sys.excepthook = print_exception
+    parsed = _parser(command.Parser).parse_args(given)
+    try:
+        code = int(parsed.run_command(parsed))
+        print(end="", flush=True)  # noqa: T201 - while a broken pipe can still be told
+        return code
+    except (RaypipeError, OSError) as error:
+        return command.told(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    parser = kind(
         prog="raypipe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

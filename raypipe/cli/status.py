@@ -80,7 +80,7 @@ def view(standing: "Standing") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=standing.location, title_justify="left")
+    table = Table(title=escape(standing.location), title_justify="left")
     for column, left in (
         ("", True),
         ("stage", True),
@@ -105,7 +105,7 @@ def _cells(line: "Line") -> tuple[str, ...]:
     age = "" if line.age_s is None else f", last written {said_age(line.age_s)} ago"
     return (
         _MARKS[line.state],
-        line.name,
+        escape(line.name),
         line.state,
         "" if line.rows is None else f"{line.rows:,}",
         "" if line.refused is None else f"{line.refused:,}",

@@ -143,7 +143,7 @@ class IntakeConsole:
         if place != ".":
             self._rich.print(f"  cd {escape(place)}")
         for command, meaning in _steps(configured, have["seed"], have["truth"]):
-            self._rich.print(f"  {command:<44} [dim]{meaning}[/dim]")
+            self._rich.print(f"  {escape(f'{command:<44}')} [dim]{meaning}[/dim]")
 
 
 def _steps(configured: bool, seed: bool, truth: bool) -> Iterable[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from raypipe.config import Config
@@ -14,12 +15,12 @@ class JudgingConsole(StageConsole):
 
     def begin(self, config: Config, name: str, location: str) -> None:
         judging = config.judging
-        place = f" at {judging.endpoint}" if judging.endpoint else ""
+        place = f" at {escape(judging.endpoint)}" if judging.endpoint else ""
         self._rich.print(
-            f"[bold]raypipe[/bold] judges [bold]{name}[/bold]{place} on "
-            f"{judging.listings or 'the eval split of the run'}"
+            f"[bold]raypipe[/bold] judges [bold]{escape(name)}[/bold]{place} on "
+            f"{escape(judging.listings or 'the eval split of the run')}"
         )
-        self._rich.print(f"[dim]{location}[/dim]")
+        self._rich.print(f"[dim]{escape(location)}[/dim]")
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The judged policy first, then the run's own on the same listings, and differences.
@@ -33,11 +34,11 @@ class JudgingConsole(StageConsole):
             table.add_column(column, justify="left" if column == "policy" else "right")
         for row in rows:
             if row["accuracy"] is None:
-                table.add_row(row["name"], "–", "–", "–", "0", "–")
+                table.add_row(escape(row["name"]), "–", "–", "–", "0", "–")
                 continue
             low, high = row["ci95"]
             table.add_row(
-                row["name"],
+                escape(row["name"]),
                 f"{row['accuracy']:.3f}",
                 f"{low:.3f} – {high:.3f}",
                 f"{row['macro_vertical']:.3f}",
@@ -51,11 +52,12 @@ class JudgingConsole(StageConsole):
             if (gain := row["gain"]) is None:
                 continue
             low, high = (100 * bound for bound in gain["ci95"])
+            names = escape(f"{rows[0]['name']} − {row['name']}")
             self._rich.print(
-                f"{rows[0]['name']} − {row['name']} = {100 * gain['difference']:+.1f} points, "
+                f"{names} = {100 * gain['difference']:+.1f} points, "
                 f"95 % [{low:+.1f}, {high:+.1f}], paired on the same {gain['queries']:,} queries"
             )
 
     def end(self, page: str, seconds: float) -> None:
-        self._rich.print(f"report   {page}")
+        self._rich.print(f"report   {escape(str(page))}")
         self._rich.print(f"this call took {seconds:.0f} s")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from raypipe.config import Config
@@ -20,10 +21,11 @@ class LabelingConsole(StageConsole):
         labeling = config.labeling
         source = labeling.listings or "the run's own listings"
         self._rich.print(
-            f"[bold]raypipe[/bold] labels {source} with [bold]{policy.name}[/bold] "
+            f"[bold]raypipe[/bold] labels {escape(source)} with "
+            f"[bold]{escape(policy.name)}[/bold] "
             f"({labeling.mode}, precision {labeling.precision:g})"
         )
-        self._rich.print(f"[dim]{location}[/dim]")
+        self._rich.print(f"[dim]{escape(location)}[/dim]")
 
     def plan(self, config: Config, plan: Work, done: Work | None) -> None:
         """The table of what it takes; before the work with one column of figures."""
@@ -48,9 +50,10 @@ class LabelingConsole(StageConsole):
 
     def exported(self, config: Config, tasks: Path) -> None:
         """Where the tasks for people are, and the way back."""
+        order, interface = config.labeling.review_order, tasks.with_name(INTERFACE)
         self._rich.print(
-            f"tasks      {tasks} (labeling.review_order={config.labeling.review_order})\n"
-            f"interface  {tasks.with_name(INTERFACE)} (the labeling setup of the project)\n"
+            f"tasks      {escape(str(tasks))} (labeling.review_order={order})\n"
+            f"interface  {escape(str(interface))} (the labeling setup of the project)\n"
             "then       python jobs/review.py … --import export.json --as seed|anchor|eval"
         )
 
@@ -80,12 +83,12 @@ class LabelingConsole(StageConsole):
                 "--as eval asks for none"
             )
         if imported.refused_file is not None:
-            self._rich.print(f"refused  {imported.refused_file}")
+            self._rich.print(f"refused  {escape(str(imported.refused_file))}")
         if imported.file is None:
             self.note("no answer was taken, so nothing was added to the catalog")
             return
         there = "" if imported.is_new else " (was there already)"
-        self._rich.print(f"answers  {imported.file}{there}")
+        self._rich.print(f"answers  {escape(str(imported.file))}{there}")
         if imported.role != "seed" and imported.chosen_worst:
             self.note(
                 f"{imported.chosen_worst:,} of these were reviewed because the model was unsure: "
@@ -94,5 +97,5 @@ class LabelingConsole(StageConsole):
         self.note("a new run uses them: python jobs/round.py … run.name=<another name>")
 
     def end(self, page: str, seconds: float) -> None:
-        self._rich.print(f"report   {page}")
+        self._rich.print(f"report   {escape(str(page))}")
         self._rich.print(f"this call took {seconds:.0f} s")

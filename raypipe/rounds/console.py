@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from raypipe.config import Config
@@ -16,10 +17,11 @@ class Console(StageConsole):
     def begin(self, config: Config, location: str) -> None:
         rounds = config.rounds
         self._rich.print(
-            f"[bold]raypipe[/bold] run [bold]{config.run.name}[/bold]: {config.model.path}, "
+            f"[bold]raypipe[/bold] run [bold]{config.run.name}[/bold]: "
+            f"{escape(config.model.path)}, "
             f"{rounds.num_rounds} rounds of {config.training.method} from {rounds.start}"
         )
-        self._rich.print(f"[dim]{location}[/dim]")
+        self._rich.print(f"[dim]{escape(location)}[/dim]")
 
     def plan(self, config: Config, expected: Expectation) -> None:
         """What a run would take, policy by policy and in all; what is made already counts not."""
@@ -62,7 +64,7 @@ class Console(StageConsole):
         if summary["comparison"]:
             self._rich.print(_comparison_line(summary["comparison"]))
         self._rich.print(_time_table(summary["seconds"], summary["within"]))
-        self._rich.print(f"report   {page}")
+        self._rich.print(f"report   {escape(str(page))}")
         self._rich.print(f"this call took {seconds:.0f} s")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from raypipe.config import Config
@@ -20,10 +21,11 @@ class SweepConsole(StageConsole):
         total = sum(len(planned) for planned in arms.values())
         seeds = ", ".join(str(seed) for seed in arms)
         self._rich.print(
-            f"[bold]raypipe[/bold] sweep [bold]{config.run.name}[/bold]: {config.model.path}, "
+            f"[bold]raypipe[/bold] sweep [bold]{config.run.name}[/bold]: "
+            f"{escape(config.model.path)}, "
             f"{total} arms, seeds {seeds}"
         )
-        self._rich.print(f"[dim]{location}[/dim]")
+        self._rich.print(f"[dim]{escape(location)}[/dim]")
 
     def plan(self, config: Config, expected: Expectation) -> None:
         """What the sweep would take, arm by arm and in all."""
@@ -53,7 +55,7 @@ class SweepConsole(StageConsole):
         """The arms, the claims, and where the page is."""
         self._rich.print(_arms(results))
         self._rich.print(_claims(results.comparisons))
-        self._rich.print(f"report   {page}")
+        self._rich.print(f"report   {escape(str(page))}")
         self._rich.print(f"this call took {seconds:.0f} s")
 
 

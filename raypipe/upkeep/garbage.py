@@ -69,7 +69,8 @@ def find_garbage(
     """What may go, in the order of paths.
 
     Args:
-        before: nothing written since then (seconds of the epoch) is garbage.
+        before: nothing written since then (seconds of the epoch) is garbage, nor is what lies out
+            of the run's directory behind a link.
         all_unfinished: also what the same command would resume from, of stages and trainings to
             which nothing was written since ``before``.
         is_torn: whether a file of the run is cut short.
@@ -79,12 +80,12 @@ def find_garbage(
         found.extend(_of_holding(holding, before, all_unfinished, is_torn))
     for policy, files in inventory.trainings.items():
         done = inventory.committed(f"{policy}/adapter") is not None
-        if (done or all_unfinished) and all(file.modified < before for file in files):
+        if (done or all_unfinished) and all(_may_go(file, before) for file in files):
             subject, reason = f"{TRAININGS}/{policy}", TRAINED if done else UNFINISHED
             within = dirname(subject)
             found.extend(Garbage(file.path, file.size, reason, subject, within) for file in files)
     for file in inventory.half_created:
-        if file.modified < before:
+        if _may_go(file, before):
             folder = dirname(file.path)
             found.append(Garbage(file.path, file.size, TORN, folder or "the run", folder))
     return sorted(found, key=lambda garbage: garbage.path)
@@ -108,10 +109,15 @@ def _of_holding(
 
 def _old(holding: Holding, files: Iterable[Stored], before: float, why: str) -> Iterator[Garbage]:
     for file in files:
-        if file.modified < before:
+        if _may_go(file, before):
             kind = file.path.removeprefix(f"{holding.name}/").partition("/")[0]
             within = f"{holding.name}/{kind}"
             yield Garbage(file.path, file.size, why, holding.name, within, is_artifact=True)
+
+
+def _may_go(file: Stored, before: float) -> bool:
+    """Whether a file is old enough, and the run's own: what a link leads to is not."""
+    return file.modified < before and not file.is_elsewhere
 
 
 def torn_in(run: Run) -> IsTorn:

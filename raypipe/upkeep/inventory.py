@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from posixpath import dirname
 
 import pyarrow.fs as pafs
 
@@ -43,11 +45,15 @@ _NO_ARTIFACTS = (
 
 @dataclass(frozen=True)
 class Stored:
-    """One file: its path in the run, bytes, and when it was last written (seconds of the epoch)."""
+    """One file: its path in the run, bytes, and when it was last written (seconds of the epoch).
+
+    ``is_elsewhere`` says that a link in the run leads to a folder out of it, and to this file.
+    """
 
     path: str
     size: int
     modified: float
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,10 +145,18 @@ def take_inventory(run: Run) -> Inventory:
 def _listed(run: Run) -> list[Stored]:
     selector = pafs.FileSelector(run.root, recursive=True, allow_not_found=True)
     prefix = f"{run.root.rstrip('/')}/"
+    found = [info for info in run.filesystem.get_file_info(selector) if info.is_file]
+    folders = {dirname(info.path) for info in found} if run.is_local else set()
+    root = Path(run.root).resolve()
+    elsewhere = {folder for folder in folders if not Path(folder).resolve().is_relative_to(root)}
     return [
-        Stored(info.path.removeprefix(prefix), info.size, modified(info))
-        for info in run.filesystem.get_file_info(selector)
-        if info.is_file
+        Stored(
+            info.path.removeprefix(prefix),
+            info.size,
+            modified(info),
+            dirname(info.path) in elsewhere,
+        )
+        for info in found
     ]
 
 

@@ -129,7 +129,12 @@ def test_the_ground_modules_stand_on_nothing_above_them(module: str, below: set[
 def test_jobs_know_the_command_line_alone() -> None:
     for path in sorted((ROOT / "jobs").glob("*.py")):
         own = {name for name in imports(path) if name.startswith("raypipe")}
-        assert own == {"raypipe.command", "raypipe.command.main"}, label(path)
+        assert own == {
+            "raypipe.command",
+            "raypipe.command.main",
+            "raypipe.interruption",
+            "raypipe.interruption.stoppable",
+        }, label(path)
 
 
 def test_vllm_is_imported_by_the_engine_and_its_clients_alone() -> None:

@@ -1,12 +1,14 @@
 """The commit protocol: what is seen, when, by whom, and what is refused."""
 
+import hashlib
 import json
 import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from raypipe.artifacts import Artifact, Attempt, Run, committed
 from raypipe.errors import ArtifactError, ConfigDriftError
-from raypipe.manifest import COMMIT, Commit, differing_keys, versions
+from raypipe.manifest import COMMIT, Commit, differing_keys, encode, versions
 from raypipe.receipts import Receipt
 from raypipe.schemas import QUARANTINE, SEED
 from tests.pickled import OBJECT, TENSOR_V2, add_column, hostile
@@ -280,9 +282,13 @@ def test_a_runs_own_file_that_names_an_extension_type_is_not_read(
     run: Run, tmp_path: Path, kind: str
 ) -> None:
     attempt = begin(run, ["a", "b"])
-    attempt.commit(expected=["a", "b"])
+    made = attempt.commit(expected=["a", "b"])
     (path,) = seed_of(run).paths()
     add_column(Path(path), "note", hostile(tmp_path / "ran", 2, kind))
+    content = Path(path).read_bytes()  # whoever did that may have changed the manifest too
+    (file,) = made.files
+    file = replace(file, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    run.replace(f"{NAME}/{COMMIT}", encode(replace(made, files=(file,))))
     for columns in (None, ["listing_id"]):
         with pytest.raises(ArtifactError, match="corrupt"):
             seed_of(run).read(columns)
@@ -432,6 +438,87 @@ def test_a_copy_that_is_no_longer_what_was_committed_is_made_again(
     weights.write_bytes(harmed) if harm != "deleted" else weights.unlink()
     assert remote_run.artifact("sft/adapter").local_directory() == directory
     assert weights.read_bytes() == b"weights"
+
+
+LEADS_ELSEWHERE = [
+    "files/../../../elsewhere",
+    "files/a/../../../elsewhere",
+    "/files/a/b",
+    "files/a//b",
+    "files/a/./b",
+    "files/a/b\0",
+    "data/a/b",
+    "files/b",
+    "b",
+    "",
+    "..",
+]
+
+
+@pytest.mark.parametrize("place", LEADS_ELSEWHERE)
+def test_a_manifest_that_leads_elsewhere_is_none(
+    remote_run: Run, tmp_path: Path, place: str
+) -> None:
+    attempt = remote_run.artifact("sft/adapter").attempt({})
+    (attempt.local_files() / "adapter_config.json").write_bytes(b"{}")
+    made = attempt.commit()
+    (file,) = made.files
+    hostile_one = replace(made, files=(replace(file, path=place),))
+    remote_run.replace(f"sft/adapter/{COMMIT}", encode(hostile_one))
+    with pytest.raises(ArtifactError, match="is no place of a file"):
+        remote_run.artifact("sft/adapter").local_directory()
+
+
+@pytest.mark.parametrize("key", ["digest", "attempt"])
+@pytest.mark.parametrize("name", ["..", "../../x", "/x", "", "a/b", "."])
+def test_a_manifest_whose_directory_is_elsewhere_is_none(run: Run, key: str, name: str) -> None:
+    made = begin(run, ["a"]).commit()
+    run.replace(f"{NAME}/{COMMIT}", encode(replace(made, **{key: name})))
+    with pytest.raises(ArtifactError, match="is no name"):
+        seed_of(run).commit()
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def error_of(read: Callable[[], object]) -> str:
+    try:
+        read()
+    except ArtifactError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("put", [pipe, folder, endless])
+def test_what_is_no_file_is_neither_waited_for_nor_read(
+    run: Run, put: Callable[[Path], None]
+) -> None:
+    attempt = begin(run, ["a"])
+    attempt.write_json("metrics.json", {})
+    made = attempt.commit()
+    places = [Path(run.path(NAME, file.path)) for file in made.files]
+    for place in [*places, Path(run.path(NAME, COMMIT))]:
+        place.unlink()
+        put(place)
+        readers: list[Callable[[], object]] = [
+            seed_of(run).read,
+            lambda: seed_of(run).read(["listing_id"]),
+            lambda: seed_of(run).read_json("metrics.json"),
+            seed_of(run).local_directory,
+        ]
+        said = [error_of(read) for read in readers]
+        assert any(said)
+        assert all("no regular file" in words for words in said if words)
+    assert begin(run).inspect(str(places[0]), "data") is None
 
 
 def test_a_file_written_by_name_is_committed_on_an_object_store_too(remote_run: Run) -> None:

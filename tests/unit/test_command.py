@@ -53,6 +53,35 @@ def test_a_job_gets_its_configuration_and_exits_0(monkeypatch: pytest.MonkeyPatc
     assert seen[0].run.name == "local"
 
 
+def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("catalog: {embedded: {}}\nrun: {name: own}\n")
+    seen: list[Config] = []
+    monkeypatch.setattr(
+        "raypipe.rounds.driver.run_rounds", lambda config, console: seen.append(config)
+    )
+    config = ["--config", str(tmp_path / "own.yaml")]
+    assert main("round", None, ["run.seed=3", *config, "sampling.num_chains=5"]) == 0
+    assert (seen[0].run.name, seen[0].run.seed, seen[0].sampling.num_chains) == ("own", 3, 5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--api-key", "canary-of-mine"],
+        ["--api-key=canary-of-mine"],
+        ["run.seed=1", "--hf", "x=canary-of-mine"],
+    ],
+)
+def test_an_option_that_nobody_knows_is_named_without_its_value(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main("round", None, arguments)
+    said = capsys.readouterr().err
+    assert "canary" not in said
+    assert next(word for word in arguments if word.startswith("-")).partition("=")[0] in said
+
+
 def test_a_configuration_file_is_taken_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -48,6 +48,9 @@ sys.exit(command.main('report', None, []))
 """
 
 
+JOBS = sorted((ROOT / "jobs").glob("*.py"))
+
+
 def started(body: str, program: str = PROGRAM) -> "subprocess.Popen[str]":
     indented = "\n".join(f"    {line}" for line in body.splitlines())
     job = subprocess.Popen(
@@ -130,6 +133,31 @@ def test_every_command_ends_the_same_way() -> None:
     finally:
         job.kill()
     assert (job.returncode, complaint) == (130, "stopped\n")
+
+
+COMMANDS = [
+    *(f"runpy.run_path('jobs/{path.name}', run_name='__main__')" for path in JOBS),
+    "from raypipe.cli.main import main; main(['status', 'x'])",
+    "from raypipe.cli.main import main; main(['prepare'])",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_signal_is_heard_while_a_command_is_imported(command: str) -> None:
+    program = (
+        "import os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'pydantic': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['job', 'no key']\n"
+        f"sys.meta_path.insert(0, Finder())\n{command}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr in (f"{KEPT}\n", "stopped\n")
 
 
 def test_a_body_without_a_signal_leaves_the_process_as_it_was() -> None:

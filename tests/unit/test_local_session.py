@@ -47,6 +47,42 @@ def test_a_long_temporary_directory_is_left_for_one_whose_sockets_fit(
         assert list(long.iterdir()) == []
 
 
+def test_what_a_killed_session_has_left_goes_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("raypipe.local_session._LONGEST_DIRECTORY", 400)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "lock").touch()
+    (tmp_path / "raypipe-link").symlink_to(precious)
+    (tmp_path / "raypipe-mine").mkdir()
+    program = (
+        "import os, signal, tempfile\nfrom raypipe import local_session as made\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\nmade._LONGEST_DIRECTORY = 400\n"
+        "with made.local_session() as where: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with local_session() as first:
+        subprocess.run([sys.executable, "-c", program], check=False)
+        killed = {*tmp_path.glob("raypipe-*")} - {Path(first["_temp_dir"]).parent}
+        killed -= {tmp_path / "raypipe-link", tmp_path / "raypipe-mine"}
+        assert len(killed) == 1
+    kept = {"home", "precious", "raypipe-link", "raypipe-mine"}
+    with local_session() as first, local_session() as second:
+        open_ones = {Path(where["_temp_dir"]).parent.name for where in (first, second)}
+        assert {path.name for path in tmp_path.iterdir()} == kept | open_ones
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_variable_that_is_empty_names_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_TMPDIR", "RAY_ADDRESS", "VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")
+    with local_session() as where:
+        assert Path(where["_temp_dir"]).parent.is_dir()
+        assert os.environ["VLLM_HOST_IP"] == "127.0.0.1"
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+
+
 def test_the_users_own_directory_and_addresses_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,43 @@ def test_an_address_without_a_secret_is_left_as_it_is(text: str) -> None:
     assert redacted(text) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{'Authorization': 'Bearer {}'}}",
+        '{{"authorization": "Basic {}"}}',
+        "authorization: token {}",
+        "x-api-key: {}",
+        "{{'api-key': '{}'}}",
+        "Password: {}",
+        "{{'password': b'{}'}}",
+        "token='{}'",
+        "url=https://host/place?sig={}",
+        "s3://bucket/place?endpoint_override=https://host/?token={}",
+        "cannot read 'uri=https://host/a?b=https://host/c?key={}'",
+    ],
+)
+def test_a_secret_is_found_in_headers_and_in_addresses_within_addresses(text: str) -> None:
+    secret = "c4n4ry.of/mine+0=="
+    assert secret_in(text.format(secret))
+    assert "c4n4ry" not in redacted(text.format(secret))
+    assert "mine" not in redacted(text.format(secret))
+
+
+def test_the_working_directory_is_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PWD", "OLDPWD"):
+        monkeypatch.setenv(name, "/home/shop/work")
+    assert (
+        redacted("/home/shop/work/runs/local is no run") == "/home/shop/work/runs/local is no run"
+    )
+
+
+def test_a_public_bucket_needs_no_user() -> None:
+    text = "gs://anonymous@public-bucket/listings"
+    assert secret_in(text) is None
+    assert redacted(text) == text
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SECRET, st.sampled_from(SCHEMES))
 def test_a_password_in_an_address_is_found_and_taken_out(secret: str, scheme: str) -> None:

@@ -1,6 +1,8 @@
 """What a spot machine's metadata service says, by a server of this machine."""
 
+import contextlib
 import datetime as dt
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from raypipe.spot import seconds_left, watch
+from raypipe.spot import drain_node, seconds_left, watch
 
 NOW = dt.datetime(2026, 1, 1, 12, 0, 0, tzinfo=dt.UTC)
 NOTICE = '{"action": "terminate", "time": "2026-01-01T12:01:30Z"}'
@@ -98,3 +100,40 @@ def test_the_node_is_drained_once_and_again_when_ray_did_not_hear(metadata: Meta
 
     watch(metadata.address, drain, interval_s=0.01)
     assert asked == [0, 0]  # the notice's time has long been over
+
+
+GARBAGE = [
+    b"",
+    b"NONSENSE\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n",
+    b"HTTP/1.1 200 " + b"a" * 70_000 + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    b"HTTP/1.1 302 F\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na\r\nb",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\xff\x00\xfe",
+]
+
+
+@pytest.mark.parametrize("reply", GARBAGE)
+def test_a_service_that_answers_garbage_does_not_end_the_watch(reply: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection, contextlib.suppress(OSError):
+                        connection.recv(4096)
+                        connection.sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(OSError, match=r".+"):
+            seconds_left(f"http://127.0.0.1:{listening.getsockname()[1]}", NOW)
+
+
+def test_a_ray_that_cannot_be_asked_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("subprocess.run", fails)
+    assert not drain_node(120)

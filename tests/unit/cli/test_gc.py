@@ -328,7 +328,7 @@ def test_what_a_manifest_says_leads_nowhere_but_into_the_cache(
     finish(run, "catalog/truth")
     named = policy.format(home=home) if isinstance(policy, str) else policy
     commit = run.artifact("catalog/truth").required()
-    forged = replace(commit, fingerprint={"policy_id": named}, attempt=str(named))
+    forged = replace(commit, fingerprint={"policy_id": named})
     run.replace("catalog/truth/_COMMIT.json", encode(forged))
     kept = [merged_folder(home, "c" * 16), home / "precious", home / ".cache/raypipe/attempts/a"]
     for folder in kept[1:]:
@@ -475,3 +475,25 @@ def test_a_machine_whose_clock_is_ahead_takes_nothing_of_a_live_stage(
     age(run, 2 + ahead / 86_400)
     assert main(["gc", run.location, "--yes", "--older-than", "24h"]) == 0
     assert len(files(run)) < len(before)
+
+
+def test_what_a_link_leads_to_stays(begin: Begin, finish: Finish, tmp_path: Path) -> None:
+    run = begin()
+    finish(run, *STAGES)
+    outside = tmp_path / "outside"
+    names = ["weights.bin", "checkpoint_1/weights.bin", "rows.parquet", "run.json#1"]
+    for name in names:
+        (outside / name).parent.mkdir(parents=True, exist_ok=True)
+        (outside / name).write_bytes(b"mine")
+    links = [".training/sft/0123456789ab", "sft/chains/data/0123456789ab-01234567", "odd"]
+    for link in links:
+        Path(run.path(link)).parent.mkdir(parents=True, exist_ok=True)
+        Path(run.path(link)).symlink_to(outside)
+    training = Path(run.path(".training/round-1/0123456789ab"))
+    training.mkdir(parents=True)
+    (training / "checkpoint_1").symlink_to(outside)
+    age(run, days=3)
+    for name in names:
+        os.utime(outside / name, (0, 0))
+    assert main(["gc", run.location, *NOW, "--all-unfinished", "--yes"]) == 0
+    assert all((outside / name).read_bytes() == b"mine" for name in names)

@@ -344,3 +344,18 @@ def test_a_key_that_no_header_can_carry_is_refused_without_naming_it(
     with pytest.raises(ConfigError, match="JUDGE_KEY holds cannot be a key") as raised:
         endpoint.run(config_of(server), run, scope=SCOPE)
     assert "sk-" not in str(raised.value)
+
+
+def test_no_word_of_a_server_repeats_the_key_or_is_without_end(
+    run: Run, server: ChatServer, listings: list[str]
+) -> None:
+    def repeats(asked: Asked) -> tuple[int, Any]:
+        status, answer = completion("Red")
+        answer["choices"][0]["finish_reason"] = f"{KEY} {'again ' * 10_000}"
+        return status, answer
+
+    server.answer = repeats
+    endpoint.run(config_of(server), run, scope=SCOPE)
+    reasons = {chain["finish_reason"] for chain in chains_of(run).values()}
+    assert all(len(reason) <= 64 for reason in reasons)
+    assert_no_key(run)
