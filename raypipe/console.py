@@ -2,19 +2,30 @@
 
 import logging
 
+from typing import Any
+
 from rich.console import Console as RichConsole
 from rich.markup import escape
+from rich.text import Text
 
 from raypipe import progress
 from raypipe.manifest import Commit
+from raypipe.terminal import printable
 
 # Wide enough for the tables, also in the log of a job, which has no width of its own.
 _WIDTH = 110
 
 
+class _PlainConsole(RichConsole):
+    """Prints no control character of a text, in a line or in a table."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
+
+
 def plain_console() -> RichConsole:
     """Standard output, of one width everywhere, with nothing coloured that was not meant to be."""
-    return RichConsole(highlight=False, soft_wrap=True, width=_WIDTH)
+    return _PlainConsole(highlight=False, soft_wrap=True, width=_WIDTH)
 
 
 class _Lines(logging.Handler):
@@ -25,7 +36,7 @@ class _Lines(logging.Handler):
         self._rich = rich
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._rich.print(f"[dim]    {record.getMessage()}[/dim]")
+        self._rich.print(f"[dim]    {escape(record.getMessage())}[/dim]")
 
 
 class StageConsole:

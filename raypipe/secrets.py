@@ -29,17 +29,22 @@ _PLAIN_NAME = re.compile(
     re.IGNORECASE,
 )
 # User and password, or a key and its secret, which may hold a '/'. A colon before digits is a port.
-_USER = r"[^\s/?#@:'\"]*:(?!\d{1,5}(?:[/\s'\"]|$))[^\s?#'\"]*"
+_USER = r"[^\s/?#@:'\"]*+:(?!\d{1,5}(?:[/\s'\"]|$))[^\s?#'\"]{0,4096}"
+# Texts may be a stranger's: a pattern begins where a word does and gives nothing of it back, so that
+# a long word is looked at once.
 _ADDRESS = re.compile(
-    rf"(?P<scheme>[a-z][a-z0-9+.-]*:)?//(?P<user>{_USER}|[^\s/?#@:'\"]+)@", re.IGNORECASE
+    rf"(?P<scheme>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*+:)?//(?P<user>{_USER}|[^\s/?#@:'\"]++)@",
+    re.IGNORECASE,
 )
 # Where what stands before '@' is no credential but a container, or a user without a password.
 _NAMED_PLACES = re.compile(r"(abfss?|wasbs?|hdfs|viewfs|ssh|git\+ssh):", re.IGNORECASE)
 _BARE_USER = re.compile(r"(?<![\w/:])[^\s/:@'\"=,]+:[^\s@'\"]+@[\w\[]")
 _TABLE = re.compile(r"^(delta|lance|iceberg):")
 _PARAMETER = re.compile(
-    r"(?P<name>[A-Za-z][\w.%-]*)(?P<between>=|[\"']\s*:\s*[\"'])(?P<value>[^\s&;,'\"<>)\]}…*]+)"
+    r"(?<![\w.%-])(?:(?![A-Za-z])[\w.%-])*+(?P<name>[A-Za-z][\w.%-]*+)(=|[\"']\s*:\s*[\"'])"
+    r"(?=[^\s&;,'\"<>)\]}…*])"
 )
+_VALUE = re.compile(r"[^\s&;,'\"<>)\]}…*]+")
 _HEADER = re.compile(r"\b(bearer|authorization[\"']?:\s*[\"']?\w+)\s+[\w.~+/=-]{6,}", re.IGNORECASE)
 # Tokens that are known by their form: Hugging Face, OpenAI, AWS, GitHub, GitLab, Slack, Google,
 # signed JSON and private keys. They matter where neither a name nor an address says what it is.
@@ -81,8 +86,7 @@ def redacted(text: str) -> str:
         lambda found: f"{found['scheme'] or ''}//{_MASK}@" if _is_credential(found) else found[0],
         text,
     )
-    text = _PARAMETER.sub(_without_value, text)
-    return _HEADER.sub(rf"\1 {_MASK}", _TOKEN.sub(_MASK, text))
+    return _HEADER.sub(rf"\1 {_MASK}", _TOKEN.sub(_MASK, _without_values(text)))
 
 
 def spellings(secret: str) -> Iterator[str]:
@@ -105,10 +109,18 @@ def _is_credential(found: "re.Match[str]") -> bool:
     return ":" in found["user"] or not is_named
 
 
-def _without_value(found: "re.Match[str]") -> str:
-    if not is_secret_name(unquote(found["name"])) or found["value"] == "null":
-        return found[0]
-    return f"{found['name']}{found['between']}{_MASK}"
+def _without_values(text: str) -> str:
+    """Without what secret parameters are; another's value may hold parameters of its own."""
+    parts, kept = [], 0
+    for found in _PARAMETER.finditer(text):
+        is_inside = found.start() < kept
+        if is_inside or not is_secret_name(unquote(found["name"])):
+            continue
+        value = _VALUE.match(text, found.end())
+        if value is not None and value[0] != "null":
+            parts += [text[kept : found.end()], _MASK]
+            kept = value.end()
+    return "".join((*parts, text[kept:]))
 
 
 def _of_environment() -> list[str]:
