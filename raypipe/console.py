@@ -1,7 +1,6 @@
 """What a person sees of a job: a line per stage, and progress under it."""
 
 import logging
-
 from typing import Any
 
 from rich.console import Console as RichConsole

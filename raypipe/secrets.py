@@ -30,8 +30,8 @@ _PLAIN_NAME = re.compile(
 )
 # User and password, or a key and its secret, which may hold a '/'. A colon before digits is a port.
 _USER = r"[^\s/?#@:'\"]*+:(?!\d{1,5}(?:[/\s'\"]|$))[^\s?#'\"]{0,4096}"
-# Texts may be a stranger's: a pattern begins where a word does and gives nothing of it back, so that
-# a long word is looked at once.
+# Texts may be a stranger's: a pattern begins where a word does and gives nothing of it back, so
+# that a long word is looked at once.
 _ADDRESS = re.compile(
     rf"(?P<scheme>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*+:)?//(?P<user>{_USER}|[^\s/?#@:'\"]++)@",
     re.IGNORECASE,
