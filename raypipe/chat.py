@@ -188,7 +188,8 @@ class ChatServer:
         if error.code == "insufficient_quota":
             raise EndpointError(f"{self._config.endpoint}: the account's quota is used") from None
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        detail = redacted(self._silenced(f"{type(error).__name__}: {error}{cause}"))
+        said = self._silenced(f"{type(error).__name__}: {error}{cause}")
+        detail = redacted(said[: 2 * _LONGEST_DETAIL])
         detail = detail[:_LONGEST_DETAIL]
         if str(error.code) in _POLICY:
             return Reply("", "content_filter", detail, 0, 0)

@@ -1,19 +1,27 @@
 """What a person sees of a job: a line per stage, and progress under it."""
 
 import logging
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
+from rich.text import Text
 
 from raypipe import progress
 from raypipe.errors import EXIT_UNREAD
 from raypipe.manifest import Commit
+from raypipe.terminal import printable
 
 # Wide enough for the tables, also in the log of a job, which has no width of its own.
 _WIDTH = 110
 
 
 class _PlainConsole(RichConsole):
+    """Prints no control character of a text, in a line or in a table."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
+
     def on_broken_pipe(self) -> None:
         try:
             super().on_broken_pipe()

@@ -19,22 +19,26 @@ A bad row is data (a quarantine row with a reason code), never one of these.
 """
 
 from raypipe.secrets import redacted
+from raypipe.terminal import printable
 
 EXIT_CONFIG = 2
 EXIT_INPUT = 3
 EXIT_RETRY = 4
 EXIT_UNREAD = 141
 """Nobody reads standard output any more (``| head``), as a shell says it of SIGPIPE."""
+MAX_MESSAGE = 8192
 
 
 class RaypipeError(Exception):
-    """Base of the tree. Its message is printed to the user without a traceback, and without the
-    secrets that a library's error may have told it."""
+    """Base of the tree. Its message is printed to the user without a traceback, without the
+    secrets that a library's error may have told it, and without what a stranger's text would have
+    the terminal do. Its beginning is kept of one that names what a file has thousands of."""
 
     exit_code = EXIT_INPUT
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redacted(message))
+        told = printable(redacted(message[: 2 * MAX_MESSAGE]))
+        super().__init__(told if len(told) <= MAX_MESSAGE else f"{told[:MAX_MESSAGE]}…")
 
 
 class ConfigError(RaypipeError):

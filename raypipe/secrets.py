@@ -29,20 +29,25 @@ _PLAIN_NAME = re.compile(
     re.IGNORECASE,
 )
 # User and password, or a key and its secret, which may hold a '/'. A colon before digits is a port.
-_USER = r"[^\s/?#@:'\"]*:(?!\d{1,5}(?:[/\s'\"]|$))[^\s?#'\"]*"
+_USER = r"[^\s/?#@:'\"]*+:(?!\d{1,5}(?:[/\s'\"]|$))[^\s?#'\"]{0,4096}"
+# Texts may be a stranger's: a pattern begins where a word does and gives nothing of it back, so
+# that a long word is looked at once.
 _ADDRESS = re.compile(
-    rf"(?P<scheme>[a-z][a-z0-9+.-]*:)?//(?P<user>{_USER}|[^\s/?#@:'\"]+)@", re.IGNORECASE
+    rf"(?P<scheme>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*+:)?//(?P<user>{_USER}|[^\s/?#@:'\"]++)@",
+    re.IGNORECASE,
 )
 # Where what stands before '@' is no credential but a container, or a user without a password.
 _NAMED_PLACES = re.compile(r"(abfss?|wasbs?|hdfs|viewfs|ssh|git\+ssh):", re.IGNORECASE)
 _BARE_USER = re.compile(r"(?<![\w/:])[^\s/:@'\"=,]+:[^\s@'\"]+@[\w\[]")
 _TABLE = re.compile(r"^(delta|lance|iceberg):")
 _PARAMETER = re.compile(
-    r"(?P<name>[A-Za-z][\w.%-]*)(?P<between>=[\"']?|[\"']\s*:\s*b?[\"'])(?P<value>[^\s&;,'\"<>)\]}…*]+)"
+    r"(?<![\w.%-])(?:(?![A-Za-z])[\w.%-])*+(?P<name>[A-Za-z][\w.%-]*+)"
+    r"(=[\"']?|[\"']\s*:\s*b?[\"'])(?=[^\s&;,'\"<>)\]}…*])"
 )
+_VALUE = re.compile(r"[^\s&;,'\"<>)\]}…*]+")
 _HEADER = re.compile(
     r"\b((?:bearer|authorization[\"']?:\s*[\"']?\w+)\s+"
-    r"|(?:[\w-]*(?:api|auth|access|subscription)[-_](?:key|token)|password|cookie)[\"']?\s*:\s*[\"']?)"
+    r"|(?:[\w-]{0,40}(?:api|auth|access|subscription)[-_](?:key|token)|password|cookie)[\"']?\s*:\s*[\"']?)"
     r"[\w.~+/=-]{6,}",
     re.IGNORECASE,
 )
@@ -53,8 +58,6 @@ _TOKEN = re.compile(
     r"|gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
     r"|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
-_ADDRESS_LIKE = re.compile(r"//|\?")
-_PLACES = frozenset({"PWD", "OLDPWD"})  # of the shell: no passwords
 _SHORTEST = 8
 _MASK = "***"
 
@@ -71,7 +74,8 @@ def secret_in(text: str) -> str | None:
             return "a user or password before '@'"
         if "//" not in form and _BARE_USER.search(_TABLE.sub("", form)):
             return "a user and password before '@'"
-        name = next(filter(is_secret_name, _parameters(form)), None)
+        names = (unquote(found["name"]) for found in _PARAMETER.finditer(form))
+        name = next(filter(is_secret_name, names), None)
         if name is not None:
             return f"'{name}'"
         if _TOKEN.search(form) or _HEADER.search(form):
@@ -89,7 +93,7 @@ def redacted(text: str) -> str:
         text,
     )
     text = _HEADER.sub(rf"\1{_MASK}", text)
-    return _TOKEN.sub(_MASK, _PARAMETER.sub(_without_value, text))
+    return _TOKEN.sub(_MASK, _without_values(text))
 
 
 def spellings(secret: str) -> Iterator[str]:
@@ -107,14 +111,6 @@ def print_exception(
     print(redacted(told), end="", file=sys.stderr)  # noqa: T201
 
 
-def _parameters(text: str) -> Iterator[str]:
-    """Names of parameters, also of an address that is the value of another."""
-    for found in _PARAMETER.finditer(text):
-        yield found["name"]
-        if _ADDRESS_LIKE.search(found["value"]):
-            yield from _parameters(found["value"])
-
-
 def _is_credential(found: "re.Match[str]") -> bool:
     if found["user"] == "anonymous":
         return False  # Arrow's word for a public bucket
@@ -122,18 +118,25 @@ def _is_credential(found: "re.Match[str]") -> bool:
     return ":" in found["user"] or not is_named
 
 
-def _without_value(found: "re.Match[str]") -> str:
-    if not is_secret_name(unquote(found["name"])) or found["value"] == "null":
-        inner = _PARAMETER.sub(_without_value, found["value"])
-        return f"{found['name']}{found['between']}{inner}"
-    return f"{found['name']}{found['between']}{_MASK}"
+def _without_values(text: str) -> str:
+    """Without what secret parameters are; another's value may hold parameters of its own."""
+    parts, kept = [], 0
+    for found in _PARAMETER.finditer(text):
+        is_inside = found.start() < kept
+        if is_inside or not is_secret_name(unquote(found["name"])):
+            continue
+        value = _VALUE.match(text, found.end())
+        if value is not None and value[0] != "null":
+            parts += [text[kept : found.end()], _MASK]
+            kept = value.end()
+    return "".join((*parts, text[kept:]))
 
 
 def _of_environment() -> list[str]:
     """The secrets among this process's variables, in every spelling, the longest first."""
     known: set[str] = set()
     for name, value in os.environ.items():
-        if is_secret_name(name) and name not in _PLACES:
+        if is_secret_name(name):
             known.add(value.strip())
         for found in filter(_is_credential, _ADDRESS.finditer(value)):  # proxies
             known |= {found["user"].rpartition(":")[2], unquote(found["user"].rpartition(":")[2])}

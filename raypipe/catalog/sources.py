@@ -22,6 +22,8 @@ from raypipe.errors import InputError, RaypipeError
 from raypipe.identifiers import all_bounded, identified
 
 ROWS_PER_BATCH = 16
+# What is gathered of larger rows; Arrow reads no more than 2 GiB of images at once.
+MAX_TABLE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -221,14 +223,16 @@ class Source:
     def read_row_group(
         self, path: str, group: int, names: Sequence[str], rows: int
     ) -> Iterator[pa.Table]:
-        """The rows of a row group, so many at a time; a column that the file lacks is null.
+        """The rows of a row group, so many at a time, or fewer where they are large; a column that
+        the file lacks is null.
 
         Raises:
             InputError: the file is truncated or corrupt.
             StorageError: it is out of reach.
         """
-        for batch in self._batches(path, names, rows, [group]):
-            table = pa.Table.from_batches([batch])
+        batches = self._batches(path, names, min(rows, ROWS_PER_BATCH), [group])
+        for gathered in _gathered(batches, rows):
+            table = pa.Table.from_batches(gathered).combine_chunks()
             for name in names:
                 if name not in table.column_names:
                     table = table.append_column(name, pa.nulls(len(table), pa.string()))
@@ -353,6 +357,19 @@ def _bounded(batch: pa.RecordBatch, place: str, first_row: int) -> pa.RecordBatc
     if "listing_id" in columns:
         columns["listing_id"] = identified(columns["listing_id"], place, first_row)
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
+    """Batches one after the other, of so many rows together or of ``MAX_TABLE_BYTES``."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        is_full = sum(map(len, held)) + len(batch) > rows
+        if held and (is_full or sum(one.nbytes for one in held) >= MAX_TABLE_BYTES):
+            yield held
+            held = []
+        held.append(batch)
+    if held:
+        yield held
 
 
 def _values(path: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:

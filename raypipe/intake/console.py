@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console as RichConsole
 from rich.markup import escape
 
+from raypipe.console import plain_console
 from raypipe.intake.answers import Kind, Written
 from raypipe.intake.columns import Columns
 from raypipe.intake.config_draft import MAX_HOSTS
@@ -17,7 +17,6 @@ from raypipe.intake.refused import Refusals
 from raypipe.intake.schema_draft import Draft
 from raypipe.intake.survey import Survey
 
-_WIDTH = 110
 _SHOWN = 5
 
 
@@ -25,7 +24,7 @@ class IntakeConsole:
     """Prints to standard output."""
 
     def __init__(self) -> None:
-        self._rich = RichConsole(highlight=False, soft_wrap=True, width=_WIDTH)
+        self._rich = plain_console()
 
     def source(self, name: str) -> None:
         """What the lines below are about."""

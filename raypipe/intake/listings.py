@@ -21,6 +21,8 @@ from raypipe.intake.survey import Survey
 ROWS_PER_GROUP = 1000
 # Images in the file are what memory holds of a group.
 ROWS_PER_EMBEDDED_GROUP = 32
+# Ten times what prepare looks at.
+MAX_NAMES = 1000
 _PAIRS = pa.list_(pa.struct({"attribute": pa.string(), "value": pa.string()}))
 
 
@@ -66,7 +68,7 @@ class Taker:
         """Write the listings; what cannot be used goes to the refusals.
 
         Reasons: ``unreadable_row``, ``no_id``, ``bad_id``, ``doubled_id``, ``no_vertical``,
-        ``no_image``.
+        ``too_many_images``, ``no_image``.
 
         Raises:
             InputError: no row can be used.
@@ -120,9 +122,13 @@ class Taker:
         columns = self._columns
         listing_id = _text(row[columns.identifier])
         vertical = _text(row[columns.vertical]) if columns.vertical else columns.one_vertical
+        given = [name for column in columns.images for name in split_names(row[column])]
         fault = self._fault(listing_id, vertical, seen)
+        if fault is None and len(given) > MAX_NAMES:
+            detail = f"{listing_id}: it names {len(given):,} images, at most {MAX_NAMES:,} are read"
+            fault = ("too_many_images", detail)
         if fault is None:
-            names, absent = self._images(row, listing_id)
+            names, absent = self._images(given, listing_id)
             self._intake.survey.missing += absent
             if not names:
                 places = "beside the sheet or in --images"
@@ -157,22 +163,21 @@ class Taker:
             return "no_vertical", f"{listing_id}: the column '{self._columns.vertical}' is empty"
         return None
 
-    def _images(self, row: Row, listing_id: str) -> tuple[list[str], list[str]]:
+    def _images(self, given: list[str], listing_id: str) -> tuple[list[str], list[str]]:
         """What the listings file will name, and names in the row of which there is no file."""
         found: list[str] = []
         absent: list[str] = []
-        for column in self._columns.images:
-            for name in split_names(row[column]):
-                if is_address(name):
-                    self._refuse_embedding(name)
-                    found.append(name)
-                    continue
-                file = self._file(name)
-                if file is None:
-                    absent.append(name)
-                else:
-                    self._named.add(file)
-                    found.append(self._name_of(file))
+        for name in given:
+            if is_address(name):
+                self._refuse_embedding(name)
+                found.append(name)
+                continue
+            file = self._file(name)
+            if file is None:
+                absent.append(name)
+            else:
+                self._named.add(file)
+                found.append(self._name_of(file))
         if not found:
             found = [self._name_of(file) for file in self._files.get(listing_id, ())]
         return list(dict.fromkeys(found)), absent

@@ -10,7 +10,7 @@ from raypipe.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ENDS_IN_ADDRESS = re.compile(rf"{_SCHEME.pattern}\S*\Z")
+_ENDS_IN_ADDRESS = re.compile(r"[A-Za-z0-9+.-]://\S*\Z")
 _NUMBER = re.compile(r"(\d+)")
 
 
@@ -42,14 +42,21 @@ def _several(piece: str, separators: str) -> list[str]:
 
 def _cut(piece: str, separator: str) -> list[str]:
     """The parts between separators that are not inside an address."""
-    parts = [""]
+    parts: list[list[str]] = []
+    in_address = False
     for part in piece.split(separator):
-        goes_on = part[:1].strip() and not is_address(part)
-        if goes_on and _ENDS_IN_ADDRESS.search(parts[-1]):
-            parts[-1] += separator + part
+        if in_address and part[:1].strip() and not is_address(part):
+            parts[-1].append(part)
+            in_address = len(part.split()) == 1 or _ends_in_address(part)
         else:
-            parts.append(part)
-    return [part.strip() for part in parts if part.strip()]
+            parts.append([part])
+            in_address = _ends_in_address(part)
+    joined = (separator.join(part).strip() for part in parts)
+    return [part for part in joined if part]
+
+
+def _ends_in_address(text: str) -> bool:
+    return _ENDS_IN_ADDRESS.search(text) is not None
 
 
 def _is_image(name: str) -> bool:

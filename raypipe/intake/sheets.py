@@ -32,6 +32,8 @@ DELIMITERS = ",;\t|"
 _SNIFFED_BYTES = 1 << 16
 _SNIFFED_ROWS = 50
 _BLOCK_BYTES = 1 << 22
+# Every row of a sheet has every column of it.
+MAX_COLUMNS = 10_000
 # Objects whose keys are attributes; the keys of any other object keep its name in front.
 _ATTRIBUTE_OBJECTS = ("attributes", "seller_values", "specifications", "specs", "properties")
 
@@ -183,7 +185,8 @@ def _delimiter_of(text: str) -> str:
             return False, 0
         width = len(rows[0]) if rows else 0
         alike = sum(len(row) == width for row in rows)
-        return 2 * alike > len(rows), width
+        # A row that is cut, or whose quote is not closed, makes no sheet one of a single column.
+        return width > 1 and 2 * alike >= len(rows), width
 
     return max(DELIMITERS, key=fitness)
 
@@ -229,8 +232,13 @@ def _json_or_text(line: str) -> object:
 
 def _json_columns(path: Path, encoding: str) -> tuple[str, ...]:
     names: dict[str, None] = {}
-    for _, value in _json_rows(path, encoding):
+    for number, value in _json_rows(path, encoding):
         names |= dict.fromkeys(_flat(value) or ())
+        if len(names) > MAX_COLUMNS:
+            raise InputError(
+                f"{path}: its objects have more than {MAX_COLUMNS:,} different keys, counted to "
+                f"row {number}; are some of them values?"
+            )
     if not names:
         raise InputError(f"{path} holds no JSON object; write one object a line")
     return tuple(names)

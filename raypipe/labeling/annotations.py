@@ -77,8 +77,8 @@ def read_annotations(location: str) -> list[Task]:
 
 def _task(record: Mapping[str, Any], place: str, task_id: str) -> Task:
     if isinstance(record.get("data"), Mapping):
-        given = record.get("annotations") or ()
-        if not all(isinstance(annotation, Mapping) for annotation in given):
+        given = record.get("annotations") or []
+        if not isinstance(given, list) or not all(isinstance(one, Mapping) for one in given):
             raise InputError(f"{place}: its annotations are not there in full; {_REMEDY}")
         annotations = [_annotation(one, f"{task_id}:{n}") for n, one in enumerate(given)]
         return Task(task_id, record["data"], tuple(annotations))
@@ -89,7 +89,9 @@ def _task(record: Mapping[str, Any], place: str, task_id: str) -> Task:
 
 
 def _annotation(record: Mapping[str, Any], otherwise: str) -> Annotation:
-    regions = [region for region in record.get("result") or () if isinstance(region, Mapping)]
+    result = record.get("result")
+    parts = result if isinstance(result, list) else ()
+    regions = [region for region in parts if isinstance(region, Mapping)]
 
     def said(control: str, key: str) -> list[str]:
         chosen = (region for region in regions if region.get("from_name") == control)

@@ -97,7 +97,8 @@ def test_the_modules_that_stages_share_import_no_stage() -> None:
     ("module", "below"),
     [
         ("secrets", set()),
-        ("errors", {"secrets"}),
+        ("terminal", set()),
+        ("errors", {"secrets", "terminal"}),
         ("seeds", set()),
         ("prompts", set()),
         ("schemas", {"errors"}),

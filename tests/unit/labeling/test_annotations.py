@@ -1,11 +1,14 @@
 """Reading Label Studio's exports, and what is kept of a person."""
 
+import contextlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raypipe.errors import InputError
 from raypipe.labeling.annotations import Annotation, read_annotations
@@ -88,3 +91,34 @@ def test_another_file_is_refused_with_a_remedy(read: Any, content: str, says: st
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*absent.json"):
         read_annotations(str(tmp_path / "absent.json"))
+
+
+_PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("2024-01-01")
+_KEYS = ("data", "annotations", "result", "value", "choices", "text", "from_name", "completed_by")
+_ANY = st.recursive(
+    _PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*_KEYS, "annotation_id", "id", "updated_at"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    _ANY
+    | st.fixed_dictionaries(
+        {
+            "data": st.just({}),
+            "annotations": _ANY
+            | st.lists(
+                st.fixed_dictionaries({"result": _ANY, "completed_by": _ANY, "updated_at": _ANY})
+            ),
+        }
+    )
+)
+def test_whatever_json_holds_is_read_or_refused(tmp_path_factory: Any, content: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(content))
+    with contextlib.suppress(InputError):
+        assert isinstance(read_annotations(str(path)), list)
