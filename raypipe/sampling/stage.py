@@ -99,15 +99,12 @@ def run(
         sampled=_sampled(vote_on_eval) if num_chains else frozenset(),
         seed_parts=(config.run.seed, "round", -1 if round_index is None else round_index),
     )
-    fingerprint = (
-        law(config, policy, draw)
-        | engine_versions()
-        | {
-            "round_index": round_index,
-            "splits": sorted(draw.greedy | draw.sampled),
-            "upstream.listings": listings.required().digest,
-        }
-    )
+    fingerprint = law(config, policy, draw) | engine_versions()
+    fingerprint |= {
+        "round_index": round_index,
+        "splits": sorted(draw.greedy | draw.sampled),
+        "upstream.listings": listings.required().digest,
+    }
     if vote_on_eval:
         fingerprint["sampled"] = sorted(draw.sampled)
     if not pool.whole:
