@@ -46,7 +46,7 @@ def find_caches(inventory: Inventory, *, before: float, home: Path) -> list[Cach
         home: raypipe's folder on this machine, ``~/.cache/raypipe``.
     """
     found = (_measured(folder) for folder in _folders(inventory, home))
-    return [cache for cache in found if cache is not None and cache.touched < before]
+    return [cache for cache in found if cache is not None and cache.touched <= before]
 
 
 def delete_caches(caches: Sequence[Cache], *, before: float) -> list[Cache]:
@@ -60,7 +60,7 @@ def delete_caches(caches: Sequence[Cache], *, before: float) -> list[Cache]:
     gone: list[Cache] = []
     for cache in caches:
         now = _measured(cache.path)
-        if now is None or now.touched >= before:
+        if now is None or now.touched > before:
             continue
         aside = cache.path.with_name(f"{_ASIDE}{uuid.uuid4().hex}")
         try:

@@ -98,7 +98,7 @@ def _of_holding(
         return
     if not holding.is_open:
         yield from _old(holding, holding.unnamed, before, ABANDONED)
-    elif all_unfinished and (holding.written or 0.0) < before:
+    elif all_unfinished and (holding.written or 0.0) <= before:
         # A driver holds receipts of all that it has written, the first hours' too: what is being
         # written goes as a whole or not at all.
         yield from _old(holding, holding.files, before, UNFINISHED)
@@ -117,7 +117,7 @@ def _old(holding: Holding, files: Iterable[Stored], before: float, why: str) -> 
 
 def _may_go(file: Stored, before: float) -> bool:
     """Whether a file is old enough, and the run's own: what a link leads to is not."""
-    return file.modified < before and not file.is_elsewhere
+    return file.modified <= before and not file.is_elsewhere
 
 
 def torn_in(run: Run) -> IsTorn:
@@ -154,7 +154,7 @@ def in_use(inventory: Inventory, *, since: float) -> str | None:
             if inventory.committed(name) is None:
                 newest = max(file.modified for file in files)
                 written[name] = max(newest, written.get(name, 0.0))
-    recent = [name for name, last in written.items() if last >= since]
+    recent = [name for name, last in written.items() if last > since]
     return max(recent, key=lambda name: written[name], default=None)
 
 
