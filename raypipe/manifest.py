@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata
 from typing import Any, Literal
 
@@ -85,11 +86,16 @@ def decode(content: bytes, place: str) -> Commit:
     try:
         files = tuple(File(**file) for file in values["files"])
         commit = Commit(**values | {"files": files, "reused": True})
-        TypeAdapter(Commit).validate_python(values, strict=False)
+        _validator().validate_python(values, strict=False)
         _check_places(commit)
     except (TypeError, KeyError, ValueError) as error:  # ValidationError among them
         raise unreadable(place, error, RESTORE) from error
     return commit
+
+
+@cache
+def _validator() -> TypeAdapter[Commit]:
+    return TypeAdapter(Commit)
 
 
 def _check_places(commit: Commit) -> None:

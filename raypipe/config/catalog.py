@@ -1,6 +1,6 @@
 """What a run is made from: the catalog and its images."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -84,13 +84,6 @@ class CatalogConfig(Section):
     """Share (0-1) of refused listings above which prepare stops."""
     rows_per_file: int = Field(256, ge=1, json_schema_extra=RESOURCE)
     """Listings per Parquet file of the prepared catalog."""
-
-    def outcome(self) -> dict[str, Any]:
-        """Without image_roots where there are none, as in runs of before there was the key."""
-        kept = super().outcome()
-        if not self.image_roots:
-            del kept["image_roots"]
-        return kept
 
     @field_validator("image_roots")
     @classmethod

@@ -373,9 +373,3 @@ def test_the_engine_is_told_no_code_no_pickles_and_no_other_model(setting: str, 
 )
 def test_sizes_and_speed_are_the_engines(setting: str) -> None:
     assert load(None, [f"sampling.engine.{setting}"]).sampling.engine
-
-
-def test_runs_of_before_there_were_image_roots_go_on() -> None:
-    assert "image_roots" not in resolve({}).catalog.outcome()
-    catalog = {"embedded": {}, "image_roots": ["/photos"]}
-    assert resolve({"catalog": catalog}).catalog.outcome()["image_roots"] == ["/photos"]
