@@ -68,7 +68,7 @@ test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-fast: .venv/.dev
-	@$(BIN)/python -m pytest -m "not engine" $(ARGS)
+	@$(BIN)/python -m pytest -m "not engine" -n auto --dist loadfile $(ARGS)
 
 check: .venv/.dev
 	@$(BIN)/ruff check .

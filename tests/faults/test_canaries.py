@@ -10,6 +10,7 @@ from raypipe.artifacts import Run
 from raypipe.secrets import spellings
 from tests.scripted import Driver, make_catalog, new_script
 
+pytestmark = pytest.mark.engine
 CANARIES = {
     "HF_TOKEN": "hf-canary-0c71/d2",
     "AWS_SECRET_ACCESS_KEY": "aws-canary-9e44/b8",
