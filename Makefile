@@ -21,7 +21,7 @@ help:
 	@echo "make sweep      install, then run the paper's experiments at small sizes (within an hour)"
 	@echo "make evaluate   install, then judge a policy (ARGS=\"judging.policy=sft …\")"
 	@echo "make test       install, then run all tests"
-	@echo "make test-fast  the tests that start neither Ray nor vLLM: two to three minutes"
+	@echo "make test-fast  the tests that start neither Ray nor vLLM, on all cores"
 	@echo "make check      ruff, format check, mypy --strict"
 	@echo "make bench-dpo  the shared-prefix DPO step against TRL's: about ten quiet minutes"
 	@echo "make bench-sampling  chains/s against vLLM alone, ray.data.llm and no sharing"

@@ -109,9 +109,10 @@ def test_a_secret_is_found_in_headers_and_in_addresses_within_addresses(text: st
 
 def test_the_working_directory_is_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PWD", "OLDPWD"):
-        monkeypatch.setenv(name, "/home/shop/work")
+        monkeypatch.setenv(name, "/home/shop/catalog")
     assert (
-        redacted("/home/shop/work/runs/local is no run") == "/home/shop/work/runs/local is no run"
+        redacted("/home/shop/catalog/runs/local is no run")
+        == "/home/shop/catalog/runs/local is no run"
     )
 
 
