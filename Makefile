@@ -6,28 +6,29 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(BIN)/python
-# Whatever is fetched has the hash that is written down for it.
+# Every download must match its recorded hash.
 VERIFIED := --require-hashes -r
 GET_UV := $(BIN)/python -m pip install -qq --disable-pip-version-check $(VERIFIED) requirements/uv.txt
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters fix lock clean
+.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters bench-gpu fix lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make round      install, then run the main job (ARGS=\"section.key=value …\")"
 	@echo "make install    install everything, and raypipe into .venv/bin"
-	@echo "make label      install, then label the run's listings (ARGS=\"--plan\" says what it takes)"
+	@echo "make label      install, then label the run's listings (ARGS=\"--plan\" for an estimate only)"
 	@echo "make sweep      install, then run the paper's experiments at small sizes (within an hour)"
-	@echo "make evaluate   install, then judge a policy (ARGS=\"judging.policy=sft …\")"
+	@echo "make evaluate   install, then evaluate a policy (ARGS=\"evals.policy=sft …\")"
 	@echo "make test       install, then run all tests"
 	@echo "make test-fast  the tests that start neither Ray nor vLLM, on all cores"
 	@echo "make check      ruff, format check, mypy --strict"
-	@echo "make bench-dpo  the shared-prefix DPO step against TRL's: about ten quiet minutes"
+	@echo "make bench-dpo  the shared-prefix DPO step against TRL's: about six minutes"
 	@echo "make bench-sampling  chains/s against vLLM alone, ray.data.llm and no sharing"
 	@echo "make bench-scale     a million listings through everything but the engine"
-	@echo "make bench-adapters  an adapter merged into the weights against one beside them"
-	@echo "make fix        format and mend what ruff can mend"
+	@echo "make bench-adapters  merged weights against a LoRA in the engine"
+	@echo "make bench-gpu      the DPO step of the 3B's shape on a GPU (ARGS=--smoke runs on a CPU)"
+	@echo "make fix        format and apply ruff's fixes"
 	@echo "make lock       compile the pins in requirements/ again"
 	@echo "make clean      remove the virtual environment"
 
@@ -64,8 +65,9 @@ sweep: .venv/.cpu
 evaluate: .venv/.cpu
 	@$(BIN)/python jobs/evaluate.py $(ARGS)
 
-test: .venv/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+# Tests marked engine use all cores by themselves, one after the other.
+test: test-fast
+	@$(BIN)/python -m pytest -m engine tests/faults tests/integration $(ARGS)
 
 test-fast: .venv/.dev
 	@$(BIN)/python -m pytest -m "not engine" -n auto --dist loadfile $(ARGS)
@@ -87,11 +89,14 @@ bench-scale: .venv/.dev
 bench-adapters: .venv/.cpu
 	@$(BIN)/python benchmarks/adapters.py $(ARGS)
 
+bench-gpu: .venv/.cpu
+	@$(BIN)/python benchmarks/gpu.py $(ARGS)
+
 fix: .venv/.dev
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# Both targets are compiled against their common resolution, so that whatever they share is equal.
+# Both targets are constrained by a common resolution, so that shared packages have one version.
 lock:
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(GET_UV); }
 	@$(COMPILE) pyproject.toml --extra cpu --extra gpu --group dev --output-file .venv/both.txt

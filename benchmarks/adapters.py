@@ -24,7 +24,7 @@ from sampling_arms import policy_outcome
 
 from raypipe import config as configuration
 from raypipe.config import Config
-from raypipe.policies import Policy, model_path
+from raypipe.models.policies import Policy, model_path
 
 WAYS = ("merged", "lora")
 

@@ -37,18 +37,20 @@ from transformers import (
     set_seed,
 )
 
+from raypipe.attributes.prompts import answer_turn, conversation
 from raypipe.config import LoraConfig
 from raypipe.embedded import nano
-from raypipe.prompts import SYSTEM_PROMPTS
+from raypipe.models.families import QWEN2_5_VL as FAMILY
 from raypipe.training import shared_prefix
 from raypipe.training.examples import Examples
 from raypipe.training.lora import with_adapter
-from raypipe.training.packing import plan
+from raypipe.training.loss import LossOptions
+from raypipe.training.packing import plan_packs
 from raypipe.training.trainer import SharedPrefixTrainer
-from raypipe.training.trees import Tree, grow
+from raypipe.training.trees import Tree, build_trees
 
-IMAGE_SIDE, PATCH, MERGE = 224, 14, 2
-TOKENS_PER_IMAGE = (IMAGE_SIDE // PATCH // MERGE) ** 2
+IMAGE_SIDE, MERGE = 224, FAMILY.merge_size
+TOKENS_PER_IMAGE = FAMILY.tokens_per_image(IMAGE_SIDE)
 LORA = LoraConfig()
 BETA = 0.2
 
@@ -82,7 +84,7 @@ class Side:
         return float(self.clock.seconds.pop())
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class StepTimer(TrainerCallback):  # type: ignore[misc]
     """From the first micro-batch of a step to just before the optimizer moves."""
 
     def __init__(self) -> None:
@@ -170,30 +172,24 @@ def build_examples(shape: Shape, processor: Any, seed: int = 0) -> Examples:
                 {
                     "listing_id": listing,
                     "attribute": f"attribute-{attribute}",
-                    "prompt": _prompt(text),
-                    "chosen": [_answer(said(shape.completion_tokens - 2))],
-                    "rejected": [_answer(said(shape.completion_tokens - 2))],
+                    "prompt": conversation(text, "reasoning"),
+                    "chosen": [answer_turn(said(shape.completion_tokens - 2))],
+                    "rejected": [answer_turn(said(shape.completion_tokens - 2))],
                 }
             )
     return Examples(rows, {listing: [_picture(lottery) for _ in range(shape.images)]})
 
 
-def _prompt(text: str) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": SYSTEM_PROMPTS["reasoning"]},
-        {"role": "user", "content": text},
-    ]
-
-
-def _answer(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
 def _prompt_overhead(shape: Shape, processor: Any) -> int:
     """Tokens of a prompt around the user's words."""
-    row = {"listing_id": "x", "attribute": "x", "prompt": _prompt(""), "completion": [_answer("a")]}
+    row = {
+        "listing_id": "x",
+        "attribute": "x",
+        "prompt": conversation("", "reasoning"),
+        "completion": [answer_turn("a")],
+    }
     empty = Examples([row], {"x": [b""] * shape.images})
-    tree = grow(empty, processor, TOKENS_PER_IMAGE)[0]
+    tree = build_trees(empty, processor, TOKENS_PER_IMAGE)[0]
     return len(tree.trunk) + len(tree.stems[0].token_ids)
 
 
@@ -224,7 +220,7 @@ def stock_side(name: str, model: Any, examples: Examples, processor: Any, direct
     """TRL's DPOTrainer; its default is to checkpoint."""
     from trl import DPOConfig, DPOTrainer
 
-    clock = Clock()
+    clock = StepTimer()
     checkpointing = {} if name == "trl" else {"gradient_checkpointing": False}
     pairs = len(examples.rows)
     settings = DPOConfig(
@@ -245,10 +241,10 @@ def stock_side(name: str, model: Any, examples: Examples, processor: Any, direct
 def shared_side(
     name: str, model: Any, examples: Examples, trees: list[Tree], processor: Any, directory: str
 ) -> Side:
-    clock = Clock()
+    clock = StepTimer()
     base = model.get_base_model()
-    shared_prefix.prepare(base, checkpointing=name.endswith("checkpointing"))
-    laid_out = plan(
+    shared_prefix.prepare_model(base, checkpointing=name.endswith("checkpointing"))
+    laid_out = plan_packs(
         trees, batch_size=len(examples.rows), epochs=1, num_workers=1, max_tokens=1 << 30, seed=0
     )
     trainer = SharedPrefixTrainer(
@@ -257,21 +253,20 @@ def shared_side(
         plan=laid_out,
         collator=shared_prefix.Collator(processor, examples.images, base.model.get_rope_index),
         objective="preference",
-        beta=BETA,
+        loss=LossOptions(BETA),
         callbacks=[clock],
     )
     return Side(name, trainer, clock)
 
 
-class Bench:
+class DpoBenchmark:
     """All sides on the same weights and pairs; the reference is the policy before the step."""
 
     def __init__(self, model: str, shape: Shape, directory: str) -> None:
         self.shape = shape
         self.directory = directory
         self.processor = nano.build_processor()
-        pixels = IMAGE_SIDE**2
-        self.processor.image_processor.size = {"shortest_edge": pixels, "longest_edge": pixels}
+        FAMILY.bound_pixels(self.processor, IMAGE_SIDE)
         self.examples = build_examples(shape, self.processor)
         self.base = build_model(model, self.processor)
 
@@ -303,9 +298,9 @@ class Reference:
 
     def __init__(self, model: Any, examples: Examples, processor: Any) -> None:
         self._model = model.get_base_model()
-        shared_prefix.prepare(self._model, checkpointing=False)
+        shared_prefix.prepare_model(self._model, checkpointing=False)
         rope_index = self._model.model.get_rope_index
-        self._bare = grow(examples, processor, TOKENS_PER_IMAGE)
+        self._bare = build_trees(examples, processor, TOKENS_PER_IMAGE)
         collator = shared_prefix.Collator(processor, examples.images, rope_index)
         self._batch = collator(self._bare)
         self._logprobs: list[float] = []
@@ -355,7 +350,7 @@ def timed(sides: list[Any], repeats: int) -> dict[str, list[float]]:
 
 def measure(model: str, shape: Shape, repeats: int, directory: str) -> dict[str, Any]:
     """Median seconds a pair of every side."""
-    bench = Bench(model, shape, directory)
+    bench = DpoBenchmark(model, shape, directory)
     names = ("trl", "trl_no_checkpointing", "shared_prefix", "shared_prefix_checkpointing")
     sides = {name: bench.side(name) for name in names}
     gap = disagreement(sides["trl"], sides["shared_prefix"])
@@ -376,7 +371,7 @@ def measure(model: str, shape: Shape, repeats: int, directory: str) -> dict[str,
 def peak_memory(model: str, shape: Shape, side: str) -> float:
     """GiB that one step adds at its peak to what is there before it."""
     with tempfile.TemporaryDirectory() as directory:
-        taken = Bench(model, shape, directory).side(side)
+        taken = DpoBenchmark(model, shape, directory).side(side)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() / (1 << 30)
@@ -464,7 +459,7 @@ def work_done(model: str, shape: Shape, many: dict[str, float]) -> dict[str, Any
     with torch.device("meta"):
         config = build_config(model, processor)
         text, vision = flops_per_token(Qwen2_5_VLForConditionalGeneration(config))
-    trees = grow(build_examples(shape, processor), processor, TOKENS_PER_IMAGE)
+    trees = build_trees(build_examples(shape, processor), processor, TOKENS_PER_IMAGE)
     tokens = sum(tree.num_tokens for tree in trees)
     seconds = many["shared_prefix"] * shape.pairs
     flops = 2 * text * tokens + vision * shape.images * TOKENS_PER_IMAGE

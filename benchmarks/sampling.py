@@ -40,16 +40,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from sampling_arms import ARMS, Outcome, Work, asked, text, tokenizer
+from sampling_arms import ARMS, ArmMeasurement, Workload, requests_of, text, tokenizer
 
 from raypipe import config as configuration
+from raypipe.attributes.prompts import Question, user_prompt
 from raypipe.catalog.images import Picture, squash
-from raypipe.cluster import QUIET_ENVIRONMENT
 from raypipe.config import Config
 from raypipe.embedded.catalog import listing
 from raypipe.embedded.schema import VIEWS
-from raypipe.policies import model_path
-from raypipe.prompts import Question, user_prompt
+from raypipe.models.policies import model_path
+from raypipe.runtime.cluster import QUIET_ENVIRONMENT
 
 ATTRIBUTES = 5
 WARM_LISTINGS = 2
@@ -67,11 +67,11 @@ SIZES = ("listings", "images", "max_tokens")
 Figures = dict[str, Any]
 
 
-def make_work(config: Config, num_listings: int) -> Work:
+def make_work(config: Config, num_listings: int) -> Workload:
     """Rendered listings of five attributes and ``catalog.max_images`` images each."""
     rows = _rows(config)
     warm = [next(rows) for _ in range(WARM_LISTINGS)]
-    return Work(config, [next(rows) for _ in range(num_listings)], warm)
+    return Workload(config, [next(rows) for _ in range(num_listings)], warm)
 
 
 def _rows(config: Config) -> Iterator[dict[str, Any]]:
@@ -113,13 +113,13 @@ def _picture(content: bytes, config: Config) -> Picture:
     return picture
 
 
-def prompt_tokens(work: Work, rows: list[dict[str, Any]]) -> list[list[Any]]:
+def prompt_tokens(work: Workload, rows: list[dict[str, Any]]) -> list[list[Any]]:
     """The tokens of every prompt, those of an image named by the image."""
     chat = tokenizer(model_path(work.config.model))
     image_token = chat.convert_tokens_to_ids("<|image_pad|>")
     per_image = (work.config.catalog.image_size // 28) ** 2
     prompts = []
-    for _, request in asked(work.config, rows):
+    for _, request in requests_of(work.config, rows):
         hashes = iter(request.prompt.image_hashes)
         tokens: list[Any] = []
         for token in chat.encode(text(work.config, request.prompt)):
@@ -145,7 +145,7 @@ def grown(tree: dict[Any, Any], prompts: list[list[Any]]) -> int:
     return gained
 
 
-def fewest_in_blocks(work: Work, warm: list[list[Any]], prompts: list[list[Any]]) -> int:
+def fewest_in_blocks(work: Workload, warm: list[list[Any]], prompts: list[list[Any]]) -> int:
     """The least that an engine can compute which keeps whole blocks of tokens: every block once,
     and of every chain's prompt the tokens after its last kept block, one at least."""
     size, chains = work.config.sampling.engine["block_size"], work.config.sampling.num_chains
@@ -160,7 +160,7 @@ def fewest_in_blocks(work: Work, warm: list[list[Any]], prompts: list[list[Any]]
     return computed
 
 
-def counters(work: Work, counted: dict[str, int]) -> dict[str, float]:
+def counters(work: Workload, counted: dict[str, int]) -> dict[str, float]:
     """What our arm's engine computed, over the least that it could have."""
     tree: dict[Any, Any] = {}
     warm = prompt_tokens(work, work.warm)
@@ -176,7 +176,7 @@ def counters(work: Work, counted: dict[str, int]) -> dict[str, float]:
     }
 
 
-def figures(name: str, outcome: Outcome) -> Figures:
+def figures(name: str, outcome: ArmMeasurement) -> Figures:
     """One measurement as a process tells it to another."""
     return {
         "arm": name,
@@ -193,7 +193,7 @@ def _digest(tokens: Any) -> str:
     return hashlib.blake2b(json.dumps(tokens).encode(), digest_size=6).hexdigest()
 
 
-class Bench:
+class SamplingBenchmark:
     """Runs arms in processes of their own, and keeps what they tell."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -244,7 +244,7 @@ def summary(name: str, found: list[Figures]) -> Figures:
 
 
 def report(options: argparse.Namespace) -> None:
-    bench = Bench(options)
+    bench = SamplingBenchmark(options)
     counted = bench.run("raypipe", *COUNTING)["counted"]
     bench.measure(options.repeats)
     arms = {name: summary(name, found) for name, found in bench.found.items()}

@@ -21,14 +21,14 @@ from typing import Any
 from PIL import Image
 
 from raypipe import seeds
-from raypipe.artifacts import Artifact, Run
-from raypipe.cluster import ray_session
 from raypipe.config import Config
-from raypipe.policies import PRETRAINED, Policy, model_path
-from raypipe.prompts import messages
+from raypipe.models.families import family_of_checkpoint
+from raypipe.models.policies import PRETRAINED, Policy, model_path
+from raypipe.runtime.cluster import ray_session
 from raypipe.sampling import stage
-from raypipe.sampling.engine import ENGINE_DEFAULTS, Prompt, Request
+from raypipe.sampling.engine import ENGINE_DEFAULTS, Prompt, Request, prompt_text
 from raypipe.schemas import CHAINS, LISTINGS
+from raypipe.store.artifacts import Artifact, Run
 
 ROUND = 1
 RAY_DATA_BATCH = 32  # and eight batches at once, both Ray's defaults: 256 rows, max_num_seqs
@@ -36,7 +36,7 @@ UNSHARED = {"enable_prefix_caching": False, "mm_processor_cache_gb": 0}
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What every arm is given: LISTINGS rows to sample, and others to warm up with, greedily."""
 
     config: Config
@@ -45,11 +45,11 @@ class Work:
 
     @functools.cached_property
     def requests(self) -> dict[str, Request]:
-        return dict(asked(self.config, self.listings))
+        return dict(requests_of(self.config, self.listings))
 
     @functools.cached_property
     def warm_requests(self) -> list[Request]:
-        found = asked(self.config, self.warm)
+        found = requests_of(self.config, self.warm)
         return [replace(request, num_chains=0, seed=0) for _, request in found]
 
     def named(self, chains: Iterable[list[int]]) -> dict[str, list[int]]:
@@ -59,7 +59,9 @@ class Work:
         return dict(zip(names, chains, strict=True))
 
 
-def asked(config: Config, listings: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Request]]:
+def requests_of(
+    config: Config, listings: Iterable[dict[str, Any]]
+) -> Iterator[tuple[str, Request]]:
     """Every query with the request that raypipe's actor makes of it, seeds included."""
     for row in listings:
         images, hashes = tuple(row["images"]), tuple(row["image_hashes"])
@@ -77,7 +79,7 @@ def single(request: Request) -> list[Request]:
 
 
 @dataclass
-class Outcome:
+class ArmMeasurement:
     """What an arm did: seconds, its greedy chains of the warm-up, and every sampled chain."""
 
     seconds: float
@@ -126,14 +128,14 @@ def prepared(config: Config) -> Counted:
 
 def engine_arguments(config: Config) -> dict[str, Any]:
     """The arguments of raypipe's engine for the base model."""
-    pixels = config.catalog.image_size**2
+    family = family_of_checkpoint(model_path(config.model), config.model.revision)
     return {
         **ENGINE_DEFAULTS,
         "model": model_path(config.model),
         "revision": config.model.revision,
         "dtype": config.model.dtype,
         "limit_mm_per_prompt": {"image": config.catalog.max_images, "video": 0},
-        "mm_processor_kwargs": {"min_pixels": pixels, "max_pixels": pixels},
+        **family.engine_arguments(config.catalog.image_size),
         **config.sampling.engine,
     }
 
@@ -167,9 +169,8 @@ def tokenizer(path: str, revision: str | None) -> Any:
 
 def text(config: Config, prompt: Prompt) -> str:
     """A prompt by the chat template, each image one token."""
-    conversation = messages(prompt.text, len(prompt.images), config.model.answer_format)
     chat = tokenizer(model_path(config.model), config.model.revision)
-    return str(chat.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
+    return prompt_text(chat, prompt, config.model.answer_format)
 
 
 def decoded(images: Iterable[bytes]) -> list[Image.Image]:
@@ -198,7 +199,7 @@ def token_ids(outputs: Iterable[Any]) -> list[list[int]]:
     return [[*map(int, chain.token_ids)] for output in outputs for chain in output.outputs]
 
 
-def llm(work: Work, *, shared: bool = True) -> Outcome:
+def llm(work: Workload, *, shared: bool = True) -> ArmMeasurement:
     """All prompts at once through ``LLM.generate``; unshared, each chain is a request."""
     counted = prepared(work.config)
     from vllm import LLM
@@ -216,20 +217,20 @@ def llm(work: Work, *, shared: bool = True) -> Outcome:
     before = replace(counted)
     split = [[request] if shared else single(request) for request in work.requests.values()]
     seconds, drawn = generate([one for requests in split for one in requests])
-    return Outcome(seconds, greedy, counted.since(before), work.named(drawn))
+    return ArmMeasurement(seconds, greedy, counted.since(before), work.named(drawn))
 
 
-def unshared(work: Work) -> Outcome:
+def unshared(work: Workload) -> ArmMeasurement:
     """Batched by the engine, but each chain prefills its prompt and encodes its images anew."""
     return llm(work, shared=False)
 
 
-def async_llm(work: Work) -> Outcome:
+def async_llm(work: Workload) -> ArmMeasurement:
     """Every request a coroutine of its own on one ``AsyncLLM``."""
     return asyncio.run(_async_llm(work))
 
 
-async def _async_llm(work: Work) -> Outcome:
+async def _async_llm(work: Workload) -> ArmMeasurement:
     counted = prepared(work.config)
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -252,7 +253,7 @@ async def _async_llm(work: Work) -> Outcome:
         seconds, drawn = await generate([*work.requests.values()], "timed")
     finally:
         engine.shutdown()
-    return Outcome(seconds, greedy, counted.since(before), work.named(drawn))
+    return ArmMeasurement(seconds, greedy, counted.since(before), work.named(drawn))
 
 
 class Clock:
@@ -317,12 +318,12 @@ def start_clocked(path: Path, warm: list[Request], config: Config, policy: Polic
     return ClockedEngine(engine, Clock(path, greedy, counted))
 
 
-def raypipe(work: Work) -> Outcome:
+def raypipe(work: Workload) -> ArmMeasurement:
     """The stage itself: Ray Data, actor, engine, Parquet and commit."""
     return policy_outcome(work, Policy(PRETRAINED, work.config.model))
 
 
-def policy_outcome(work: Work, policy: Policy) -> Outcome:
+def policy_outcome(work: Workload, policy: Policy) -> ArmMeasurement:
     """What the stage makes of the work with a policy."""
     with tempfile.TemporaryDirectory() as directory:
         run, clock_file = Run(f"{directory}/run"), Path(directory) / "clock.json"
@@ -340,7 +341,7 @@ def policy_outcome(work: Work, policy: Policy) -> Outcome:
         for query in row["queries"]
         for index, chain in enumerate(query["chains"])
     }
-    return Outcome(*clock, drawn)
+    return ArmMeasurement(*clock, drawn)
 
 
 def commit_listings(run: Run, rows: list[dict[str, Any]]) -> Artifact:
@@ -351,7 +352,7 @@ def commit_listings(run: Run, rows: list[dict[str, Any]]) -> Artifact:
     return artifact
 
 
-def ray_data_llm(work: Work) -> Outcome:
+def ray_data_llm(work: Workload) -> ArmMeasurement:
     """``ray.data.llm``'s engine stage alone, fed with templated prompts and decoded images."""
     with tempfile.TemporaryDirectory() as directory, ray_session(work.config.cluster):
         import pyarrow.parquet as pq
@@ -367,12 +368,12 @@ def ray_data_llm(work: Work) -> Outcome:
         _processor(work, clock_file)(rows).write_parquet(target)
         made = pq.read_table(target).to_pylist()
         drawn = {row["key"]: row["tokens"] for row in made}
-        return Outcome(*json.loads(clock_file.read_text()), drawn)
+        return ArmMeasurement(*json.loads(clock_file.read_text()), drawn)
 
 
 def _chain_rows(config: Config, listing: dict[str, Any]) -> list[dict[str, Any]]:
     """As many rows as a listing will have chains: the engine stage keeps one chain of a row."""
-    split = ((query, single(request)) for query, request in asked(config, [listing]))
+    split = ((query, single(request)) for query, request in requests_of(config, [listing]))
     return [
         _row(f"{query}/{i}", chain) for query, chains in split for i, chain in enumerate(chains)
     ]
@@ -396,7 +397,7 @@ def _stage_row(config: Config, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _processor(work: Work, clock_file: Path) -> Any:
+def _processor(work: Workload, clock_file: Path) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     arguments = engine_arguments(work.config)
@@ -421,7 +422,7 @@ def _processor(work: Work, clock_file: Path) -> Any:
     return processor
 
 
-def _clocked_stage(work: Work, clock_file: Path) -> Any:
+def _clocked_stage(work: Workload, clock_file: Path) -> Any:
     """Ray's engine stage, warm before its first batch, and with a clock."""
     from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
@@ -449,6 +450,6 @@ def _clocked_stage(work: Work, clock_file: Path) -> Any:
     return ClockedStage
 
 
-ARMS: dict[str, Callable[[Work], Outcome]] = {
+ARMS: dict[str, Callable[[Workload], ArmMeasurement]] = {
     arm.__name__: arm for arm in (raypipe, llm, async_llm, ray_data_llm, unshared)
 }

@@ -2,7 +2,7 @@
 
 The engine is *scripted* (``ScriptedEngine`` below): it answers at once with chains that were made
 before, so that what is left is raypipe's: reading prepared listings, Ray Data's hops, the actor,
-Arrow, writing, receipts, the exactness check and the commit. Five attributes a listing, seven
+Arrow, writing, data files, the exactness check and the commit. Five attributes a listing, seven
 chains a query, forty tokens a chain; images are a few bytes, which the engine never looks at.
 
 Every size runs in a process and a Ray session of its own. Memory is the proportional set size of
@@ -31,15 +31,15 @@ import psutil
 import pyarrow as pa
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
-from raypipe.cluster import ray_session
+from raypipe.attributes.prompts import completion
 from raypipe.config import Config
-from raypipe.policies import Policy
-from raypipe.prompts import completion
+from raypipe.models.policies import Policy
+from raypipe.runtime.cluster import ray_session
 from raypipe.sampling import stage
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Prompt, Request
 from raypipe.schemas import LISTINGS
+from raypipe.store.artifacts import Run
 
 NUM_ATTRIBUTES, NUM_IMAGES, NUM_TOKENS = 5, 3, 40
 LISTINGS_PER_FILE = 1024

@@ -8,10 +8,10 @@ python jobs/annotate.py --config my-catalog.yaml annotation.max_cost=5 \
 
 import sys
 
-from raypipe.interruption import stoppable
+from raypipe.runtime.interruption import stoppable
 
 if __name__ == "__main__":
     with stoppable():  # first: what is imported takes a second
-        from raypipe.command import main
+        from raypipe.cli.jobs import main
 
         sys.exit(main("annotate", __doc__))

@@ -6,10 +6,10 @@ python jobs/export.py run.name=local
 
 import sys
 
-from raypipe.interruption import stoppable
+from raypipe.runtime.interruption import stoppable
 
 if __name__ == "__main__":
     with stoppable():  # first: what is imported takes a second
-        from raypipe.command import main
+        from raypipe.cli.jobs import main
 
         sys.exit(main("export", __doc__))

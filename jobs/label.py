@@ -9,10 +9,10 @@ python jobs/label.py --config my-run.yaml labeling.listings=s3://shop/catalog --
 
 import sys
 
-from raypipe.interruption import stoppable
+from raypipe.runtime.interruption import stoppable
 
 if __name__ == "__main__":
     with stoppable():  # first: what is imported takes a second
-        from raypipe.command import main
+        from raypipe.cli.jobs import main
 
         sys.exit(main("label", __doc__))

@@ -5,10 +5,10 @@ python jobs/prepare.py --config my-catalog.yaml
 
 import sys
 
-from raypipe.interruption import stoppable
+from raypipe.runtime.interruption import stoppable
 
 if __name__ == "__main__":
     with stoppable():  # first: what is imported takes a second
-        from raypipe.command import main
+        from raypipe.cli.jobs import main
 
         sys.exit(main("prepare", __doc__))

@@ -6,10 +6,10 @@ python jobs/review.py --config my.yaml --import export.json --as seed
 
 import sys
 
-from raypipe.interruption import stoppable
+from raypipe.runtime.interruption import stoppable
 
 if __name__ == "__main__":
     with stoppable():  # first: what is imported takes a second
-        from raypipe.command import main
+        from raypipe.cli.jobs import main
 
         sys.exit(main("review", __doc__))

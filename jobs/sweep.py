@@ -6,10 +6,10 @@ python jobs/sweep.py --plan --config jobs/configs/qwen2.5-vl-3b.yaml
 
 import sys
 
-from raypipe.interruption import stoppable
+from raypipe.runtime.interruption import stoppable
 
 if __name__ == "__main__":
     with stoppable():  # first: what is imported takes a second
-        from raypipe.command import main
+        from raypipe.cli.jobs import main
 
         sys.exit(main("sweep", __doc__))

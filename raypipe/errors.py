@@ -15,11 +15,16 @@
     ├── EndpointError            exit 4   a server that answers for money is out of reach or broken
     └── StorageError             exit 4   a file cannot be written: disk full, storage out of reach
 
-A bad row is data (a quarantine row with a reason code), never one of these.
+A bad row is data, never one of these: it is refused with a :class:`Reason`.
 """
 
-from raypipe.secrets import redacted
-from raypipe.terminal import printable
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from raypipe.security.secrets import redacted
+from raypipe.security.terminal import printable
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 EXIT_CONFIG = 2
 EXIT_INPUT = 3
@@ -97,3 +102,43 @@ class StorageDeniedError(StorageError):
     """Another try would be refused too."""
 
     exit_code = EXIT_CONFIG
+
+
+class Reason(str):
+    """A code in a column or count, with its explanation in one line.
+
+    Making one declares it: each subclass is a vocabulary, and ``declared`` holds all its codes in
+    order. Funnel, metrics, pages and docs take theirs from there.
+    """
+
+    declared: ClassVar[dict[str, Self]]
+    why: str
+
+    def __init_subclass__(cls) -> None:
+        cls.declared = {}
+
+    def __new__(cls, code: str, why: str) -> Self:
+        made = super().__new__(cls, code)
+        made.why = why
+        return cls.declared.setdefault(code, made)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (str(self), self.why)
+
+    @classmethod
+    def named(cls, code: str) -> Self:
+        """The declared reason of a code. Raises ValueError when there is none."""
+        if code not in cls.declared:
+            raise ValueError(f"'{code}' is none of {', '.join(cls.declared)}")
+        return cls.declared[code]
+
+    @classmethod
+    def explain(cls, code: str) -> str:
+        """The explanation of a code; empty for one that this version does not declare."""
+        return cls.declared[code].why if code in cls.declared else ""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: object) -> "CoreSchema":
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(cls.named, core_schema.str_schema())

@@ -207,7 +207,7 @@ CONSENSUS = Table(
             _required("num_valid", pa.int32()),
             _required("num_truncated", pa.int32()),
             _required("num_pairs", pa.int32()),
-            # "kept", or why the query was dropped: "no_valid_chain", "tie", "below_threshold".
+            # A code of raypipe.attributes.vote.Gate: "kept", or why the query was dropped.
             _required("gate", _STRING),
             # Preferred chains (indices into the query's chains), for self-learning and labels.
             _required("preferred", _list_of(pa.int32())),
@@ -288,8 +288,8 @@ LABELS = Table(
             _required("attribute", _STRING),
             # What the catalog gets; None when the label abstains.
             _optional("value", _STRING),
-            # "published", or why not: "no_valid_chain", "tie", "below_precision".
-            _required("outcome", _STRING),
+            # A code of raypipe.attributes.vote.LabelReason: "published", or why not.
+            _required("reason", _STRING),
             # What the chains agree on, also where that is not published.
             _optional("answer", _STRING),
             # Vote: votes of the answer over chains requested. Greedy: the geometric mean of its
@@ -334,7 +334,7 @@ ANNOTATIONS = Table(
             _optional("reasoning", _STRING),
             # "ok", why a reply holds no answer ("truncated", "malformed", "spilled",
             # "out_of_schema", "refused"), or "endpoint_error": there is no reply.
-            _required("outcome", _STRING),
+            _required("reason", _STRING),
             _required("detail", _STRING),
             _required("text", _STRING),
             # "json" or "tags": how the question was put.

@@ -21,7 +21,7 @@ from raypipe.errors import (
     StorageDeniedError,
     StorageError,
 )
-from raypipe.secrets import secret_in
+from raypipe.security.secrets import secret_in
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -76,7 +76,7 @@ def refuse_credentials(address: str) -> None:
 
 
 def is_at_fault(error: BaseException) -> bool:
-    """Whether a storage is to blame, be it away or forbidding, and not what was read from it."""
+    """Whether a storage is at fault, be it away or forbidding, and not what was read from it."""
     return (
         names_a_store(str(error))
         or getattr(error, "errno", None) in _FAILING | _FORBIDDING
@@ -121,7 +121,7 @@ def unreadable(place: str, error: BaseException, corrupt: RaypipeError) -> Raypi
 
 
 @contextmanager
-def asked(doing: str) -> Iterator[None]:
+def storage_errors(doing: str) -> Iterator[None]:
     """Asks a file system in the body: its OSError becomes one of ours (see :func:`failed`)."""
     try:
         yield
@@ -155,7 +155,7 @@ def whole(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with asked(f"cannot write {target.parent}"):
+        with storage_errors(f"cannot write {target.parent}"):
             target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if replace and target.is_dir():
@@ -194,7 +194,7 @@ def put(target: Path, content: bytes, *, create: bool = False) -> bool:
     folder = target.parent
     new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        with asked(f"cannot write {target} ({len(content):,} bytes)"):
+        with storage_errors(f"cannot write {target} ({len(content):,} bytes)"):
             folder.mkdir(parents=True, exist_ok=True)
             with open(partial, "xb") as file:
                 file.write(content)
@@ -218,7 +218,7 @@ def make_durable(*paths: str) -> None:
         StorageError: the disk failed, and what was written may not be there.
     """
     for path in paths:
-        with asked(f"cannot write {path}"):
+        with storage_errors(f"cannot write {path}"):
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

@@ -1,6 +1,6 @@
 """Small builders that the tests of several packages share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from raypipe.artifacts import Run
 from raypipe.config import ModelConfig
-from raypipe.manifest import Commit
 from raypipe.schemas import Table
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import Commit
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -19,6 +19,22 @@ settings.load_profile("untimed")
 Row = dict[str, Any]
 MakeListing = Callable[..., Row]
 CommitRows = Callable[..., Commit]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Hostile texts are in what a failing test reports, and pytest-xdist sends no surrogates."""
+    return _without_surrogates((yield))
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_surrogates, value))
+    return value
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Who may be annotated, and what is known of them before they are looked at."""
+"""Which listings may be annotated, from metadata alone: no image is read."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,23 +6,24 @@ from dataclasses import dataclass
 from itertools import count, takewhile
 
 from raypipe.annotation.seed import SeedFile
-from raypipe.artifacts import Run
-from raypipe.attributes import AttributeSchema
+from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.answer_files import find_answers
-from raypipe.catalog.snapshots import parse
+from raypipe.catalog.snapshots import parse_location
 from raypipe.catalog.sources import TRUTH_COLUMNS, Source
 from raypipe.catalog.tables import Tables
 from raypipe.config import Config
 from raypipe.errors import InputError
-from raypipe.identifiers import is_stand_in
-from raypipe.policies import PRETRAINED, SFT, round_name
+from raypipe.models.policies import PRETRAINED, SFT, round_name
 from raypipe.schemas import CONSENSUS
+from raypipe.security.identifiers import is_stand_in
+from raypipe.store.artifacts import Run
+from raypipe.store.paths import Paths
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The vertical of every listing that may be annotated, those of the campaign included; how
-    many may not, by reason; and whether there is a truth at all."""
+    """The vertical of each listing that may be annotated, including those already annotated under
+    this annotation_id; the number left out, by reason; and whether there is a truth file."""
 
     verticals: Mapping[str, str]
     left_out: Counter[str]
@@ -32,15 +33,15 @@ class Candidates:
 def candidates_of(
     config: Config, run: Run, schema: AttributeSchema, listings: Source, seed: SeedFile
 ) -> Candidates:
-    """Read ids, verticals and families of the whole catalog; no image is touched.
+    """Read ids, verticals and groups of the whole catalog; no image is read.
 
-    Verified listings and their relatives would leak into what judges; what another file of the
-    seed answers is paid for.
+    Verified listings and listings of their groups are left out, since they would leak into
+    evaluation; so are listings that another seed file answers.
 
     Raises:
-        InputError: a doubled id, or a corrupt file.
+        InputError: a duplicate id, or a corrupt file.
     """
-    _ = listings.listing_ids  # each is there once
+    _ = listings.listing_ids  # checks that ids are unique
     verified = _verified(config, run)
     annotated = seed.others(str(config.catalog.seed))
     given, groups = _verticals_and_groups(listings)
@@ -80,13 +81,13 @@ def _verticals_and_groups(listings: Source) -> tuple[dict[str, str | None], dict
 def newest_vote(run: Run) -> str:
     """The scope of the newest consensus. Raises InputError when there is none."""
     rounds = takewhile(
-        lambda name: run.artifact(f"{name}/adapter").commit() is not None,
+        lambda name: run.artifact(Paths(name).adapter).commit() is not None,
         map(round_name, count(1)),
     )
     scopes = [PRETRAINED, SFT]
     for name in rounds:
-        scopes += [f"{name}-draw", name]
-    voted = [scope for scope in scopes if run.artifact(f"{scope}/consensus").commit() is not None]
+        scopes += [Paths.of_redraw(name), name]
+    voted = [scope for scope in scopes if run.artifact(Paths(scope).consensus).commit() is not None]
     if not voted:
         raise InputError(
             f"annotation.choose=disagreement needs a vote, and {run.location} has none yet: run "
@@ -97,7 +98,7 @@ def newest_vote(run: Run) -> str:
 
 def confidences_of(run: Run, scope: str) -> dict[str, list[float]]:
     """C (0-1) of every query of the pool's listings, by listing."""
-    votes = run.artifact(f"{scope}/consensus", CONSENSUS)
+    votes = run.artifact(Paths(scope).consensus, CONSENSUS)
     found: dict[str, list[float]] = {}
     for table in votes.read_files(["listing_id", "split", "confidence"]):
         for row in table.to_pylist():
@@ -107,9 +108,9 @@ def confidences_of(run: Run, scope: str) -> dict[str, list[float]]:
 
 
 def _verified(config: Config, run: Run) -> frozenset[str] | None:
-    """None without a truth."""
+    """Ids with verified values; None without a truth file."""
     location = str(config.catalog.truth)
-    if parse(location) is not None:
+    if parse_location(location) is not None:
         with Tables(config, run) as tables:
             return tables.answers(location, TRUTH_COLUMNS).listing_ids
     source = find_answers(location, TRUTH_COLUMNS)

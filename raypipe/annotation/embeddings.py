@@ -1,4 +1,4 @@
-"""What a listing's photos look like to the base model: the mean of its vision tower's output."""
+"""Listing embeddings: the mean output of the base model's vision tower."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe.config import ModelConfig
-from raypipe.policies import model_path
+from raypipe.models.policies import model_path
 
 
 def embed(tables: Iterable[pa.Table], config: ModelConfig) -> dict[str, np.ndarray]:

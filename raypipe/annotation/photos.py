@@ -1,4 +1,4 @@
-"""The chosen listings with their photos as files, ready to be asked about."""
+"""The chosen listings, prepared, with their photos as local files."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from raypipe.annotation.asking import Question
+from raypipe.annotation.client import AnnotationRequest
 from raypipe.annotation.ledger import key_of
-from raypipe.attributes import AttributeSchema
-from raypipe.catalog.census import take_census
+from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.listings import RefusedListing
+from raypipe.catalog.prepared import prepare_rows
 from raypipe.catalog.sources import Source
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import Role
@@ -21,21 +21,21 @@ _ROWS_PER_TABLE = 64
 
 
 @dataclass
-class Studio:
-    """Prepares listings once, however often they are chosen again.
+class PhotoStore:
+    """Prepares each listing once, even if it is chosen again.
 
-    Photos wait in files, so that memory does not grow with the listings that are asked about.
+    Photos are kept in files, so that memory does not grow with the number of listings.
     """
 
     config: Config
     listings: Source
     schema: AttributeSchema
     directory: Path
-    questions: dict[str, list[Question]] = field(default_factory=dict)
+    questions: dict[str, list[AnnotationRequest]] = field(default_factory=dict)
     refused: dict[str, RefusedListing] = field(default_factory=dict)
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Make the questions of listings that were not prepared yet, or note why not."""
+        """Prepare new listings and make their questions; record why one is refused."""
         left = [name for name in names if name not in self.questions and name not in self.refused]
         tables = self.tables(left, self.config.annotation.image_size)
         for table in tables:
@@ -43,7 +43,7 @@ class Studio:
                 self.questions[row["listing_id"]] = self._questions(row)
 
     def tables(self, names: Iterable[str], image_size: int) -> Iterable[pa.Table]:
-        """LISTINGS rows; those that are refused cost nothing, and only miss."""
+        """LISTINGS rows, without the refused listings."""
         roles: dict[str, Role] = dict.fromkeys(names, "pool")
         if not roles:
             return
@@ -51,18 +51,18 @@ class Studio:
         catalog = self.config.catalog.model_copy(update=settings)
         path = self.directory / "listings.arrow"
         with Spill(path) as spill:
-            census = take_census(self.listings, self.schema, roles, catalog, spill)
+            census = prepare_rows(self.listings, self.schema, roles, catalog, spill)
         self.refused |= {listing.listing_id: listing for listing in census.refused}
         yield from spill.tables(dict.fromkeys(census.verticals, "pool"), _ROWS_PER_TABLE)
         path.unlink()
 
-    def _questions(self, row: Mapping[str, Any]) -> list[Question]:
+    def _questions(self, row: Mapping[str, Any]) -> list[AnnotationRequest]:
         photos = []
         for number, image in enumerate(row["images"]):
             photos.append(self.directory / f"{len(self.questions)}-{number}.jpg")
             photos[-1].write_bytes(image)
         return [
-            Question(
+            AnnotationRequest(
                 key=key_of(self.config, query["prompt"], row["images"]),
                 listing_id=row["listing_id"],
                 vertical=row["vertical"],

@@ -1,7 +1,7 @@
-"""A query as an annotator is asked it, and what the annotator's reply says.
+"""The prompt of a query for an annotator, and the parser of its reply.
 
-Asked for JSON, a server holds itself to a schema that names the allowed values. Asked in tags, it
-gets the words of the training prompt (paper, Table 3) and is read by the parser of chains.
+The JSON form uses structured output, with a schema of the allowed values. The tags form uses the
+training prompt (paper, Table 3) and the parser of chains.
 """
 
 import re
@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raypipe.answers import parse, reasoning_of
-from raypipe.attributes import Attribute
-from raypipe.chat import Reply, with_images
-from raypipe.prompts import TEMPLATE_VERSION, AnswerFormat, messages
-from raypipe.textfiles import parse_json
+from raypipe.attributes.parser import MALFORMED, OK, OUT_OF_SCHEMA, TRUNCATED, parse, reasoning_of
+from raypipe.attributes.prompts import TEMPLATE_VERSION, messages
+from raypipe.attributes.schema import Attribute
+from raypipe.config.models import AnswerFormat
+from raypipe.errors import Reason
+from raypipe.runtime.openai_client import Reply, with_images
+from raypipe.security.textfiles import parse_json
 
 Form = Literal["json", "tags"]
 JSON_TEMPLATE = "annotate-v1"
 TEMPLATES = {"json": JSON_TEMPLATE, "tags": TEMPLATE_VERSION}
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
-# Reasoning is what the compact model will learn to write, within its own limit of tokens.
+# The compact model is trained on this reasoning, so it must fit its token limit.
 _JSON_PROMPT = (
     "You annotate the photos of a product for a catalog. Answer in JSON with two keys. First "
     '"reasoning": in one to three short sentences, what in the photos decides the question. Then '
@@ -27,17 +29,25 @@ _JSON_PROMPT = (
 )
 
 
-@dataclass(frozen=True)
-class Annotation:
-    """What a reply says of a query.
+class ReplyReason(Reason):
+    """Why an endpoint gave no answer, in addition to the reasons of chains."""
 
-    ``outcome`` is "ok", a reason of :data:`raypipe.answers.Reason`, or "refused". ``detail`` is
-    the server's own word for a refusal.
+
+REPLY_REFUSED = ReplyReason("refused", "the model or the server's filter refuses to answer")
+NO_REPLY = ReplyReason("endpoint_error", "there is no reply")
+
+
+@dataclass(frozen=True)
+class ParsedReply:
+    """The parsed answer to a query.
+
+    ``reason`` is a :class:`~raypipe.attributes.parser.ChainReason` or a :class:`ReplyReason`.
+    ``detail`` is the server's text of a refusal.
     """
 
     answer: str | None
     reasoning: str | None
-    outcome: str
+    reason: Reason
     detail: str = ""
 
 
@@ -45,10 +55,8 @@ def conversation(
     prompt: str, images: Sequence[bytes], answer_format: AnswerFormat, form: Form
 ) -> list[dict[str, Any]]:
     """Chat messages, images (JPEG) before the question."""
-    turns = messages(prompt, len(images), answer_format)
-    if form == "json":
-        turns[0]["content"][0]["text"] = _JSON_PROMPT
-    return with_images(turns, images)
+    system = _JSON_PROMPT if form == "json" else None
+    return with_images(messages(prompt, len(images), answer_format, system=system), images)
 
 
 def response_format(options: Sequence[str]) -> dict[str, Any]:
@@ -69,29 +77,31 @@ def response_format(options: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def read(reply: Reply, attribute: Attribute, answer_format: AnswerFormat, form: Form) -> Annotation:
-    """What a reply answers; the reasons of chains hold here too."""
+def parse_reply(
+    reply: Reply, attribute: Attribute, answer_format: AnswerFormat, form: Form
+) -> ParsedReply:
+    """Parse a reply; its reason may be one of chains."""
     if reply.refusal or reply.finish_reason == "content_filter":
-        return Annotation(None, None, "refused", (reply.refusal or "content_filter")[:500])
+        return ParsedReply(None, None, REPLY_REFUSED, (reply.refusal or "content_filter")[:500])
     if reply.finish_reason == "no_choice":
-        return Annotation(None, None, "malformed", "the server gave no choice")
+        return ParsedReply(None, None, MALFORMED, "the server gave no choice")
     if form == "json":
         return _read_json(reply, attribute)
     answer = parse(reply.text, reply.finish_reason, attribute, answer_format)
-    return Annotation(answer.value, reasoning_of(reply.text), answer.reason)
+    return ParsedReply(answer.value, reasoning_of(reply.text), answer.reason)
 
 
-def _read_json(reply: Reply, attribute: Attribute) -> Annotation:
-    """Servers that only half know schemas wrap the JSON as a block of code."""
+def _read_json(reply: Reply, attribute: Attribute) -> ParsedReply:
+    """Some servers wrap the JSON in a Markdown code block."""
     if reply.finish_reason == "length":
-        return Annotation(None, None, "truncated")
+        return ParsedReply(None, None, TRUNCATED)
     fenced = _FENCE.fullmatch(reply.text.strip())
     try:
-        said = parse_json(fenced.group(1) if fenced else reply.text)
-        reasoning, text = said["reasoning"], said["answer"]
+        fields = parse_json(fenced.group(1) if fenced else reply.text)
+        reasoning, text = fields["reasoning"], fields["answer"]
     except (ValueError, TypeError, KeyError):
-        return Annotation(None, None, "malformed")
+        return ParsedReply(None, None, MALFORMED)
     if not isinstance(reasoning, str) or not isinstance(text, str):
-        return Annotation(None, None, "malformed")
+        return ParsedReply(None, None, MALFORMED)
     value = attribute.resolve(text)
-    return Annotation(value, reasoning.strip(), "out_of_schema" if value is None else "ok")
+    return ParsedReply(value, reasoning.strip(), OUT_OF_SCHEMA if value is None else OK)

@@ -1,4 +1,4 @@
-"""The annotated seed as a file of the catalog's own, where ``catalog.seed`` is read from."""
+"""The annotated seed as a Parquet file in the catalog, read through ``catalog.seed``."""
 
 import posixpath
 import uuid
@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raypipe import parquet
 from raypipe.catalog.answer_files import find_answers
-from raypipe.catalog.snapshots import parse
+from raypipe.catalog.snapshots import parse_location
 from raypipe.catalog.sources import SEED_COLUMNS
 from raypipe.config import CatalogConfig
 from raypipe.errors import ConfigError, InputError, StorageError
+from raypipe.store import parquet
 
-_CAMPAIGN = b"raypipe.campaign"
-# What a reader of the catalog does not ask for says where an answer comes from.
+_ANNOTATION_ID = b"raypipe.annotation_id"
+# Columns that the catalog's reader ignores record where an answer comes from.
 _ANSWER = pa.struct(
     [(name, pa.string()) for name in ("attribute", "reasoning", "answer", "question")]
 )
@@ -32,24 +32,24 @@ SCHEMA = pa.schema(
         ("annotator", pa.string()),
     ]
 )
-Answers = dict[str, dict[str, str]]
+SeedAnswers = dict[str, dict[str, str]]
 """Answers of a listing by attribute: ``reasoning``, ``answer``, and ``question``, its key."""
 
 
 @dataclass(frozen=True)
 class SeedFile:
-    """The file of one campaign: of listings chosen one way and answered by one model.
+    """The file of one annotation_id: listings chosen one way and answered by one model.
 
-    A later call of the campaign adds listings to its own file and touches no other.
+    Later calls with this annotation_id add listings to the same file and change no other.
     """
 
     filesystem: pafs.FileSystem
     path: str
-    campaign: str
+    annotation_id: str
 
     @cached_property
-    def answers(self) -> dict[str, Answers]:
-        """What the campaign has so far, by listing.
+    def answers(self) -> dict[str, SeedAnswers]:
+        """The answers of the annotation_id so far, by listing.
 
         Raises:
             InputError: the file is corrupt.
@@ -68,11 +68,11 @@ class SeedFile:
             for row in rows
         }
 
-    def write(self, listings: Mapping[str, Answers], annotator: str) -> None:
-        """Replace the file in one move.
+    def write(self, listings: Mapping[str, SeedAnswers], annotator: str) -> None:
+        """Replace the file atomically.
 
         Args:
-            listings: everything that the campaign has.
+            listings: all answers of the annotation_id.
             annotator: the model that answered.
 
         Raises:
@@ -87,7 +87,7 @@ class SeedFile:
             }
             for listing_id, answers in sorted(listings.items())
         ]
-        schema = SCHEMA.with_metadata({_CAMPAIGN: self.campaign.encode()})
+        schema = SCHEMA.with_metadata({_ANNOTATION_ID: self.annotation_id.encode()})
         directory, name = posixpath.split(self.path)
         hidden = posixpath.join(directory, f".{name}.{uuid.uuid4().hex[:8]}")
         try:
@@ -99,9 +99,9 @@ class SeedFile:
             raise StorageError(f"cannot write {self.path}: {error}") from error
 
     def others(self, location: str) -> frozenset[str]:
-        """Listings that are annotated already, by anything but this campaign.
+        """Listings that other files of the seed annotate.
 
-        A review answers single attributes and leaves the others to be asked.
+        Reviews are not counted: they answer single attributes, and the others are still to ask.
 
         Args:
             location: ``catalog.seed``.
@@ -123,14 +123,14 @@ class SeedFile:
         return "reviewed_at" in {field.name for field in answers.value_type}
 
 
-def seed_file(catalog: CatalogConfig, campaign: str) -> SeedFile:
-    """Where a campaign's seed goes: into ``catalog.seed`` when that is a directory, else there.
+def seed_file(catalog: CatalogConfig, annotation_id: str) -> SeedFile:
+    """The seed file of an annotation: in ``catalog.seed`` if that is a directory, else that file.
 
     Raises:
-        ConfigError: ``catalog.seed`` is a table, or a file that something else wrote.
+        ConfigError: ``catalog.seed`` is a table, or a file of another origin.
     """
     location = str(catalog.seed)
-    if parse(location) is not None:
+    if parse_location(location) is not None:
         raise ConfigError(
             f"catalog.seed: {location} is a table; name a directory, to which a file can be added"
         )
@@ -140,16 +140,18 @@ def seed_file(catalog: CatalogConfig, campaign: str) -> SeedFile:
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"catalog.seed: cannot write to {location}: {error}") from error
     if not path.endswith(".parquet"):
-        return SeedFile(filesystem, posixpath.join(path, f"annotated-{campaign}.parquet"), campaign)
+        return SeedFile(
+            filesystem, posixpath.join(path, f"annotated-{annotation_id}.parquet"), annotation_id
+        )
     if filesystem.get_file_info(path).is_file:
         try:
             with parquet.opened(path, filesystem) as file:
                 metadata = file.metadata.metadata or {}
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{location} is not a readable Parquet file: {error}") from error
-        if metadata.get(_CAMPAIGN) != campaign.encode():
+        if metadata.get(_ANNOTATION_ID) != annotation_id.encode():
             raise ConfigError(
                 f"catalog.seed: {location} holds another seed; make catalog.seed a directory, "
-                "move the file into it, and what is annotated now is added beside it"
+                "move the file into it, and the new annotations are added beside it"
             )
-    return SeedFile(filesystem, path, campaign)
+    return SeedFile(filesystem, path, annotation_id)

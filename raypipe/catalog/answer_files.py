@@ -12,14 +12,14 @@ from typing import Any
 
 from raypipe.catalog.sources import SPLITS_FILE, Column, Source, find_source, open_source
 from raypipe.errors import InputError
-from raypipe.identifiers import MAX_BYTES, bounded, is_stand_in
+from raypipe.security.identifiers import MAX_BYTES, bounded, is_stand_in
 
 REVIEW = "review"
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Claim:
+class _StatedValues:
     """What one file answers for one attribute of a listing; more than once is the file's fault."""
 
     path: str
@@ -97,13 +97,13 @@ def _answer_files(found: Source) -> AnswerFiles:
 def _merged(listing_id: str, rows: Sequence[tuple[str, Row]]) -> Row:
     """What the files say of a listing as one row."""
     merged: Row = {"overruled": []}
-    claims: dict[str, list[_Claim]] = {}
+    claims: dict[str, list[_StatedValues]] = {}
     for path, row in rows:
         by_attribute: dict[str, list[Mapping[str, Any]]] = {}
         for answer in map(_bounded, filter(None, row.get("answers") or ())):
             by_attribute.setdefault(str(answer["attribute"] or ""), []).append(answer)
         for attribute, answers in by_attribute.items():
-            claims.setdefault(attribute, []).append(_Claim(path, tuple(answers)))
+            claims.setdefault(attribute, []).append(_StatedValues(path, tuple(answers)))
         for name, value in row.items():
             stated = merged.setdefault(name, value)
             if name == "split" and value is not None:
@@ -134,13 +134,13 @@ def _bounded(answer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rank(claim: _Claim) -> tuple[float, str]:
+def _rank(claim: _StatedValues) -> tuple[float, str]:
     """The last word has the highest; equal moments are told apart by the file, for the order."""
     moment = claim.reviewed_at
     return (float("-inf") if moment is None else moment.timestamp(), claim.path)
 
 
-def _check_rank(listing_id: str, attribute: str, last: _Claim, other: _Claim) -> None:
+def _check_rank(listing_id: str, attribute: str, last: _StatedValues, other: _StatedValues) -> None:
     """Raises InputError when it is not clear which of two claims has the last word."""
     if last.reviewed_at is None:
         raise InputError(
@@ -154,5 +154,5 @@ def _check_rank(listing_id: str, attribute: str, last: _Claim, other: _Claim) ->
         )
 
 
-def _told(claim: _Claim) -> str:
+def _told(claim: _StatedValues) -> str:
     return ", ".join(f"'{value}'" for value in claim.values)

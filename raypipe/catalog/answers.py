@@ -5,12 +5,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from raypipe.artifacts import Artifact, Attempt, committed
-from raypipe.attributes import Attribute, AttributeSchema
+from raypipe.attributes.schema import Attribute, AttributeSchema
 from raypipe.catalog.answer_files import AnswerFiles
 from raypipe.errors import ArtifactError
-from raypipe.manifest import Commit, Fingerprint
 from raypipe.schemas import QUARANTINE
+from raypipe.store.artifacts import Artifact, Attempt, get_or_commit
+from raypipe.store.manifest import Commit, Fingerprint
+from raypipe.store.quarantine import (
+    OVERRULED,
+    REPEATED_ATTRIBUTE,
+    UNKNOWN_ATTRIBUTE,
+    UNKNOWN_VALUE,
+    QuarantineReason,
+    quarantine_row,
+)
 
 ValueField = Literal["answer", "value"]
 
@@ -45,7 +53,7 @@ def answers_of(
         checked = check_answers(listing_id, row["answers"], attributes, value_field)
         kept.append({"listing_id": listing_id, "answers": checked.kept})
         overruled = {
-            name: _dropped(listing_id, name, "overruled", answer["detail"])
+            name: _dropped(listing_id, name, OVERRULED, answer["detail"])
             for answer in row["overruled"]
             if (name := answer["attribute"])
         }
@@ -64,7 +72,7 @@ def commit_answers(
         ArtifactError: the committed rows are of other listings, because images that are named by
             path changed since.
     """
-    commit = committed(artifact, fingerprint, partial(_write, answers=answers, ids=ids))
+    commit = get_or_commit(artifact, fingerprint, partial(_write, answers=answers, ids=ids))
     if set(artifact.read(["listing_id"]).column("listing_id").to_pylist()) != set(ids):
         raise ArtifactError(
             f"{artifact.name} holds other listings than the catalog has now: images changed since "
@@ -103,19 +111,19 @@ def check_answers(
     kept: dict[str, dict[str, Any]] = {}
     dropped: dict[str, dict[str, Any]] = {}
 
-    def drop(name: str, reason: str, detail: str) -> None:
+    def drop(name: str, reason: QuarantineReason, detail: str) -> None:
         dropped.setdefault(name, _dropped(listing_id, name, reason, detail))
 
     for answer in filter(None, answers or ()):
         name, text = str(answer["attribute"] or ""), str(answer[value_field] or "")
         value = known[name].resolve(text) if name in known else None
         if name not in known:
-            drop(name, "unknown_attribute", f"its vertical has {', '.join(known)}")
+            drop(name, UNKNOWN_ATTRIBUTE, f"its vertical has {', '.join(known)}")
         elif value is None:
             options = ", ".join(known[name].values)
-            drop(name, "unknown_value", f"'{text}' is none of {options}")
+            drop(name, UNKNOWN_VALUE, f"'{text}' is none of {options}")
         elif name in kept:
-            drop(name, "repeated_attribute", f"answered again with '{value}'")
+            drop(name, REPEATED_ATTRIBUTE, f"answered again with '{value}'")
         else:
             kept[name] = {"attribute": name, value_field: value}
             if "reasoning" in answer:
@@ -123,7 +131,8 @@ def check_answers(
     return CheckedAnswers(list(kept.values()), list(dropped.values()))
 
 
-def _dropped(listing_id: str, attribute: str, reason: str, detail: str) -> dict[str, Any]:
+def _dropped(
+    listing_id: str, attribute: str, reason: QuarantineReason, detail: str
+) -> dict[str, Any]:
     """The quarantine row of an answer."""
-    name = f"{listing_id}/{attribute}"
-    return {"id": name, "stage": "prepare", "reason": reason, "detail": detail[:500]}
+    return quarantine_row(f"{listing_id}/{attribute}", "prepare", reason, detail)

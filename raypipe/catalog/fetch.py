@@ -29,10 +29,21 @@ import httpx
 from raypipe.catalog import locations, network
 from raypipe.catalog.hosts import Hosts
 from raypipe.catalog.images import Refusal
-from raypipe.catalog.locations import shown
+from raypipe.catalog.locations import display_location
 from raypipe.catalog.sources import Source
 from raypipe.config import CatalogConfig, FetchConfig
 from raypipe.seeds import derive
+from raypipe.store.quarantine import (
+    BAD_URI,
+    NOT_FOUND,
+    PRIVATE_ADDRESS,
+    REFUSED_BY_SERVER,
+    SERVER_ERROR,
+    TOO_MANY_BYTES,
+    TOO_MANY_REDIRECTS,
+    UNREACHABLE,
+    ImageReason,
+)
 
 BACKOFF_S = 0.5
 MAX_WAIT_S = 60.0
@@ -122,8 +133,7 @@ class Fetcher:
 
         Args:
             names: paths and URIs; one that is there twice is read once.
-            budget: bytes after which nothing more is begun; names that were not begun are left
-                out. None reads all.
+            budget: bytes after which no more names are begun, which are left out; None reads all.
         """
         held: list[int] = []
 
@@ -149,24 +159,24 @@ class Fetcher:
             return self._read_path(name)
         named = _SCHEME.match(name)
         if named is None:
-            return Refusal("bad_uri", "its scheme is not one")
+            return Refusal(BAD_URI, "its scheme is not one")
         if named[1].lower() not in self._config.schemes:
             return locations.wrong_scheme(named[1], self._config)
         if named[1].lower() not in ("http", "https"):
             return self._stored(name)
         url = locations.parsed(name)
         if url is None:
-            return Refusal("bad_uri", f"it is not a valid {named[1]} URI")
+            return Refusal(BAD_URI, f"it is not a valid {named[1]} URI")
         return self._fetched(url)
 
     def _stored(self, uri: str) -> bytes | Refusal:
         try:
             parts = urlsplit(uri)
         except ValueError:
-            return Refusal("bad_uri", "it is not a valid URI")
+            return Refusal(BAD_URI, "it is not a valid URI")
         bucket, key = parts.netloc, parts.path.removeprefix("/")
         if not _BUCKET.fullmatch(bucket) or not key:
-            return Refusal("bad_uri", f"a bucket and a key are expected after {parts.scheme}://")
+            return Refusal(BAD_URI, f"a bucket and a key are expected after {parts.scheme}://")
         if not locations.host_allowed(bucket, self._config.hosts):
             return locations.wrong_host(bucket)
         place = f"{parts.scheme}://{bucket}"
@@ -175,7 +185,7 @@ class Fetcher:
         content = locations.read_object(
             parts.scheme, bucket, key, self._config.max_bytes, self._open_bucket
         )
-        is_lost = isinstance(content, Refusal) and content.reason == "unreachable"
+        is_lost = isinstance(content, Refusal) and content.reason == UNREACHABLE
         (self._hosts.lost if is_lost else self._hosts.answered)(place)
         return content
 
@@ -204,31 +214,33 @@ class Fetcher:
             if not isinstance(outcome, httpx.URL):
                 return outcome
             if self._clock() > end:
-                return _Busy(host, "unreachable", f"{shown(url)}: more than {IMAGE_S:g} s in all")
+                return _Busy(
+                    host, UNREACHABLE, f"{display_location(url)}: more than {IMAGE_S:g} s in all"
+                )
             url = outcome
-        detail = f"more than {self._config.max_redirects}, to {shown(url)}"
-        return Refusal("too_many_redirects", detail)
+        detail = f"more than {self._config.max_redirects}, to {display_location(url)}"
+        return Refusal(TOO_MANY_REDIRECTS, detail)
 
     def _requested(self, url: httpx.URL) -> "bytes | Refusal | _Busy | httpx.URL":
         """One request to an allowed host; a redirect comes back as its target."""
-        place = httpcore.URL(
+        at = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
         headers = [(b"Host", url.netloc), *_HEADERS]
         try:
             with self._connections.stream(
-                "GET", place, headers=headers, extensions={"timeout": self._timeouts}
+                "GET", at, headers=headers, extensions={"timeout": self._timeouts}
             ) as response:
                 outcome = self._judged(url, response)
         except network.PrivateAddressError as error:
-            return Refusal("private_address", str(error))
+            return Refusal(PRIVATE_ADDRESS, str(error))
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
             # Only an error of connecting surely quotes nothing of the request.
             cause = f": {error}" if isinstance(error, httpcore.ConnectError) else ""
-            said = f"{shown(url)}: {type(error).__name__}{cause}"[:300]
-            return _Busy(locations.host_of(url), "unreachable", said)
+            said = f"{display_location(url)}: {type(error).__name__}{cause}"[:300]
+            return _Busy(locations.host_of(url), UNREACHABLE, said)
         except ValueError:  # of a name that TLS cannot ask for
-            return Refusal("bad_uri", f"{shown(url)}: no host can have this name")
+            return Refusal(BAD_URI, f"{display_location(url)}: no host can have this name")
         if not isinstance(outcome, _Busy):
             self._hosts.answered(locations.host_of(url))
         return outcome
@@ -241,16 +253,18 @@ class Fetcher:
         if status in _REDIRECTS and b"location" in headers:
             target = locations.parsed(headers[b"location"].decode(errors="replace"), url)
             if target is None:
-                return Refusal("bad_uri", f"{shown(url)} redirects to what is not a valid URI")
+                return Refusal(
+                    BAD_URI, f"{display_location(url)} redirects to what is not a valid URI"
+                )
             return target
-        detail = f"{shown(url)}: HTTP {status}"
+        detail = f"{display_location(url)}: HTTP {status}"
         if status in (404, 410):
-            return Refusal("not_found", detail)
+            return Refusal(NOT_FOUND, detail)
         if status == 429 or status >= 500:
             wait_s = _retry_after(headers.get(b"retry-after", b""))
-            return _Busy(locations.host_of(url), "server_error", detail, wait_s)
+            return _Busy(locations.host_of(url), SERVER_ERROR, detail, wait_s)
         if not 200 <= status < 300:
-            return Refusal("refused_by_server", detail)
+            return Refusal(REFUSED_BY_SERVER, detail)
         return self._body(url, response)
 
     def _body(self, url: httpx.URL, response: httpcore.Response) -> bytes | Refusal:
@@ -258,8 +272,8 @@ class Fetcher:
         for chunk in response.iter_stream():
             content += chunk
             if len(content) > self._config.max_bytes:
-                detail = f"{shown(url)} has more than {self._config.max_bytes} bytes"
-                return Refusal("too_many_bytes", detail)
+                detail = f"{display_location(url)} has more than {self._config.max_bytes} bytes"
+                return Refusal(TOO_MANY_BYTES, detail)
         return bytes(content)
 
 
@@ -307,7 +321,7 @@ class _Busy:
     """A refusal that another attempt may change; ``wait_s`` is how long the host asked for."""
 
     host: str
-    reason: str
+    reason: ImageReason
     detail: str
     wait_s: float = 0
 
@@ -333,4 +347,4 @@ def _retry_after(header: bytes) -> float:
 
 
 def _refuse_path(path: str) -> Refusal:
-    return Refusal("bad_uri", "it has no scheme")
+    return Refusal(BAD_URI, "it has no scheme")

@@ -10,6 +10,15 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from raypipe.catalog import jpeg
+from raypipe.store.quarantine import (
+    BROKEN,
+    EMPTY,
+    TOO_COMPLEX,
+    TOO_MANY_BYTES,
+    TOO_MANY_PIXELS,
+    UNKNOWN_FORMAT,
+    ImageReason,
+)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 1 << 26
@@ -46,27 +55,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an image cannot be used.
+    """Why an image cannot be used."""
 
-    Of its content: ``empty``, ``too_many_bytes``, ``unknown_format``, ``too_many_pixels``,
-    ``too_complex`` (it would take minutes to decode), ``broken``.
-
-    Of a path: ``bad_path`` (no name that a file can have), ``outside_roots``, ``missing_file``,
-    ``unreadable_file``, ``too_many_bytes``.
-
-    Of a URI, before anyone is asked: ``bad_uri`` (not valid, or with credentials),
-    ``scheme_not_allowed``, ``host_not_allowed``, ``private_address`` (the host is not on the public
-    internet). Each may also be the end of a redirect.
-
-    Of an answer: ``not_found`` (404, 410), ``refused_by_server`` (any other 4xx), ``server_error``
-    (429, 5xx) and ``unreachable`` (no connection, silent, too slow) after all attempts,
-    ``host_away`` (nobody was asked: the host has not answered for a while),
-    ``too_many_redirects``, ``too_many_bytes``. The first three are worth another try later.
-
-    Of a listing: ``too_many_images`` and ``too_slow``, for those that are not looked at any more.
-    """
-
-    reason: str
+    reason: ImageReason
     detail: str
 
 
@@ -84,29 +75,29 @@ def squash(content: bytes, size: int, max_pixels: int) -> Picture | Refusal:
         max_pixels: an image that declares more is refused before it is decoded.
     """
     if not content:
-        return Refusal("empty", "no bytes")
+        return Refusal(EMPTY, "no bytes")
     if len(content) > MAX_BYTES:
-        return Refusal("too_many_bytes", f"{len(content)} bytes, at most {MAX_BYTES} are read")
+        return Refusal(TOO_MANY_BYTES, f"{len(content)} bytes, at most {MAX_BYTES} are read")
     excess = _excess(content, max_pixels)
     if excess is not None:
-        return Refusal("too_complex", excess)
+        return Refusal(TOO_COMPLEX, excess)
     stream = _CountedReads(content)
     try:
         with Image.open(stream, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                return Refusal("too_many_pixels", f"{width} x {height} pixels")
+                return Refusal(TOO_MANY_PIXELS, f"{width} x {height} pixels")
             stream.left = MAX_READS
             flat = _flatten(_upright(image))
         return _encode(flat.resize((size, size), Image.Resampling.BICUBIC))
     except UnidentifiedImageError:
-        return Refusal("unknown_format", f"{_kind(content)}, not one of {', '.join(FORMATS)}")
+        return Refusal(UNKNOWN_FORMAT, f"{_kind(content)}, not one of {', '.join(FORMATS)}")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return Refusal("too_many_pixels", str(error))
+        return Refusal(TOO_MANY_PIXELS, str(error))
     except _TooComplexError as error:
-        return Refusal("too_complex", str(error))
+        return Refusal(TOO_COMPLEX, str(error))
     except Exception as error:  # noqa: BLE001 - on hostile bytes Pillow's decoders raise anything
-        return Refusal("broken", f"{type(error).__name__}: {error}"[:_DETAIL])
+        return Refusal(BROKEN, f"{type(error).__name__}: {error}"[:_DETAIL])
 
 
 class _TooComplexError(Exception):

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from raypipe.attributes import AttributeSchema, load_attribute_schema
+from raypipe.attributes.schema import AttributeSchema, load_attribute_schema
 from raypipe.catalog.answer_files import AnswerFiles, open_answers
 from raypipe.catalog.sources import (
     LISTINGS_COLUMNS,

@@ -27,8 +27,7 @@ _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 def excess(content: bytes, max_pixels: int) -> str | None:
     """What of this JPEG file is more than a photo needs; None where nothing is."""
-    pixels = scans = 0
-    header = 0
+    pixels = scans = header = 0
     exif: list[bytes] = []
     for number, (marker, body) in enumerate(_segments(content)):
         if number == MAX_SEGMENTS:

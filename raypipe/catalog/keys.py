@@ -41,9 +41,8 @@ def image_identities(
 ) -> list[str]:
     """What tells the images of a row apart without fetching them.
 
-    Bytes by their hash; a path beside the catalog by its name, size and time; an address by
-    itself, so that another photo behind the same address is not noticed. A path that may not be
-    read counts by its name.
+    Bytes by their hash; a path beside the catalog by its name, size and time, or by its name alone
+    where it may not be read; an address by itself: another photo behind it is not noticed.
 
     Raises:
         StorageError: the catalog's storage is out of reach.

@@ -7,18 +7,31 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from raypipe.attributes import AttributeSchema
+from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.images import Picture, Refusal, squash
 from raypipe.catalog.queries import Query, queries_of
 from raypipe.config import CatalogConfig
-from raypipe.identifiers import LISTING_ID, MAX_DETAIL, bounded
+from raypipe.security.identifiers import LISTING_ID, MAX_DETAIL, bounded
+from raypipe.store.quarantine import (
+    BAD_ID,
+    BROKEN_IMAGE,
+    DUPLICATE,
+    NO_IMAGE,
+    SERVER_ERROR,
+    TOO_MANY_IMAGES,
+    TOO_SLOW,
+    UNKNOWN_VERTICAL,
+    UNREACHABLE,
+    QuarantineReason,
+    quarantine_row,
+)
 
 ReadImage = Callable[[str], bytes | Refusal]
 # What one listing may cost that names images without end, or such as come slowly or not at all.
 MAX_LOOKED_AT = 100
 MAX_LOST = 5
 LISTING_S = 300.0
-_LOST = ("server_error", "unreachable")
+_LOST = (SERVER_ERROR, UNREACHABLE)
 
 
 @dataclass(frozen=True)
@@ -51,14 +64,10 @@ class PreparedListing:
 
 @dataclass(frozen=True)
 class RefusedListing:
-    """A listing that cannot be used.
-
-    Reasons: ``bad_id``, ``unknown_vertical``, ``no_image``, ``broken_image`` when the catalog
-    refuses listings for one, and ``leakage`` when its relatives are in another split.
-    """
+    """A listing that cannot be used."""
 
     listing_id: str
-    reason: str
+    reason: QuarantineReason
     detail: str
     skipped: Mapping[str, int]
 
@@ -66,12 +75,7 @@ class RefusedListing:
 def quarantine_rows(refused: Iterable[RefusedListing]) -> list[dict[str, object]]:
     """Rows of the quarantine table."""
     return [
-        {
-            "id": listing.listing_id,
-            "stage": "prepare",
-            "reason": listing.reason,
-            "detail": listing.detail[:MAX_DETAIL],
-        }
+        quarantine_row(listing.listing_id, "prepare", listing.reason, listing.detail)
         for listing in refused
     ]
 
@@ -101,21 +105,21 @@ def prepare_listing(
     listing_id, vertical = row["listing_id"], row["vertical"]
     if not LISTING_ID.fullmatch(listing_id):
         detail = f"an id has 1 to 128 characters and matches {LISTING_ID.pattern}"
-        return RefusedListing(listing_id, "bad_id", detail, {})
+        return RefusedListing(listing_id, BAD_ID, detail, {})
     if vertical not in schema.verticals:
         detail = f"'{vertical}' is not in the attribute schema"[:MAX_DETAIL]
-        return RefusedListing(listing_id, "unknown_vertical", detail, {})
+        return RefusedListing(listing_id, UNKNOWN_VERTICAL, detail, {})
     pictures, refusals, repeated = _pictures(row["images"] or (), config, read, clock)
-    skipped = Counter(refusal.reason for refusal in refusals)
+    skipped = Counter[str](refusal.reason for refusal in refusals)
     if refusals and config.broken_images == "refuse":
         detail = f"{refusals[0].reason}: {refusals[0].detail}"[:MAX_DETAIL]
-        return RefusedListing(listing_id, "broken_image", detail, skipped)
+        return RefusedListing(listing_id, BROKEN_IMAGE, detail, skipped)
     if not pictures:
         reasons = "; ".join(f"{refusal.reason}: {refusal.detail}" for refusal in refusals)
         detail = reasons[:MAX_DETAIL] or "it lists no images"
-        return RefusedListing(listing_id, "no_image", detail, skipped)
+        return RefusedListing(listing_id, NO_IMAGE, detail, skipped)
     if repeated:
-        skipped["duplicate"] = repeated
+        skipped[DUPLICATE] = repeated
     return PreparedListing(
         listing_id=listing_id,
         vertical=vertical,
@@ -142,7 +146,7 @@ def _pictures(
             break
         is_slow = clock() > end or sum(refusal.reason in _LOST for refusal in refusals) >= MAX_LOST
         if is_slow or number == MAX_LOOKED_AT:
-            reason = "too_slow" if is_slow else "too_many_images"
+            reason = TOO_SLOW if is_slow else TOO_MANY_IMAGES
             detail = f"of {len(images)} images {number} were looked at"
             refusals.append(Refusal(reason, detail))
             break

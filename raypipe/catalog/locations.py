@@ -11,6 +11,18 @@ from raypipe import storage
 from raypipe.catalog import paths
 from raypipe.catalog.images import MAX_BYTES, Refusal
 from raypipe.config import FetchConfig
+from raypipe.store.quarantine import (
+    BAD_URI,
+    HOST_AWAY,
+    HOST_NOT_ALLOWED,
+    MISSING_FILE,
+    NOT_FOUND,
+    REFUSED_BY_SERVER,
+    SCHEME_NOT_ALLOWED,
+    TOO_MANY_BYTES,
+    UNREACHABLE,
+    UNREADABLE_FILE,
+)
 
 OpenBucket = Callable[[str, str], pafs.FileSystem]
 
@@ -29,16 +41,13 @@ def parsed(text: str, base: httpx.URL | None = None) -> httpx.URL | None:
 
 
 def forbidden(url: httpx.URL, config: FetchConfig) -> Refusal | None:
-    """Why a host may not be asked for this; None when it may.
-
-    The reasons: ``scheme_not_allowed``, ``bad_uri``, ``host_not_allowed``.
-    """
+    """Why a host may not be asked for this; None when it may."""
     if url.scheme not in config.schemes or url.scheme not in ("http", "https"):
         return wrong_scheme(url.scheme, config)
     if url.userinfo:
-        return Refusal("bad_uri", "it holds credentials")
+        return Refusal(BAD_URI, "it holds credentials")
     if not url.raw_host or (url.port is not None and not 0 < url.port < 1 << 16):
-        return Refusal("bad_uri", "it has no host, or a port that cannot be")
+        return Refusal(BAD_URI, "it has no host, or a port that cannot be")
     # Patterns may be written as people or as the wire spell them.
     spellings = (url.host, url.raw_host.decode())
     if not any(host_allowed(host, config.hosts) for host in spellings):
@@ -49,18 +58,18 @@ def forbidden(url: httpx.URL, config: FetchConfig) -> Refusal | None:
 def wrong_scheme(scheme: str, config: FetchConfig) -> Refusal:
     """The refusal of a scheme."""
     allowed = ", ".join(config.schemes)
-    return Refusal("scheme_not_allowed", f"'{scheme[:20]}' is not one of {allowed}")
+    return Refusal(SCHEME_NOT_ALLOWED, f"'{scheme[:20]}' is not one of {allowed}")
 
 
 def wrong_host(host: str) -> Refusal:
     """The refusal of a host or bucket."""
-    return Refusal("host_not_allowed", f"'{host[:200]}' is not in catalog.fetch.hosts")
+    return Refusal(HOST_NOT_ALLOWED, f"'{host[:200]}' is not in catalog.fetch.hosts")
 
 
 def host_away(place: str) -> Refusal:
     """The refusal of an image whose host is not asked now."""
     detail = f"{place[:200]} has not answered for a while and is left alone; try again later"
-    return Refusal("host_away", detail)
+    return Refusal(HOST_AWAY, detail)
 
 
 def host_of(url: httpx.URL) -> str:
@@ -68,7 +77,7 @@ def host_of(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode()}"
 
 
-def shown(url: httpx.URL) -> str:
+def display_location(url: httpx.URL) -> str:
     """A URI as it may be printed: its query, which may be a signature, is left out."""
     return f"{url.scheme}://{(url.netloc + url.raw_path.partition(b'?')[0]).decode()}"[:200]
 
@@ -95,12 +104,8 @@ def _plain(host: str) -> str:
 def read_path(
     path: str, filesystem: pafs.FileSystem, directory: str, roots: Sequence[str] = ()
 ) -> bytes | Refusal:
-    """The bytes of an image file; the arguments are those of :func:`paths.place_of`.
-
-    Returns:
-        At most ``MAX_BYTES``, or a refusal: ``bad_path``, ``outside_roots``, ``missing_file``,
-        ``unreadable_file`` or ``too_many_bytes``.
-    """
+    """The bytes of an image file, at most ``MAX_BYTES``, or a refusal of :func:`paths.place_of`,
+    ``missing_file``, ``unreadable_file`` or ``too_many_bytes``; arguments as there."""
     place = paths.place_of(path, filesystem, directory, roots)
     if isinstance(place, Refusal):
         return place
@@ -108,40 +113,37 @@ def read_path(
     try:
         content = paths.read_file(filesystem, place)
     except (FileNotFoundError, NotADirectoryError):
-        return Refusal("missing_file", f"there is no {name}")
+        return Refusal(MISSING_FILE, f"there is no {name}")
     except (pa.ArrowException, OSError, ValueError) as error:
-        return Refusal("unreadable_file", f"{name}: {type(error).__name__}")
+        return Refusal(UNREADABLE_FILE, f"{name}: {type(error).__name__}")
     if content is None:
-        return Refusal("unreadable_file", f"{name} is no regular file")
+        return Refusal(UNREADABLE_FILE, f"{name} is no regular file")
     if len(content) > MAX_BYTES:
-        return Refusal("too_many_bytes", f"{name} has more than {MAX_BYTES} bytes")
+        return Refusal(TOO_MANY_BYTES, f"{name} has more than {MAX_BYTES} bytes")
     return content
 
 
 def read_object(
     scheme: str, bucket: str, key: str, max_bytes: int, open_bucket: OpenBucket
 ) -> bytes | Refusal:
-    """The bytes of an object of a bucket; Arrow's clients retry by themselves.
-
-    Returns:
-        At most ``max_bytes``, or a refusal: ``not_found``, ``refused_by_server``, ``unreachable``,
-        ``unreadable_file``, ``too_many_bytes`` or ``bad_uri``.
-    """
+    """The bytes of an object of a bucket, at most ``max_bytes``, or a refusal: ``not_found``,
+    ``refused_by_server``, ``unreachable``, ``unreadable_file``, ``too_many_bytes`` or ``bad_uri``.
+    Arrow's clients retry by themselves."""
     place = f"{scheme}://{paths.shown_path(f'{bucket}/{key}')}"
     if "\0" in key or len(key.encode(errors="replace")) > paths.MAX_KEY:
-        return Refusal("bad_uri", f"{place} is longer than a key can be, or holds a null")
+        return Refusal(BAD_URI, f"{place} is longer than a key can be, or holds a null")
     try:
         content = _read(open_bucket(scheme, bucket), f"{bucket}/{key}", max_bytes + 1)
     except FileNotFoundError:
-        return Refusal("not_found", f"there is no {place}")
+        return Refusal(NOT_FOUND, f"there is no {place}")
     except (pa.ArrowException, OSError, ValueError) as error:
         # Arrow tells a refusal from an outage by its text alone.
-        reason = "unreachable" if storage.names_a_store(str(error)) else "unreadable_file"
+        reason = UNREACHABLE if storage.names_a_store(str(error)) else UNREADABLE_FILE
         if isinstance(error, PermissionError) or "DENIED" in str(error).upper():
-            reason = "refused_by_server"
+            reason = REFUSED_BY_SERVER
         return Refusal(reason, f"{place}: {type(error).__name__}")
     if len(content) > max_bytes:
-        return Refusal("too_many_bytes", f"{place} has more than {max_bytes} bytes")
+        return Refusal(TOO_MANY_BYTES, f"{place} has more than {max_bytes} bytes")
     return content
 
 

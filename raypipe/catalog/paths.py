@@ -18,6 +18,7 @@ import pyarrow.fs as pafs
 from raypipe import storage
 from raypipe.catalog.images import MAX_BYTES, Refusal
 from raypipe.errors import StorageError
+from raypipe.store.quarantine import BAD_PATH, OUTSIDE_ROOTS, UNREADABLE_FILE
 
 MAX_PATH = 4095
 MAX_PART = 255
@@ -51,15 +52,15 @@ def place_of(
     joined = posixpath.join(directory, name)
     fault = _fault(name, joined, local)
     if fault is not None:
-        return Refusal("bad_path", f"'{shown_path(name)}' {fault}")
+        return Refusal(BAD_PATH, f"'{shown_path(name)}' {fault}")
     try:
         place = os.path.realpath(joined) if local else posixpath.normpath(joined)
     except OSError as error:  # a link that may not be read
-        return Refusal("unreadable_file", f"{shown_path(name)}: {type(error).__name__}")
+        return Refusal(UNREADABLE_FILE, f"{shown_path(name)}: {type(error).__name__}")
     if any(_is_below(place, _real(root) if local else root) for root in (directory, *roots)):
         return place
     return Refusal(
-        "outside_roots",
+        OUTSIDE_ROOTS,
         f"{shown_path(name)} is neither below the directory of the listings nor below "
         "catalog.image_roots",
     )

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from raypipe.attributes import Attribute
-from raypipe.prompts import Question, user_prompt
+from raypipe.attributes.prompts import Question, user_prompt
+from raypipe.attributes.schema import Attribute
 
 
 @dataclass(frozen=True)

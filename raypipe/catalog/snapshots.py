@@ -18,8 +18,8 @@ import pyarrow as pa
 from raypipe import storage
 from raypipe.errors import ConfigError, InputError, RaypipeError
 
-Kind = Literal["delta", "iceberg", "lance"]
-_LOCATION = re.compile(rf"({'|'.join(get_args(Kind))}):(.*?)(?:@([^@/]*))?")
+TableFormat = Literal["delta", "iceberg", "lance"]
+_LOCATION = re.compile(rf"({'|'.join(get_args(TableFormat))}):(.*?)(?:@([^@/]*))?")
 _SNAPSHOT = re.compile(r"(?P<name>.+) @ (?P<version>\d+)(?: \(.*\))?")
 
 
@@ -27,7 +27,7 @@ _SNAPSHOT = re.compile(r"(?P<name>.+) @ (?P<version>\d+)(?: \(.*\))?")
 class Location:
     """A table as a configuration names it; ``pin`` is a snapshot, None the newest."""
 
-    kind: Kind
+    kind: TableFormat
     place: str
     pin: int | None
 
@@ -48,7 +48,7 @@ class Location:
         return Location(self.kind, self.place, version) if self.pin in (None, version) else None
 
 
-def parse(location: str) -> Location | None:
+def parse_location(location: str) -> Location | None:
     """``delta:<path or uri>``, ``lance:<path or uri>`` or ``iceberg:<namespace>.<table>``, each
     with or without ``@<snapshot>``; None for anything else.
 
@@ -59,7 +59,7 @@ def parse(location: str) -> Location | None:
     found = _LOCATION.fullmatch(location)
     if found is None:
         return None
-    kind: Kind = found[1]  # type: ignore[assignment]
+    kind: TableFormat = found[1]  # type: ignore[assignment]
     place, pin = found[2], found[3]
     if pin is not None and not (pin.isascii() and pin.isdigit()):
         raise ConfigError(f"'{location}': after '@' comes the number of a snapshot")
@@ -67,10 +67,8 @@ def parse(location: str) -> Location | None:
         form = "<namespace>.<table>" if kind == "iceberg" else "<path or uri>"
         raise ConfigError(f"'{location}': a table of this kind reads {kind}:{form}")
     if "://" in place and (urlsplit(place).password or urlsplit(place).query):
-        raise ConfigError(
-            f"a {kind} table's URI holds a password or a signature: keys belong in environment "
-            "variables, such as AWS_SECRET_ACCESS_KEY"
-        )
+        where = "keys belong in environment variables, such as AWS_SECRET_ACCESS_KEY"
+        raise ConfigError(f"a {kind} table's URI holds a password or a signature: {where}")
     return Location(kind, place, None if pin is None else int(pin))
 
 
@@ -93,7 +91,7 @@ class Snapshot:
         return f"{self.location.name} @ {self.version}{mark}"
 
 
-def resolve(location: Location, iceberg: Mapping[str, str]) -> Snapshot:
+def resolve_snapshot(location: Location, iceberg: Mapping[str, str]) -> Snapshot:
     """Find a table and the snapshot that is asked for; no row is read.
 
     Args:

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raypipe import parquet, storage
+from raypipe import storage
 from raypipe.catalog.paths import roots_on
 from raypipe.errors import InputError, RaypipeError
-from raypipe.identifiers import all_bounded, identified
+from raypipe.security.identifiers import all_bounded, identified
+from raypipe.store import parquet
 
 ROWS_PER_BATCH = 16
 # What is gathered of larger rows; Arrow reads no more than 2 GiB of images at once.
@@ -133,7 +134,7 @@ class Source:
         if self.directory is None:
             return None
         path = posixpath.join(self.directory, name)
-        with storage.asked(f"cannot look at {path}"):
+        with storage.storage_errors(f"cannot look at {path}"):
             if not self.filesystem.get_file_info(path).is_file:
                 return None
         return _checked(Source(self.filesystem, (path,), self.directory, columns))
@@ -245,7 +246,7 @@ class Source:
 
     def identity(self) -> list[list[object]]:
         """Name, size and time of every file: a catalog is too large to be hashed for each run."""
-        with storage.asked(f"cannot look at {self.name}"):
+        with storage.storage_errors(f"cannot look at {self.name}"):
             infos = self.filesystem.get_file_info(list(self.files))
         return [[info.path, info.size, info.mtime_ns] for info in infos]
 
@@ -258,7 +259,7 @@ class Source:
         for path in self.files:
             content = hashlib.sha256()
             with (
-                storage.asked(f"cannot read {path}"),
+                storage.storage_errors(f"cannot read {path}"),
                 self.filesystem.open_input_stream(path) as stream,
             ):
                 while chunk := stream.read(1 << 22):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from raypipe.schemas import LISTINGS, Split
-from raypipe.storage import asked
+from raypipe.storage import storage_errors
 
 _SPLIT = LISTINGS.schema.get_field_index("split")
 SCHEMA = LISTINGS.schema.remove(_SPLIT)
@@ -48,7 +48,9 @@ class Spill:
     def _writing(self) -> AbstractContextManager[None]:
         """Names the file, of which the user has never heard, and its bytes when it cannot grow."""
         size = self.path.stat().st_size
-        return asked(f"cannot write {self.path} ({size:,} bytes so far; TMPDIR says where)")
+        return storage_errors(
+            f"cannot write {self.path} ({size:,} bytes so far; TMPDIR says where)"
+        )
 
     def tables(self, splits: Mapping[str, Split], rows_per_table: int) -> Iterator[pa.Table]:
         """The rows whose id has a split, with that split, at most ``rows_per_table`` at a time."""

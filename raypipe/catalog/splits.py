@@ -79,8 +79,7 @@ def _families(members: Iterable[Member]) -> list[list[Member]]:
     def root(node: bytes) -> bytes:
         parents.setdefault(node, node)
         while parents[node] != node:
-            parents[node] = parents[parents[node]]
-            node = parents[node]
+            parents[node] = node = parents[parents[node]]
         return node
 
     members = list(members)

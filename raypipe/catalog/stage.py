@@ -15,32 +15,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe import metrics
-from raypipe.artifacts import Artifact, Attempt, Run
-from raypipe.attributes import AttributeSchema
+from raypipe.attributes.prompts import TEMPLATE_VERSION
+from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.answer_files import AnswerFiles
 from raypipe.catalog.answers import ValueField, answers_of, commit_answers
-from raypipe.catalog.census import Census, check_share, take_census
 from raypipe.catalog.inputs import Inputs, open_inputs, roles_of
 from raypipe.catalog.listings import RefusedListing, quarantine_rows
+from raypipe.catalog.prepared import PreparedCatalog, check_quarantined_share, prepare_rows
 from raypipe.catalog.sources import Source
 from raypipe.catalog.spill import Spill
 from raypipe.catalog.splits import assign
 from raypipe.catalog.tables import Tables
-from raypipe.catalog.whole import image_settings
-from raypipe.config import CatalogConfig, Config, EmbeddedCatalogConfig, flatten
+from raypipe.config import CatalogConfig, Config, EmbeddedCatalogConfig
 from raypipe.errors import InputError
-from raypipe.manifest import Commit, versions
-from raypipe.prompts import TEMPLATE_VERSION
+from raypipe.runtime import metrics
 from raypipe.schemas import LISTINGS, QUARANTINE, SEED, TRUTH, Split
+from raypipe.store.artifacts import Artifact, Attempt, Run
+from raypipe.store.manifest import Commit, versions
+from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
+from raypipe.store.quarantine import LEAKAGE
 
-LISTINGS_ARTIFACT = "catalog/listings"
-SEED_ARTIFACT = "catalog/seed"
-TRUTH_ARTIFACT = "catalog/truth"
-SCHEMA_FILE = "attribute_schema.json"
 EVAL: Split = "eval"
-# What the user's files hold is in the fingerprint; where they are is not.
-_PLACES = ("listings", "attribute_schema", "seed", "truth")
 
 
 def run(config: Config, run: Run, *, any_versions: bool = False) -> Commit:
@@ -83,7 +78,7 @@ def run_labeled(
         QuarantineLimitError: more listings were refused than ``catalog.max_quarantined``.
     """
     fingerprint = {
-        **flatten(image_settings(config.catalog), "catalog."),
+        **config.fingerprint_keys("images"),
         **listings.digest("inputs.listings"),
         **truth.digest("inputs.truth"),
         "inputs.attribute_schema": schema.to_json(),
@@ -91,9 +86,9 @@ def run_labeled(
         **versions("raypipe", "pillow"),
     }
     canonical = json.dumps(fingerprint, sort_keys=True).encode()
-    scope = f"evaluations/catalog-{hashlib.sha256(canonical).hexdigest()[:12]}"
-    artifact = run.artifact(f"{scope}/listings", LISTINGS)
-    if artifact.matching(fingerprint) is not None:  # committed after the truth
+    scope = Paths.of_labeled_listings(hashlib.sha256(canonical).hexdigest())
+    artifact = run.artifact(scope.listings, LISTINGS)
+    if artifact.find_commit(fingerprint) is not None:  # committed after the truth
         return scope
     roles = dict.fromkeys(truth.listing_ids, EVAL)
     if not roles:
@@ -106,13 +101,20 @@ def run_labeled(
     attempt = artifact.attempt(fingerprint)
     with tempfile.TemporaryDirectory(prefix="raypipe-labeled-") as directory:
         with Spill(Path(directory) / "listings.arrow") as spill:
-            census = take_census(listings, schema, roles, config.catalog, spill)
-        answers = answers_of(truth, census.verticals, schema, "value")
+            prepared_catalog = prepare_rows(listings, schema, roles, config.catalog, spill)
+        answers = answers_of(truth, prepared_catalog.verticals, schema, "value")
         commit_answers(
-            run.artifact(f"{scope}/truth", TRUTH), fingerprint, answers, census.verticals
+            run.artifact(scope.truth, TRUTH),
+            fingerprint,
+            answers,
+            prepared_catalog.verticals,
         )
-        tables = spill.tables(dict.fromkeys(census.verticals, EVAL), config.catalog.rows_per_file)
-        attempt.commit(expected=roles, counts=_write_listings(attempt, tables, census, schema))
+        tables = spill.tables(
+            dict.fromkeys(prepared_catalog.verticals, EVAL), config.catalog.rows_per_file
+        )
+        attempt.commit(
+            expected=roles, counts=_write_listings(attempt, tables, prepared_catalog, schema)
+        )
     return scope
 
 
@@ -138,10 +140,8 @@ def _run_embedded(
 
 
 def _fingerprint(config: Config) -> dict[str, Any]:
-    catalog = {key: value for key, value in config.catalog.outcome().items() if key not in _PLACES}
     return {
-        **flatten(catalog, "catalog."),
-        "run.seed": config.run.seed,
+        **config.fingerprint_keys("prepare"),
         "prompts.template": TEMPLATE_VERSION,
         **versions("raypipe", "pillow"),
     }
@@ -149,39 +149,43 @@ def _fingerprint(config: Config) -> dict[str, Any]:
 
 def _held(run: Run) -> Mapping[str, Any]:
     """What the run was prepared from, or has begun to be: the snapshots of tables among it."""
-    names = (LISTINGS_ARTIFACT, TRUTH_ARTIFACT, SEED_ARTIFACT)
+    names = (CATALOG.listings, CATALOG.truth, CATALOG.seed)
     commits = (run.artifact(name).commit() for name in names)
     return next((commit.fingerprint for commit in commits if commit is not None), {})
 
 
 def _committed(run: Run, fingerprint: Mapping[str, Any], any_versions: bool) -> Commit | None:
     """The listings' commit, when all three artifacts are committed."""
-    names = (SEED_ARTIFACT, TRUTH_ARTIFACT, LISTINGS_ARTIFACT)
+    names = (CATALOG.seed, CATALOG.truth, CATALOG.listings)
     commits = [
-        run.artifact(name).matching(fingerprint, any_versions=any_versions) for name in names
+        run.artifact(name).find_commit(fingerprint, any_versions=any_versions) for name in names
     ]
     return commits[-1] if all(commits) else None
 
 
 def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: Inputs) -> Commit:
-    attempt = run.artifact(LISTINGS_ARTIFACT, LISTINGS).attempt(fingerprint)
+    attempt = run.artifact(CATALOG.listings, LISTINGS).attempt(fingerprint)
     roles = roles_of(inputs, config.catalog.max_listings, config.run.seed)
     with tempfile.TemporaryDirectory(prefix="raypipe-prepare-") as directory:
         with Spill(Path(directory) / "listings.arrow") as spill:
-            census = take_census(inputs.listings, inputs.schema, roles, config.catalog, spill)
-        splits = _settle(census, config)
-        check_share(census.refused, len(roles), config.catalog.max_quarantined)
+            prepared_catalog = prepare_rows(
+                inputs.listings, inputs.schema, roles, config.catalog, spill
+            )
+        splits = _settle(prepared_catalog, config)
+        check_quarantined_share(
+            prepared_catalog.refused, len(roles), config.catalog.max_quarantined
+        )
         answered: list[tuple[Artifact, AnswerFiles, ValueField]] = [
-            (run.artifact(SEED_ARTIFACT, SEED), inputs.seed, "answer"),
-            (run.artifact(TRUTH_ARTIFACT, TRUTH), inputs.truth, "value"),
+            (run.artifact(CATALOG.seed, SEED), inputs.seed, "answer"),
+            (run.artifact(CATALOG.truth, TRUTH), inputs.truth, "value"),
         ]
         for artifact, source, value_field in answered:
             ids = splits.keys() & source.listing_ids
-            verticals = {listing_id: census.verticals[listing_id] for listing_id in ids}
+            verticals = {listing_id: prepared_catalog.verticals[listing_id] for listing_id in ids}
             answers = answers_of(source, verticals, inputs.schema, value_field)
             commit_answers(artifact, fingerprint, answers, ids)
         tables = spill.tables(splits, config.catalog.rows_per_file)
-        counts = _write_listings(attempt, tables, census, inputs.schema)
+        counts = _write_listings(attempt, tables, prepared_catalog, inputs.schema)
         counts["beyond_cap"] = len(inputs.listings.listing_ids) - len(roles)
         commit = attempt.commit(expected=roles, counts=counts)
     meter = metrics.Meter.of(attempt.artifact)
@@ -191,18 +195,21 @@ def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: I
     return commit
 
 
-def _settle(census: Census, config: Config) -> dict[str, Split]:
+def _settle(prepared_catalog: PreparedCatalog, config: Config) -> dict[str, Split]:
     """The split of every listing that stays; leaks join the refused."""
     assignment = assign(
-        census.members, run_seed=config.run.seed, anchor_share=config.catalog.anchor_share
+        prepared_catalog.members, run_seed=config.run.seed, anchor_share=config.catalog.anchor_share
     )
     for listing_id, detail in sorted(assignment.leaks.items()):
-        census.refused.append(RefusedListing(listing_id, "leakage", detail, {}))
+        prepared_catalog.refused.append(RefusedListing(listing_id, LEAKAGE, detail, {}))
     return dict(assignment.splits)
 
 
 def _write_listings(
-    attempt: Attempt, tables: Iterable[pa.Table], census: Census, schema: AttributeSchema
+    attempt: Attempt,
+    tables: Iterable[pa.Table],
+    prepared_catalog: PreparedCatalog,
+    schema: AttributeSchema,
 ) -> dict[str, Any]:
     """Write the tables, what was refused and the schema, and count."""
     listings: Counter[str] = Counter()
@@ -216,13 +223,13 @@ def _write_listings(
         for split, number in zip(splits, asked, strict=True):
             queries[split] += number
         images += pc.sum(pc.list_value_length(table.column("images"))).as_py()
-    attempt.write_json(SCHEMA_FILE, schema.to_json())
-    if census.refused:
-        attempt.write(QUARANTINE.from_rows(quarantine_rows(census.refused)), "quarantine")
+    attempt.write_json(ATTRIBUTE_SCHEMA, schema.to_json())
+    if prepared_catalog.refused:
+        attempt.write(QUARANTINE.from_rows(quarantine_rows(prepared_catalog.refused)), "quarantine")
     return {
         "listings": dict(listings),
         "queries": dict(queries),
         "images": images,
-        "images_skipped": dict(census.skipped),
-        "refused": dict(Counter(listing.reason for listing in census.refused)),
+        "images_skipped": dict(prepared_catalog.skipped),
+        "refused": dict(Counter(listing.reason for listing in prepared_catalog.refused)),
     }

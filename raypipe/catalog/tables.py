@@ -20,18 +20,21 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from raypipe import parquet, progress, receipts, storage, stream
-from raypipe.artifacts import Attempt, Run
+from raypipe import storage
 from raypipe.catalog.answer_files import AnswerFiles, open_answers
-from raypipe.catalog.snapshots import Location, Snapshot, parse, resolve
+from raypipe.catalog.distributed import checked
+from raypipe.catalog.snapshots import Location, Snapshot, parse_location, resolve_snapshot
 from raypipe.catalog.sources import Column, Source, check_columns, is_text, open_source
-from raypipe.catalog.whole import checked
-from raypipe.cluster import ray_at_hand, without_bars
 from raypipe.config import Config
 from raypipe.errors import ConfigDriftError, InputError, RaypipeError
-from raypipe.manifest import Commit
-from raypipe.receipts import Receipt
+from raypipe.runtime import progress, stream
+from raypipe.runtime.cluster import ensure_ray, without_bars
 from raypipe.schemas import Table
+from raypipe.store import data_files, parquet
+from raypipe.store.artifacts import Attempt, Run
+from raypipe.store.data_files import DataFile
+from raypipe.store.manifest import Commit
+from raypipe.store.paths import TABLES
 
 _ADVICE = ("Failed to apply UDF transform", "To change retry attempts")
 _PAIR = pa.struct({"attribute": pa.string(), "value": pa.string()})
@@ -111,12 +114,12 @@ class Tables:
             InputError: no such table or snapshot, a column missing or mistyped, or an id that is
                 null or there twice.
         """
-        if parse(location) is None:
+        if parse_location(location) is None:
             return open_source(location, columns).allowing(self._config.catalog.image_roots)
         return self._opened(location, columns, prefix)
 
     def _opened(self, location: str, columns: tuple[Column, ...], prefix: str) -> Copy:
-        asked = parse(location)
+        asked = parse_location(location)
         assert asked is not None
         parquet.refuse_unpickling(os.environ)
         held = self._held.get(f"{prefix}.snapshot")
@@ -124,7 +127,9 @@ class Tables:
             found = self._kept(asked, held, columns)
             if found is not None:
                 return found
-        snapshot = resolve((held and asked.pinned_by(held)) or asked, self._config.catalog.iceberg)
+        snapshot = resolve_snapshot(
+            (held and asked.pinned_by(held)) or asked, self._config.catalog.iceberg
+        )
         if held not in (None, str(snapshot)):
             raise ConfigDriftError(
                 f"{prefix}.snapshot: this run was made from {held}, not from {snapshot}. Give the "
@@ -134,7 +139,7 @@ class Tables:
 
     def answers(self, location: str, columns: tuple[Column, ...], prefix: str = "") -> AnswerFiles:
         """:meth:`open` for a seed or a truth."""
-        if parse(location) is None:
+        if parse_location(location) is None:
             return open_answers(location, columns)
         copy = self._opened(location, columns, prefix)
         return CopiedAnswers(**{field.name: getattr(copy, field.name) for field in fields(copy)})
@@ -147,7 +152,7 @@ class Tables:
             return None
         if asked.pin is None:
             try:
-                newest = str(resolve(asked, self._config.catalog.iceberg))
+                newest = str(resolve_snapshot(asked, self._config.catalog.iceberg))
             except RaypipeError as error:
                 newest = str(error)
             if newest != held:
@@ -162,7 +167,7 @@ class Tables:
         if commit is None:
             progress.logger.info(f"copying {name} to {self._run.path(artifact.name)}")
             fingerprint = {"snapshot": name, "columns": [column.name for column in columns]}
-            self._session.enter_context(ray_at_hand(self._config.cluster))
+            self._session.enter_context(ensure_ray(self._config.cluster))
             commit = _copy(artifact.attempt(fingerprint), snapshot, contract)
         return self._source(commit, name, columns)
 
@@ -183,7 +188,7 @@ def _name(location: Location, snapshot: str, columns: tuple[Column, ...]) -> str
     """The copy's artifact; other columns of the same snapshot are another copy."""
     canonical = json.dumps([snapshot, [column.name for column in columns]])
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    return f"tables/{location.kind}-{digest}"
+    return f"{TABLES}/{location.kind}-{digest}"
 
 
 def _contract(snapshot: Snapshot, columns: tuple[Column, ...]) -> Table:
@@ -225,10 +230,10 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
         StorageError: the table or the run is out of reach.
     """
     name = str(snapshot)
-    written: list[Receipt] = []
+    written: list[DataFile] = []
 
     def far() -> str | None:
-        return f"{sum(len(receipt.ids) for receipt in written):,} rows copied" if written else None
+        return f"{sum(len(file.ids) for file in written):,} rows copied" if written else None
 
     try:
         with without_bars(), progress.reported(far):
@@ -236,17 +241,17 @@ def _copy(attempt: Attempt, snapshot: Snapshot, contract: Table) -> Commit:
                 partial(_write, attempt, name), batch_format="pyarrow", batch_size=None
             )
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                written += receipts.from_table(batch)
+                written += data_files.from_table(batch)
     except Exception as error:
-        known = stream.explained(error)
+        known = stream.unwrap_ray_error(error)
         if isinstance(known, OSError | pa.ArrowException | ValueError) or _is_of_reader(known):
             unknown = InputError(f"{name} cannot be read: {_said(known)}")
             raise storage.unreadable(name, known, unknown) from error
         raise known from error
     if not written:
         raise InputError(f"{name} holds no rows")
-    _check_ids(pa.concat_arrays([receipt.ids for receipt in written]), name)
-    return attempt.commit(receipts=written)
+    _check_ids(pa.concat_arrays([file.ids for file in written]), name)
+    return attempt.commit(written=written)
 
 
 def _is_of_reader(error: BaseException) -> bool:
@@ -271,9 +276,9 @@ def _write(attempt: Attempt, name: str, block: pa.Table) -> pa.Table:
     parquet.refuse_unpickling(os.environ)
     parquet.check_types(block.schema, name)
     if not len(block):
-        return receipts.to_table([])
+        return data_files.to_table([])
     _check_ids(block.column("listing_id").combine_chunks(), name)
-    return receipts.to_table([attempt.store(block)])
+    return data_files.to_table([attempt.store(block)])
 
 
 def _check_ids(ids: pa.Array, name: str) -> None:

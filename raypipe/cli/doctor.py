@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print a line per check; returns the exit code."""
-    from raypipe.console import plain_console
-    from raypipe.doctor.examination import examine
+    from raypipe.doctor.checks import examine
+    from raypipe.runtime.console import plain_console
 
     console = plain_console()
     found: list[Finding] = []

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raypipe.cli.arguments import add_run
-from raypipe.cli.status import said_age
+from raypipe.cli.status import age_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from raypipe.upkeep.caches import Cache
-    from raypipe.upkeep.garbage import Garbage
+    from raypipe.maintenance.caches import Cache
+    from raypipe.maintenance.garbage import Garbage
 
 SUMMARY = "delete what a run no longer needs"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -61,11 +61,11 @@ def run(parsed: argparse.Namespace) -> int:
     """
     from rich.markup import escape
 
-    from raypipe.console import plain_console
     from raypipe.errors import EXIT_INPUT, InputError
-    from raypipe.runs import find_run
-    from raypipe.upkeep import caches, garbage
-    from raypipe.upkeep.inventory import take_inventory
+    from raypipe.maintenance import caches, garbage
+    from raypipe.maintenance.inventory import take_inventory
+    from raypipe.runtime.console import plain_console
+    from raypipe.store.runs import find_run
 
     console = plain_console()
     target = find_run(parsed.run, parsed.directory)
@@ -86,7 +86,7 @@ def run(parsed: argparse.Namespace) -> int:
     if busy is not None and parsed.yes:
         raise InputError(
             f"{target.location} may be in use: {busy} is not committed, and was written to less "
-            f"than {said_age(parsed.older_than)} ago. Wait, or name a smaller --older-than when "
+            f"than {age_text(parsed.older_than)} ago. Wait, or name a smaller --older-than when "
             "nothing runs"
         )
     if not pieces and not cached:
@@ -108,27 +108,21 @@ def _table(
     verb: str, location: str, pieces: "Sequence[Garbage]", cached: "Sequence[Cache]"
 ) -> "Table":
     """What goes, by where it lies and why; the last line is the sum."""
-    from rich.markup import escape
-    from rich.table import Table
+    from raypipe.runtime.console import table
 
     files: Counter[tuple[str, str]] = Counter()
     sizes: Counter[tuple[str, str]] = Counter()
     for piece in pieces:
-        place = piece.subject
-        files[place, piece.reason] += 1
-        sizes[place, piece.reason] += piece.size
+        files[piece.subject, piece.reason] += 1
+        sizes[piece.subject, piece.reason] += piece.size
     for cache in cached:
         place = str(cache.path).replace(str(Path.home()), "~", 1)
         files[place, _CACHED] += cache.files
         sizes[place, _CACHED] += cache.size
-    table = Table(title=f"{verb} in {escape(location)}", title_justify="left")
-    table.add_column("where", overflow="fold")
-    table.add_column("why")
-    table.add_column("files", justify="right")
-    table.add_column("bytes", justify="right")
-    for place, reason in sorted(files):
-        number, size = files[place, reason], sizes[place, reason]
-        table.add_row(escape(place), reason, f"{number:,}", f"{size:,}")
-    table.add_section()
-    table.add_row("in all", "", f"{files.total():,}", f"{sizes.total():,}")
-    return table
+    return table(
+        f"{verb} in {location}",
+        ("where", "why", "files", "bytes"),
+        ((*key, f"{files[key]:,}", f"{sizes[key]:,}") for key in sorted(files)),
+        left=["why"],
+        totals=[("in all", "", f"{files.total():,}", f"{sizes.total():,}")],
+    )

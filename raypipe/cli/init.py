@@ -63,20 +63,20 @@ def run(parsed: argparse.Namespace) -> int:
         InputError: a sheet, a Parquet file or the images cannot be used.
         StorageError: a file cannot be written.
     """
-    from raypipe.intake.columns import Wishes
-    from raypipe.intake.console import IntakeConsole
-    from raypipe.intake.take import Wanted, take_answers, take_listings
+    from raypipe.ingest.columns import ColumnOptions
+    from raypipe.ingest.console import InitConsole
+    from raypipe.ingest.importer import InitOptions, import_answers, import_listings
 
     if parsed.listings is None and parsed.truth is None and parsed.seed is None:
         raise ConfigError("nothing to do: name a sheet of LISTINGS, --truth or --seed")
-    columns = Wishes(
+    columns = ColumnOptions(
         identifier=parsed.id,
         vertical=parsed.vertical,
         one_vertical=parsed.one_vertical,
         group=parsed.group,
         images=tuple(name for name in (parsed.image_columns or "").split(",") if name),
     )
-    wanted = Wanted(
+    options = InitOptions(
         target=parsed.target,
         force=parsed.force,
         listings_only=parsed.listings_only,
@@ -87,13 +87,13 @@ def run(parsed: argparse.Namespace) -> int:
         delimiter="\t" if parsed.delimiter == "\\t" else parsed.delimiter,
         gpus=parsed.gpus,
     )
-    console = IntakeConsole()
+    console = InitConsole()
     if parsed.listings is not None:
-        take_listings(parsed.listings, wanted, console)
+        import_listings(parsed.listings, options, console)
     if parsed.seed is not None:
-        take_answers(parsed.seed, "seed", wanted, console)
+        import_answers(parsed.seed, "seed", options, console)
     if parsed.truth is not None:
-        take_answers(parsed.truth, "truth", wanted, console)
+        import_answers(parsed.truth, "truth", options, console)
     console.next_steps(parsed.target)
     return 0
 

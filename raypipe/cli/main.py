@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from raypipe.interruption import KEPT, stoppable
+from raypipe.runtime.interruption import KEPT, stoppable
 
 # A command is a module with a SUMMARY, add_arguments(parser) and run(parsed) -> exit code. What is
 # heavy is imported by run.
@@ -46,26 +46,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in JOBS:
         job = given[0]
         with stoppable(KEPT):  # first: what is imported takes a second
-            from raypipe import command
+            from raypipe.cli import jobs
 
-            return command.main(job, JOBS[job], given[1:], program=f"raypipe {job}")
+            return jobs.main(job, JOBS[job], given[1:], program=f"raypipe {job}")
     with stoppable("stopped"):
         return _command(given)
 
 
 def _command(given: list[str]) -> int:
-    from raypipe import command
+    from raypipe.cli import jobs
     from raypipe.errors import RaypipeError
-    from raypipe.secrets import print_exception
+    from raypipe.security.secrets import print_exception
 
     sys.excepthook = print_exception
-    parsed = _parser(command.Parser).parse_args(given)
+    parsed = _parser(jobs.Parser).parse_args(given)
     try:
         code = int(parsed.run_command(parsed))
         print(end="", flush=True)  # noqa: T201 - while a broken pipe can still be told
         return code
     except (RaypipeError, OSError) as error:
-        return command.told(error)
+        return jobs.report_error(error)
     except KeyboardInterrupt:
         return 130
 

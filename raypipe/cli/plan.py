@@ -22,15 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print the plan; returns the exit code. Raises ConfigError."""
-    from raypipe import command
     from raypipe import config as configuration
+    from raypipe.cli import jobs
 
     if parsed.job != "round":
         given = ["--config", parsed.config] if parsed.config is not None else []
-        return command.main(parsed.job, None, ["--plan", *given, *parsed.overrides])
-    from raypipe.rounds.console import Console
-    from raypipe.rounds.estimate import expect
+        return jobs.main(parsed.job, None, ["--plan", *given, *parsed.overrides])
+    from raypipe.rounds.console import print_plan
+    from raypipe.runtime.console import Console
 
-    config = configuration.load(parsed.config, parsed.overrides)
-    Console().plan(config, expect(config))
+    print_plan(configuration.load(parsed.config, parsed.overrides), Console())
     return 0

@@ -21,21 +21,16 @@ def run(parsed: argparse.Namespace) -> int:
         InputError: there is no such run.
         ArtifactError: something committed is corrupt.
     """
-    from pydantic import ValidationError
-
-    from raypipe.console import plain_console
-    from raypipe.documents import unreadable
+    from raypipe.experiments.report.stage import write_sweep_report
+    from raypipe.experiments.results import Results
     from raypipe.report import stage
-    from raypipe.results import PATH, Results
-    from raypipe.runs import begun_with, find_run
+    from raypipe.runtime.console import plain_console
+    from raypipe.store.runs import begun_with, find_run
 
     target = find_run(parsed.run, parsed.directory)
-    values = target.read_json(PATH, "jobs/sweep.py writes it again")
-    if values is not None:
-        try:
-            page = stage.run_sweep(target, Results.model_validate(values))
-        except ValidationError as error:
-            raise unreadable(f"{target.location}/{PATH}", error) from error
+    results = Results.find(target)
+    if results is not None:
+        page = write_sweep_report(target, results)
     else:
         page = stage.run(begun_with(target), target)
     plain_console().print(f"report   {page}", markup=False)

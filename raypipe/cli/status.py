@@ -13,8 +13,10 @@ from raypipe.cli.arguments import add_run
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
-    from raypipe.upkeep.standing import Line, Standing
+    from raypipe.maintenance.status import RunStatus, StageLine
+
 
 SUMMARY = "what of a run is done, and what is next"
 _MARKS = {
@@ -47,74 +49,68 @@ def run(parsed: argparse.Namespace) -> int:
     Raises:
         InputError: there is no such run.
     """
-    from raypipe.console import plain_console
     from raypipe.errors import EXIT_INPUT
-    from raypipe.runs import find_run
-    from raypipe.upkeep.standing import stand
+    from raypipe.maintenance.status import inspect
+    from raypipe.runtime.console import plain_console
+    from raypipe.store.runs import find_run
 
     target = find_run(parsed.run, parsed.directory)
     if parsed.json:
-        standing = stand(target, time.time(), verify=parsed.verify)
-        print(json.dumps(standing.to_json(), indent=1))  # noqa: T201
-        return EXIT_INPUT if standing.faults else 0
+        run_status = inspect(target, time.time(), verify=parsed.verify)
+        print(json.dumps(run_status.to_json(), indent=1))  # noqa: T201
+        return EXIT_INPUT if run_status.faults else 0
     console = plain_console()
     if not parsed.watch:
-        standing = stand(target, time.time(), verify=parsed.verify)
-        console.print(view(standing))
-        return EXIT_INPUT if standing.faults else 0
+        run_status = inspect(target, time.time(), verify=parsed.verify)
+        console.print(view(run_status))
+        return EXIT_INPUT if run_status.faults else 0
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            standing = stand(target, time.time(), verify=parsed.verify)
-            live.update(view(standing), refresh=True)
-            if standing.is_done or standing.faults:
-                return EXIT_INPUT if standing.faults else 0
+            run_status = inspect(target, time.time(), verify=parsed.verify)
+            live.update(view(run_status), refresh=True)
+            if run_status.is_done or run_status.faults:
+                return EXIT_INPUT if run_status.faults else 0
             time.sleep(parsed.every)
 
 
-def view(standing: "Standing") -> "Group":
+def view(run_status: "RunStatus") -> "Group":
     """The table, what is broken, and what is next."""
     from rich.console import Group
     from rich.markup import escape
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=escape(standing.location), title_justify="left")
-    for column, left in (
-        ("", True),
-        ("stage", True),
-        ("state", True),
-        ("rows", False),
-        ("refused", False),
-        ("seconds", False),
-        ("", True),
-    ):
-        table.add_column(column, justify="left" if left else "right")
-    for lines in (standing.stages, standing.besides):
-        for line in lines:
-            table.add_row(*map(str, _cells(line)))
-        table.add_section()
-    faults = [Text.from_markup(f"[red]✗[/red] {escape(fault)}") for fault in standing.faults]
-    return Group(table, *faults, Text(standing.upshot))
+    from raypipe.runtime.console import table
+
+    shown = table(
+        run_status.location,
+        ("", "stage", "state", "rows", "refused", "seconds", ""),
+        map(_cells, run_status.stages),
+        left=["stage", "state", ""],
+        totals=map(_cells, run_status.others),
+    )
+    shown.columns[-1].style = "dim"
+    faults = [Text.from_markup(f"[red]✗[/red] {escape(fault)}") for fault in run_status.faults]
+    return Group(shown, *faults, Text(run_status.summary))
 
 
-def _cells(line: "Line") -> tuple[str, ...]:
-    from rich.markup import escape
+def _cells(line: "StageLine") -> "tuple[str | Text, ...]":
+    from rich.text import Text
 
-    age = "" if line.age_s is None else f", last written {said_age(line.age_s)} ago"
+    age = "" if line.age_s is None else f", last written {age_text(line.age_s)} ago"
     return (
-        _MARKS[line.state],
-        escape(line.name),
+        Text.from_markup(_MARKS[line.state]),
+        line.name,
         line.state,
         "" if line.rows is None else f"{line.rows:,}",
         "" if line.refused is None else f"{line.refused:,}",
         "" if line.seconds is None else f"{line.seconds:,.1f}",
-        f"[dim]{escape(line.detail + age)}[/dim]",
+        line.detail + age,
     )
 
 
-def said_age(seconds: float) -> str:
+def age_text(seconds: float) -> str:
     """An age as a person says it: 40 s, 12 min, 3 h, 2 days."""
     for limit, unit, word in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:

@@ -3,8 +3,9 @@
 Precedence: field defaults < the YAML file < ``section.key=value`` on the command line. An unknown
 key is an error that names the nearest known one.
 
-Keys marked as a resource say how fast or where a run goes, never what comes out of it: they stay
-out of every fingerprint, so that a run may be resumed on another machine.
+Each key names the stages whose outcome it changes (``section.py``): ``Config.fingerprint_keys``
+gives a stage its keys. Keys marked as a resource say how fast or where a run goes, never what comes
+out of it: they are in no fingerprint, so that a run may be resumed on another machine.
 """
 
 import difflib
@@ -14,13 +15,12 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from raypipe import textfiles
 from raypipe.config import credentials, models
 from raypipe.config.catalog import CatalogConfig, EmbeddedCatalogConfig, FetchConfig
 from raypipe.config.jobs import (
     AnnotationConfig,
     EndpointConfig,
-    JudgingConfig,
+    EvalConfig,
     LabelingConfig,
     SweepConfig,
 )
@@ -36,9 +36,10 @@ from raypipe.config.learning import (
 )
 from raypipe.config.machines import ClusterConfig, RatesConfig, SamplingConfig
 from raypipe.config.models import ModelConfig, is_on_hub, split_backbone
-from raypipe.config.section import RESOURCE, Section
+from raypipe.config.overrides import apply_override
+from raypipe.config.section import RESOURCE, Section, flatten
 from raypipe.errors import ConfigError
-from raypipe.overrides import apply_override
+from raypipe.security import textfiles
 
 CONFIGS = Path(__file__).parent / "shipped"
 """The configurations that come with the package; ``jobs/configs`` is a link to them."""
@@ -77,6 +78,16 @@ __all__ = [
 
 
 class RunConfig(Section):
+    stages = (
+        "prepare",
+        "sampling",
+        "consensus",
+        "subset",
+        "sft",
+        "training",
+        "evaluation",
+        "quality",
+    )
     name: str = Field("local", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", json_schema_extra=RESOURCE)
     """Name of the run's directory: lower-case letters, digits, '.', '_' and '-'."""
     directory: str = Field("runs", json_schema_extra=RESOURCE)
@@ -101,7 +112,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     labeling: LabelingConfig = LabelingConfig()
     sweep: SweepConfig = SweepConfig()
-    judging: JudgingConfig = JudgingConfig()
+    evals: EvalConfig = EvalConfig()
     annotation: AnnotationConfig = AnnotationConfig()
     rates: RatesConfig = RatesConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -231,14 +242,3 @@ def key_names(section: type[Section], prefix: str = "") -> Iterator[str]:
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, Section):
                 yield from key_names(kind, f"{prefix}{name}.")
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from urllib.parse import unquote
 
 from raypipe.config.section import Section
-from raypipe.secrets import is_secret_name, secret_in
+from raypipe.security.secrets import is_secret_name, secret_in
 
 # What the address of a storage may say beside the place: options of Arrow's file systems.
 _OPTIONS = frozenset(
@@ -57,7 +57,7 @@ _REMEDIES = {
     "sampling.engine": "set it in the environment of the job (HF_TOKEN …), and name it as "
     "sampling.environment.HF_TOKEN=null for the engine",
     "annotation": "name the environment variable that holds it in annotation.api_key_variable",
-    "judging": "name the environment variable that holds it in judging.api_key_variable",
+    "evals": "name the environment variable that holds it in evals.api_key_variable",
 }
 
 

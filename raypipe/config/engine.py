@@ -7,6 +7,20 @@ policy, and is part of what labels and chains are known by.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+# Arguments that say how fast, never what; any other one is part of a fingerprint.
+ENGINE_RESOURCES = (
+    "block_size",
+    "distributed_executor_backend",
+    "enable_chunked_prefill",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "mm_processor_cache_gb",
+    "pipeline_parallel_size",
+    "tensor_parallel_size",
+)
 _CODE = "names code that the engine would import and run"
 _DOOR = "opens a connection beyond the engine"
 _MODEL = "changes the model; set model.path, model.revision or the policy"

@@ -1,4 +1,4 @@
-"""What the jobs beside the rounds do: labeling, judging, annotation, the sweep."""
+"""What the jobs beside the rounds do: labeling, evals, annotation, the sweep."""
 
 import ipaddress
 from typing import Literal, Self, get_args
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from raypipe.config.section import RESOURCE, Section
+from raypipe.config.section import RESOURCE, UPSTREAM, Section, changes
 
 SweepGroup = Literal["claims", "table4", "table5", "table6", "rounds", "control", "option"]
 SWEEP_GROUPS: tuple[SweepGroup, ...] = get_args(SweepGroup)
@@ -14,14 +14,15 @@ _OPENAI = {("https", "api.openai.com"), ("https", "api.openai.com:443")}
 
 
 class LabelingConfig(Section):
-    policy: str = "best"
+    stages = ("labels",)
+    policy: str = Field("best", json_schema_extra=UPSTREAM)
     """Whose labels: 'best' (what the run's rounds ended with), a policy of the run (pretrained,
     sft, round-1 …), or the directory of a PEFT adapter or of a whole checkpoint."""
     mode: Literal["vote", "greedy"] = "vote"
     """Vote on sampling.num_chains chains per query, or one greedy chain."""
-    precision: float = Field(0.95, gt=0, le=1)
+    precision: float = Field(0.95, gt=0, le=1, json_schema_extra=changes("calibration"))
     """Share (0-1) of the published values that should be right, by the anchor split."""
-    listings: str | None = None
+    listings: str | None = Field(None, json_schema_extra=UPSTREAM)
     """Parquet file or directory, or table, of the catalog to label, in the form of
     catalog.listings; None labels the run's own listings. Of a table without @<snapshot> the newest
     is labeled."""
@@ -33,7 +34,7 @@ class LabelingConfig(Section):
     constrained: bool = False
     """Let the engine write nothing but the answer format with an allowed value. It changes what
     is drawn, so training chains are never constrained."""
-    relabel_versions: bool = False
+    relabel_versions: bool = Field(False, json_schema_extra=UPSTREAM)
     """Label everything again that was labeled before raypipe, vLLM, transformers or torch got the
     versions that are installed now. Otherwise such labels are kept, and cost nothing."""
 
@@ -131,41 +132,48 @@ class EndpointConfig(Section):
         return endpoint.rstrip("/")
 
 
-class JudgingConfig(EndpointConfig):
-    policy: str | None = None
+class EvalConfig(EndpointConfig):
+    stages = ("endpoint",)
+    policy: str | None = Field(None, json_schema_extra=UPSTREAM)
     """Whose answers are judged: 'best', a policy of the run, the directory of a PEFT adapter or of
     a whole checkpoint. None is 'best', unless an endpoint is judged."""
-    listings: str | None = None
+    listings: str | None = Field(None, json_schema_extra=UPSTREAM)
     """Parquet or table of labeled listings in the form of catalog.listings, of which those with a
     truth are asked; None asks the run's own eval and anchor listings."""
-    truth: str | None = None
-    """Parquet or table of their values in the form of catalog.truth; None with judging.listings
+    truth: str | None = Field(None, json_schema_extra=UPSTREAM)
+    """Parquet or table of their values in the form of catalog.truth; None with evals.listings
     alone."""
 
     @model_validator(mode="after")
     def _one_answerer(self) -> Self:
         if self.endpoint is not None and self.policy is not None:
-            raise ValueError("set one of judging.policy and judging.endpoint")
+            raise ValueError("set one of evals.policy and evals.endpoint")
         if (self.listings is None) != (self.truth is None):
             raise ValueError("listings and truth need each other")
         return self
 
 
 class AnnotationConfig(EndpointConfig):
-    choose: Literal["random", "disagreement", "diversity"] = "random"
+    stages = ("annotation",)
+    endpoint: str | None = Field(None, json_schema_extra=RESOURCE)
+    """Base URL of an OpenAI-compatible server, such as https://api.openai.com/v1; the same model
+    behind another address gives the same replies. None asks no server."""
+    choose: Literal["random", "disagreement", "diversity"] = Field(
+        "random", json_schema_extra=UPSTREAM
+    )
     """Which listings are annotated: any (the paper), those on whose queries the chains of the run's
     newest vote disagree most, or those whose images are most unlike one another."""
-    listings_per_vertical: int = Field(10, ge=1)
+    listings_per_vertical: int = Field(10, ge=1, json_schema_extra=UPSTREAM)
     """Listings of each vertical (paper §2: ten)."""
-    candidates_per_vertical: int = Field(200, ge=1)
+    candidates_per_vertical: int = Field(200, ge=1, json_schema_extra=UPSTREAM)
     """Listings of each vertical, drawn at random, that choose=diversity looks at."""
-    image_size: int = Field(512, ge=28)
+    image_size: int = Field(512, ge=28, json_schema_extra=UPSTREAM)
     """Side in pixels that images are squashed to for the endpoint, which may see more than the
     model does."""
     structured: Literal["auto", "never"] = "auto"
     """Ask for JSON by a schema that names the allowed values, where the server knows how; 'never'
     asks in the words of the training prompt alone."""
-    max_tokens: int = Field(400, ge=1)
+    max_tokens: int = Field(400, ge=1, json_schema_extra=UPSTREAM)
     """Limit of an answer in tokens."""
     max_total_tokens: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
     """No further query is asked once all prompts and answers of the run have taken as many tokens;

@@ -4,12 +4,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raypipe.config.section import RESOURCE, Section
+from raypipe.config.section import RESOURCE, UPSTREAM, Section, changes
 
 PairWeight = Literal["uniform", "margin"]
 
 
 class LoraConfig(Section):
+    stages = ("sft", "training", "export")
     rank: int = Field(32, ge=1)
     """Rank of the adapter (paper §3.1: 32)."""
     alpha: int = Field(32, ge=1)
@@ -33,6 +34,7 @@ class OptimizerConfig(Section):
 
 
 class SftConfig(OptimizerConfig):
+    stages = ("sft",)
     learning_rate: float = Field(3e-5, gt=0)
     """Peak learning rate of AdamW (paper §3.1: 3e-5)."""
     epochs: int = Field(3, ge=1)
@@ -42,11 +44,13 @@ class SftConfig(OptimizerConfig):
 
 
 class ConsensusConfig(Section):
+    stages = ("consensus",)
     threshold: float = Field(0.5, ge=0, lt=1)
     """A query is kept when its confidence exceeds this, strictly (paper §4: 0.5)."""
 
 
 class TrainingConfig(OptimizerConfig):
+    stages = ("training",)
     method: Literal["dpo", "self_learning"] = "dpo"
     """DPO on preference pairs, or next-token training on the preferred chains (paper §5)."""
     learning_rate: float = Field(1e-5, gt=0)
@@ -60,9 +64,14 @@ class TrainingConfig(OptimizerConfig):
     """What a pair counts in the loss: all the same (the paper), or in proportion to its query's
     margin, the consensus's votes beyond the runner-up's over chains requested. Weights have mean 1
     over a training."""
-    step: Literal["shared_prefix", "stock"] = "shared_prefix"
-    """How a step is computed, in SFT too: every image, prompt and chain of a listing once (the
-    Qwen2-VL and Qwen2.5-VL families), or by TRL's own trainers (any vision-language model)."""
+    step: Literal["shared_prefix", "stock"] = Field(
+        "shared_prefix", json_schema_extra=changes("sft", "training")
+    )
+    """How a step is computed, in SFT too. shared_prefix: every image, prompt and chain of a listing
+    once, for the Qwen2-VL and Qwen2.5-VL families. stock: TRL's own trainers, for any
+    vision-language model that transformers loads with AutoModelForImageTextToText, whose chat
+    template takes a system turn, and whose language model has separate q, k, v and o projections;
+    its processor then resizes the prepared images as its checkpoint says."""
     reference: Literal["start", "round_start"] = "start"
     """The frozen policy DPO compares with: the one before round 1 (the SFT policy, or the base
     model when rounds start from it), or the one that each round starts from."""
@@ -86,21 +95,22 @@ class TrainingConfig(OptimizerConfig):
 class RoundsConfig(Section):
     num_rounds: int = Field(2, ge=0, json_schema_extra=RESOURCE)
     """Rounds to run; raising it later continues the run."""
-    start: Literal["sft", "pretrained"] = "sft"
+    start: Literal["sft", "pretrained"] = Field("sft", json_schema_extra=UPSTREAM)
     """The policy that round 1 starts from."""
-    pool_slices: int = Field(1, ge=1)
+    pool_slices: int = Field(1, ge=1, json_schema_extra=UPSTREAM)
     """Parts that the pool is cut into; rounds learn from them in turn, so that a round sees fresh
     listings. 1 lets every round see the whole pool, as the paper does."""
-    max_anchor_drop: float = Field(0.02, ge=0, le=1)
+    max_anchor_drop: float = Field(0.02, ge=0, le=1, json_schema_extra=UPSTREAM)
     """A round is rolled back when its anchor accuracy is below the best by more than this (0-1)."""
-    alarm: bool = True
+    alarm: bool = Field(True, json_schema_extra=UPSTREAM)
     """Stop the run when a round's policy collapses: surer, no more often right, less varied."""
-    alarm_confidence_rise: float = Field(0.05, ge=0, le=1)
+    alarm_confidence_rise: float = Field(0.05, ge=0, le=1, json_schema_extra=UPSTREAM)
     """Surer: mean C and the share of unanimous queries (0-1) have both risen by more than this."""
-    alarm_entropy_fall: float = Field(0.1, ge=0)
+    alarm_entropy_fall: float = Field(0.1, ge=0, json_schema_extra=UPSTREAM)
     """Less varied: the entropy of answers, 1 as the truth's, has fallen by more than this."""
 
 
 class EvaluationConfig(Section):
+    stages = ("evaluation", "quality")
     num_resamples: int = Field(1000, ge=100)
     """Bootstrap resamples (of listings) behind every interval."""

@@ -5,19 +5,20 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from raypipe.config.engine import engine_faults, environment_faults
-from raypipe.config.section import RESOURCE, Section
+from raypipe.config.engine import ENGINE_RESOURCES, engine_faults, environment_faults
+from raypipe.config.section import RESOURCE, Section, changes, resource_entries
 from raypipe.errors import ConfigError
 
 
 class SamplingConfig(Section):
-    num_chains: int = Field(7, ge=1)
+    stages = ("greedy", "sampling")
+    num_chains: int = Field(7, ge=1, json_schema_extra=changes("sampling", "consensus", "vote"))
     """Chains per query (paper §4: seven)."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, json_schema_extra=changes("sampling"))
     """Sampling temperature (paper §4: 1); evaluation is always greedy."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(1.0, gt=0, le=1, json_schema_extra=changes("sampling"))
     """Nucleus; 1 samples from the whole distribution."""
-    max_tokens: int = Field(200, ge=1)
+    max_tokens: int = Field(200, ge=1, json_schema_extra=changes("greedy", "sampling", "endpoint"))
     """Decoding limit of a chain in tokens (paper §3: 200)."""
     adapter: Literal["merged", "lora"] = "merged"
     """Serve the adapter merged into the weights, or beside them through the engine's LoRA."""
@@ -41,7 +42,9 @@ class SamplingConfig(Section):
     engine_in_actor: bool = Field(False, json_schema_extra=RESOURCE)
     """Step the engine in the actor's own process instead of one beside it: for few cores without
     a GPU."""
-    engine: dict[str, Any] = Field(default_factory=dict, json_schema_extra=RESOURCE)
+    engine: dict[str, Any] = Field(
+        default_factory=dict, json_schema_extra=resource_entries(*ENGINE_RESOURCES)
+    )
     """Passed to vLLM's engine arguments as they stand, but for those that name code or another
     model, load pickles or open connections: they are refused."""
     environment: dict[str, str | None] = Field(default_factory=dict, json_schema_extra=RESOURCE)
@@ -49,24 +52,17 @@ class SamplingConfig(Section):
     takes the value that the job's own environment has, as for HF_TOKEN; names alone are written."""
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """What an engine is started with: every variable of ``environment`` with a value.
-
-        Args:
-            environment: of the job.
+        """What an engine is started with, the job's own ``environment`` standing in for nulls.
 
         Raises:
             ConfigError: the job has no such variable.
         """
-        missing = [
-            name
-            for name, value in self.environment.items()
-            if value is None and name not in environment
-        ]
-        if missing:
-            raise ConfigError(
-                f"sampling.environment.{missing[0]}=null takes the value of the job's own "
-                f"environment, which has none: export {missing[0]}=…"
-            )
+        for name, value in self.environment.items():
+            if value is None and name not in environment:
+                raise ConfigError(
+                    f"sampling.environment.{name}=null takes the value of the job's own "
+                    f"environment, which has none: export {name}=…"
+                )
         return {
             name: environment[name] if value is None else value
             for name, value in self.environment.items()
@@ -126,8 +122,8 @@ class ClusterConfig(Section):
     """Optimizer steps between checkpoints of a training."""
     max_train_failures: int = Field(3, ge=-1, json_schema_extra=RESOURCE)
     """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
-    A node that Ray knows to be taken back (a drain, as raypipe.spot asks for on AWS) does not
-    count: its training saves a checkpoint at once."""
+    A node that Ray knows to be taken back (a drain, as raypipe.runtime.spot asks for on AWS)
+    does not count: its training saves a checkpoint at once."""
     zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
     """DeepSpeed ZeRO stage. Only with 0 does a training go on from its checkpoint with another
     number of workers; but then DeepSpeed tells no gradient norm."""

@@ -7,14 +7,24 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from raypipe.config.section import RESOURCE, Section
-from raypipe.prompts import AnswerFormat
+from raypipe.config.section import RESOURCE, Section, Stage, changes
+
+AnswerFormat = Literal["reasoning", "answer_only"]
 
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
+_ENGINE_AND_TRAINER: tuple[Stage, ...] = (
+    "greedy",
+    "sampling",
+    "sft",
+    "training",
+    "reference",
+    "export",
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 class ModelConfig(Section):
+    stages = _ENGINE_AND_TRAINER
     path: str = "embedded:nano"
     """Base model: 'embedded:nano', a local checkpoint directory, or a Hugging Face model id."""
     revision: str | None = None
@@ -25,7 +35,12 @@ class ModelConfig(Section):
     cannot be made again, and whoever may write to the model changes it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the frozen base weights; adapters are always trained in float32."""
-    answer_format: AnswerFormat = "reasoning"
+    answer_format: AnswerFormat = Field(
+        "reasoning",
+        json_schema_extra=changes(
+            *_ENGINE_AND_TRAINER, "endpoint", "consensus", "evaluation", "annotation"
+        ),
+    )
     """Reasoning and answer, or the answer alone (paper §3.1.1): template, targets and parser."""
 
 

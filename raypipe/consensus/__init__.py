@@ -1,1 +1,1 @@
-"""From chains to consensus and preference pairs (paper §3.2)."""
+"""From chains to consensus and preference pairs (paper §4)."""

@@ -1,4 +1,4 @@
-"""Preference pairs of one query (paper §3.2: preferred against dispreferred chains)."""
+"""Preference pairs of one query (paper §4.1: preferred against dispreferred chains)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Pair:
     rejected_index: int
 
 
-def draw_pairs(
+def make_pairs(
     texts: Sequence[str], preferred: Sequence[int], identity: Sequence[str | int]
 ) -> list[Pair]:
     """One pair for each dispreferred chain, its chosen chain drawn from the preferred.

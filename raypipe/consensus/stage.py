@@ -1,4 +1,4 @@
-"""Chains in, consensus and preference pairs out (paper §3.2)."""
+"""Chains in, consensus and preference pairs out (paper §4)."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,21 +9,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe import metrics
-from raypipe.answers import PARSER_VERSION
-from raypipe.artifacts import Artifact, Attempt, Run
-from raypipe.attributes import Attribute, AttributeSchema
+from raypipe.attributes.parser import OK, PARSER_VERSION, TRUNCATED
+from raypipe.attributes.pool_slices import Slice
+from raypipe.attributes.prompts import without_control_tokens
+from raypipe.attributes.schema import Attribute, AttributeSchema
 from raypipe.config import Config
-from raypipe.consensus.funnel import Funnel
-from raypipe.consensus.verdict import Rules, Verdict, reach
+from raypipe.consensus.funnel import FunnelCounter
+from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome, decide_query
 from raypipe.errors import ArtifactError
-from raypipe.manifest import Commit, versions
-from raypipe.prompts import without_control_tokens
+from raypipe.runtime import metrics
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
-from raypipe.slices import Slice
+from raypipe.store.artifacts import Artifact, Attempt, Run
+from raypipe.store.manifest import Commit, versions
+from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
+from raypipe.summaries import Funnel
 
-LISTINGS_ARTIFACT = "catalog/listings"
-FUNNEL = "funnel.json"
 _QUERIES_PER_FILE = 50_000
 
 
@@ -46,39 +46,36 @@ def run(
             and anchor queries.
         ConfigDriftError: the artifacts were committed with other settings.
     """
-    chains = run.artifact(f"{chains_of or scope}/chains", CHAINS)
-    listings = run.artifact(LISTINGS_ARTIFACT, LISTINGS)
-    rules = Rules.of(config, round_index)
+    chains = run.artifact(Paths(chains_of or scope).chains, CHAINS)
+    listings = run.artifact(CATALOG.listings, LISTINGS)
+    rules = ConsensusRules.of(config, round_index)
     fingerprint = {
-        "consensus.threshold": config.consensus.threshold,
-        "sampling.num_chains": rules.num_chains,
-        "model.answer_format": rules.answer_format,
-        "run.seed": rules.seed,
+        **config.fingerprint_keys("consensus"),
         "round_index": round_index,
         "parser": PARSER_VERSION,
-        "upstream.chains": chains.required().digest,
-        "upstream.listings": listings.required().digest,
+        "upstream.chains": chains.require_commit().digest,
+        "upstream.listings": listings.require_commit().digest,
         **versions("raypipe"),
     }
-    consensus = run.artifact(f"{scope}/consensus", CONSENSUS)
-    pairs = run.artifact(f"{scope}/pairs", PAIRS)
-    done, paired = consensus.matching(fingerprint), pairs.matching(fingerprint)
+    consensus = run.artifact(Paths(scope).consensus, CONSENSUS)
+    pairs = run.artifact(Paths(scope).pairs, PAIRS)
+    done, paired = consensus.find_commit(fingerprint), pairs.find_commit(fingerprint)
     if done is not None and paired is not None:
         return done
 
-    asked = _asked(listings, _sampled_slice(chains), rules.seed)
-    judged = _judge(chains, asked, _attributes(listings), rules)
+    asked = _queries_by_listing(listings, _sampled_slice(chains), rules.seed)
+    gated = _gate_queries(chains, asked, _attributes(listings), rules)
     refused = set(chains.read(["id"], kind="quarantine").column("id").to_pylist())
     consensus_attempt = consensus.attempt(fingerprint)
     pairs_attempt = pairs.attempt(fingerprint) if paired is None else None
-    policy_id = chains.required().fingerprint.get("policy_id", "")
+    policy_id = chains.require_commit().fingerprint.get("policy_id", "")
     meter = metrics.Meter.of(consensus, policy_id)
-    funnel, with_pairs = _write(judged, consensus_attempt, pairs_attempt, meter)
-    queries, num_pairs = funnel["total"]["queries"], funnel["total"]["pairs"]
-    counts = {"queries": queries["asked"], "kept": queries["kept"], "pairs": num_pairs}
+    funnel, with_pairs = _write(gated, consensus_attempt, pairs_attempt, meter)
+    queries, num_pairs = funnel.total.queries, funnel.total.pairs
+    counts = {"queries": queries.asked, "kept": queries.kept, "pairs": num_pairs}
     if pairs_attempt is not None:
         pairs_attempt.commit(expected=with_pairs, counts={"pairs": num_pairs})
-    consensus_attempt.write_json(FUNNEL, funnel)
+    consensus_attempt.write_json(Funnel.FILE, funnel.to_json())
     return consensus_attempt.commit(expected=set(asked) - refused, counts=counts)
 
 
@@ -97,22 +94,22 @@ class _Questions:
 
 
 @dataclass(frozen=True, slots=True)
-class _JudgedQuery:
+class _GatedQuery:
     listing_id: str
     vertical: str
     split: str
     attribute: str
     prompt: str
     texts: list[str]
-    verdict: Verdict
+    outcome: QueryOutcome
 
     @property
     def paired(self) -> bool:
         """Whether it makes rows of the pairs table: the anchor guards and never teaches."""
-        return self.split == "pool" and bool(self.verdict.pairs)
+        return self.split == "pool" and bool(self.outcome.pairs)
 
     def consensus_row(self) -> dict[str, object]:
-        verdict, vote = self.verdict, self.verdict.vote
+        outcome, vote = self.outcome, self.outcome.vote
         return {
             "listing_id": self.listing_id,
             "vertical": self.vertical,
@@ -123,10 +120,10 @@ class _JudgedQuery:
             "votes": [{"value": value, "count": count} for value, count in vote.votes],
             "num_chains": vote.num_chains,
             "num_valid": vote.num_valid,
-            "num_truncated": verdict.reasons.count("truncated"),
-            "num_pairs": len(verdict.pairs) if self.paired else 0,
-            "gate": verdict.gate,
-            "preferred": list(verdict.preferred),
+            "num_truncated": outcome.reasons.count(TRUNCATED),
+            "num_pairs": len(outcome.pairs) if self.paired else 0,
+            "gate": outcome.gate,
+            "preferred": list(outcome.preferred),
         }
 
     def pairs_row(self) -> dict[str, object]:
@@ -134,7 +131,7 @@ class _JudgedQuery:
             "listing_id": self.listing_id,
             "attribute": self.attribute,
             "prompt": self.prompt,
-            "margin": self.verdict.vote.margin,
+            "margin": self.outcome.vote.margin,
             "pairs": [
                 {
                     "chosen": without_control_tokens(self.texts[pair.chosen_index]),
@@ -142,52 +139,49 @@ class _JudgedQuery:
                     "chosen_index": pair.chosen_index,
                     "rejected_index": pair.rejected_index,
                 }
-                for pair in self.verdict.pairs
+                for pair in self.outcome.pairs
             ],
         }
 
 
 def _write(
-    judged: Iterator[_JudgedQuery],
+    gated: Iterator[_GatedQuery],
     consensus: Attempt,
     pairs: Attempt | None,
     meter: metrics.Meter,
-) -> tuple[dict[str, Any], set[str]]:
-    """Write every query, and its pairs unless they are committed.
-
-    Returns:
-        The funnel of the pool, and the listings that have pairs.
-    """
-    funnel = Funnel()
+) -> tuple[Funnel, set[str]]:
+    """Write every query, and its pairs unless they are committed; the pool's funnel, and the
+    listings that have pairs."""
+    funnel = FunnelCounter()
     with_pairs: set[str] = set()
-    for batch in _batches(judged):
+    for batch in _batches(gated):
         for query in batch:
             if query.split == "pool":
-                funnel.add(query.vertical, query.attribute, query.verdict)
+                funnel.add(query.vertical, query.attribute, query.outcome)
         consensus.write(CONSENSUS.from_rows([query.consensus_row() for query in batch]))
         paired = [query for query in batch if query.paired]
         if paired and pairs is not None:
             pairs.write(PAIRS.from_rows([query.pairs_row() for query in paired]))
             with_pairs.update(query.listing_id for query in paired)
-        _count(meter, [query.verdict for query in batch if query.split == "pool"])
-    return funnel.to_json(), with_pairs
+        _count(meter, [query.outcome for query in batch if query.split == "pool"])
+    return funnel.funnel(), with_pairs
 
 
-def _count(meter: metrics.Meter, verdicts: Sequence[Verdict]) -> None:
+def _count(meter: metrics.Meter, outcomes: Sequence[QueryOutcome]) -> None:
     """The vote on queries of the pool, as its commit counts it."""
-    reasons = Counter[str](reason for verdict in verdicts for reason in verdict.reasons)
-    del reasons["ok"]
-    meter.count(metrics.QUERIES, len(verdicts))
+    reasons = Counter[str](reason for outcome in outcomes for reason in outcome.reasons)
+    del reasons[OK]
+    meter.count(metrics.QUERIES, len(outcomes))
     meter.count_by(metrics.INVALID_CHAINS, reasons)
-    meter.count_by(metrics.GATED, Counter(verdict.gate for verdict in verdicts))
-    meter.count(metrics.PAIRS, sum(len(verdict.pairs) for verdict in verdicts))
-    meter.observe(metrics.CONFIDENCE, (verdict.vote.confidence for verdict in verdicts))
+    meter.count_by(metrics.GATED, Counter(outcome.gate for outcome in outcomes))
+    meter.count(metrics.PAIRS, sum(len(outcome.pairs) for outcome in outcomes))
+    meter.observe(metrics.CONFIDENCE, (outcome.vote.confidence for outcome in outcomes))
 
 
-def _batches(judged: Iterator[_JudgedQuery]) -> Iterator[list[_JudgedQuery]]:
+def _batches(gated: Iterator[_GatedQuery]) -> Iterator[list[_GatedQuery]]:
     """So many queries for a file, and never a listing's in two."""
-    batch: list[_JudgedQuery] = []
-    for _, queries in groupby(judged, key=lambda query: query.listing_id):
+    batch: list[_GatedQuery] = []
+    for _, queries in groupby(gated, key=lambda query: query.listing_id):
         batch += queries
         if len(batch) >= _QUERIES_PER_FILE:
             yield batch
@@ -198,10 +192,10 @@ def _batches(judged: Iterator[_JudgedQuery]) -> Iterator[list[_JudgedQuery]]:
 
 def _sampled_slice(chains: Artifact) -> Slice:
     """The part of the pool that was sampled."""
-    return Slice(*chains.required().fingerprint.get("pool", ()))
+    return Slice(*chains.require_commit().fingerprint.get("pool", ()))
 
 
-def _asked(listings: Artifact, pool: Slice, seed: int) -> dict[str, _Questions]:
+def _queries_by_listing(listings: Artifact, pool: Slice, seed: int) -> dict[str, _Questions]:
     """The questions of every sampled pool listing and of the anchor, by listing_id; images are
     not read."""
     shared: dict[_Questions, _Questions] = {}
@@ -225,7 +219,7 @@ def _asked(listings: Artifact, pool: Slice, seed: int) -> dict[str, _Questions]:
 
 
 def _attributes(listings: Artifact) -> dict[tuple[str, str], Attribute]:
-    schema = AttributeSchema.from_json(listings.read_json("attribute_schema.json"))
+    schema = AttributeSchema.from_json(listings.read_json(ATTRIBUTE_SCHEMA))
     return {(entry.vertical, entry.name): entry for entry in schema.entries}
 
 
@@ -233,12 +227,12 @@ def _sampled(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_in(table.column("split"), pa.array(["pool", "anchor"])))
 
 
-def _judge(
+def _gate_queries(
     chains: Artifact,
     asked: Mapping[str, _Questions],
     attributes: Mapping[tuple[str, str], Attribute],
-    rules: Rules,
-) -> Iterator[_JudgedQuery]:
+    rules: ConsensusRules,
+) -> Iterator[_GatedQuery]:
     for table in chains.read_files(["listing_id", "vertical", "split", "queries"]):
         for listing_id, vertical, split, queries in _chain_rows(_sampled(table)):
             names = sorted(attribute for attribute, _, _ in queries)
@@ -246,18 +240,18 @@ def _judge(
             if questions is None or not questions.match(vertical, split, names):
                 raise ArtifactError(
                     f"{chains.name}: the chains of listing '{listing_id}' are not those of its "
-                    f"queries in {LISTINGS_ARTIFACT}"
+                    f"queries in {CATALOG.listings}"
                 )
             prompts = dict(questions.prompts)
             for name, texts, finish_reasons in queries:
                 attribute = attributes[vertical, name]
                 try:
-                    verdict = reach(texts, finish_reasons, attribute, listing_id, rules)
+                    outcome = decide_query(texts, finish_reasons, attribute, listing_id, rules)
                 except ValueError as error:
                     raise ArtifactError(
                         f"{chains.name}: listing '{listing_id}', {name}: {error}"
                     ) from error
-                yield _JudgedQuery(listing_id, vertical, split, name, prompts[name], texts, verdict)
+                yield _GatedQuery(listing_id, vertical, split, name, prompts[name], texts, outcome)
 
 
 def _chain_rows(

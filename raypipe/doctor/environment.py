@@ -75,13 +75,7 @@ def check_stale(environment: Mapping[str, str], known: Collection[str]) -> Itera
 
 
 def check_threads(environment: Mapping[str, str], *, actors: int, cores: int) -> Iterator[Finding]:
-    """OMP_NUM_THREADS beyond the cores, counting every engine's.
-
-    Args:
-        environment: of an engine.
-        actors: engines of this machine at once.
-        cores: of this machine.
-    """
+    """OMP_NUM_THREADS of an engine beyond this machine's cores, ``actors`` engines at once."""
     text = environment.get("OMP_NUM_THREADS", "")
     if not text:
         return
@@ -103,11 +97,7 @@ def check_threads(environment: Mapping[str, str], *, actors: int, cores: int) ->
 def check_allocator(
     environment: Mapping[str, str], engine: Mapping[str, object]
 ) -> Iterator[Finding]:
-    """Expandable segments of torch's allocator against what vLLM does with its memory.
-
-    Args:
-        engine: arguments of vLLM's engine (``sampling.engine``).
-    """
+    """Expandable segments of torch's allocator against ``sampling.engine``."""
     for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
         if "expandable_segments:true" not in environment.get(name, "").lower():
             continue

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raypipe.errors import EXIT_CONFIG, EXIT_RETRY
-from raypipe.secrets import redacted
+from raypipe.security.secrets import redacted
 
-Verdict = Literal["ok", "warn", "fail"]
+FindingStatus = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Finding:
         exit_code: of a failure: EXIT_CONFIG, or EXIT_RETRY where waiting may mend it.
     """
 
-    verdict: Verdict
+    verdict: FindingStatus
     what: str
     detail: str
     fix: str = ""

@@ -49,11 +49,8 @@ def check_devices(devices: Devices, *, wanted: bool, joins: bool) -> Finding:
     seen = f", though a driver is here ({devices.driver})" if devices.driver else ""
     if joins:
         return warn(what, f"{machine}{seen}; the cluster must have the GPUs", "see: ray status")
-    return fail(
-        what,
-        f"{machine}{seen}; the configuration asks for GPUs",
-        "another --config, or a driver that torch's CUDA accepts",
-    )
+    remedy = "another --config, or a driver that torch's CUDA accepts"
+    return fail(what, f"{machine}{seen}; the configuration asks for GPUs", remedy)
 
 
 def check_compiler(

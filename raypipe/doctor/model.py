@@ -9,6 +9,7 @@ from raypipe.config.models import COMMIT_ID
 from raypipe.doctor.environment import is_on
 from raypipe.doctor.finding import Finding, fail, ok, warn
 from raypipe.errors import ConfigError
+from raypipe.models.families import FAMILIES
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 IsCached = Callable[[str, str | None], bool]
@@ -27,7 +28,7 @@ def check_model(
     """Args:
     cached: whether a hub id at a revision lies in this machine's cache.
     """
-    from raypipe.policies import model_path
+    from raypipe.models.policies import model_path
 
     what = "model.path"
     try:
@@ -44,22 +45,24 @@ def check_model(
         yield from _hub(what, model, environment, cached)
 
 
-def _local(what: str, said: str, directory: Path) -> Iterator[Finding]:
+def _local(what: str, place: str, directory: Path) -> Iterator[Finding]:
     try:
         settings = json.loads((directory / "config.json").read_text())
     except (OSError, ValueError) as error:
-        yield fail(what, f"{said} holds no readable config.json: {error}", "a whole checkpoint")
+        yield fail(what, f"{place} holds no readable config.json: {error}", "a whole checkpoint")
         return
     if not any(any(directory.glob(pattern)) for pattern in _WEIGHTS):
-        yield fail(what, f"{said} holds no *.safetensors", "a whole checkpoint, in safetensors")
+        yield fail(what, f"{place} holds no *.safetensors", "a whole checkpoint, in safetensors")
     elif "auto_map" in settings:
         yield fail(
             what,
-            f"{said} brings code of its own (auto_map), which raypipe never runs",
+            f"{place} brings code of its own (auto_map), which raypipe never runs",
             "a model that transformers and vLLM know",
         )
     else:
-        yield ok(what, f"{said} ({settings.get('model_type', 'unknown type')})")
+        kind = str(settings.get("model_type", "unknown type"))
+        step = "" if kind in FAMILIES else ", which needs training.step=stock"
+        yield ok(what, f"{place} ({kind}{step})")
 
 
 def _hub(

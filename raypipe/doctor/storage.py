@@ -6,10 +6,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from raypipe.artifacts import Run
 from raypipe.doctor.finding import Finding, fail, ok
 from raypipe.errors import EXIT_RETRY, ConfigError, StorageDeniedError, StorageError
-from raypipe.storage import asked
+from raypipe.storage import storage_errors
+from raypipe.store.artifacts import Run
 
 
 def check_storage(directory: str, open_run: Callable[[str], Run] = Run) -> Finding:
@@ -26,7 +26,7 @@ def check_storage(directory: str, open_run: Callable[[str], Run] = Run) -> Findi
         place = open_run(directory)
         made = _absent_folders(place)
         first, second = place.create(probe, b"1"), place.create(probe, b"2")
-        with asked(f"cannot delete {place.path(probe)}"):
+        with storage_errors(f"cannot delete {place.path(probe)}"):
             place.filesystem.delete_file(place.path(probe))
     except StorageDeniedError as error:
         return fail(what, str(error), "rights, credentials, or run.directory= another place")

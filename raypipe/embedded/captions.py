@@ -10,8 +10,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raypipe.embedded.schema import VIEWS, Attribute
-from raypipe.prompts import AnswerFormat, completion
+from raypipe.attributes.prompts import completion
+from raypipe.config.models import AnswerFormat
+from raypipe.embedded.schema import VIEWS, RenderedAttribute
 
 _SENTENCES = (
     "The {view} view shows the {attribute}: {value}.",
@@ -57,7 +58,7 @@ def opening(view: str, attribute: str, *, phrasing: int = 0) -> str:
 
 
 def caption(
-    entry: Attribute,
+    entry: RenderedAttribute,
     value: str,
     views: Sequence[str],
     noise: Noise,
@@ -97,7 +98,7 @@ def written(
 
 
 def _chosen_view(
-    entry: Attribute, views: Sequence[str], noise: Noise, lottery: random.Random
+    entry: RenderedAttribute, views: Sequence[str], noise: Noise, lottery: random.Random
 ) -> str:
     if lottery.random() >= noise.looks_anywhere:
         informative = [view for view in views if view in entry.shown_in]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from raypipe.embedded.captions import ANNOTATION, caption
 from raypipe.embedded.drawing import CATALOG, encoded, photograph
 from raypipe.embedded.look import Product
-from raypipe.embedded.schema import SCHEMA_PATH, VIEWS, Attribute, attributes, verticals
+from raypipe.embedded.schema import SCHEMA_PATH, VIEWS, RenderedAttribute, attributes, verticals
 from raypipe.schemas import SEED, TRUTH, Split
 from raypipe.seeds import derive
 
@@ -41,7 +41,7 @@ SPLITS_SCHEMA = pa.schema([("listing_id", pa.string()), ("split", pa.string())])
 
 
 @dataclass(frozen=True)
-class Listing:
+class RenderedListing:
     """A product as it is sold: its photos' views, its true values and what the seller says."""
 
     listing_id: str
@@ -51,7 +51,7 @@ class Listing:
     seed: int
 
     @property
-    def entries(self) -> tuple[Attribute, ...]:
+    def entries(self) -> tuple[RenderedAttribute, ...]:
         return attributes()[self.product.vertical]
 
     def images(self) -> list[bytes]:
@@ -84,7 +84,7 @@ class Listing:
         return answers
 
 
-def listing(seed: int, split: Split, index: int) -> Listing:
+def listing(seed: int, split: Split, index: int) -> RenderedListing:
     """Listing number ``index`` of a split; verticals take turns."""
     vertical = verticals()[index % len(verticals())]
     lottery = random.Random(derive("listing", seed, split, index))
@@ -92,7 +92,7 @@ def listing(seed: int, split: Split, index: int) -> Listing:
     values = {entry.name: lottery.choice(entry.values) for entry in entries}
     count = lottery.choices(list(_PHOTO_COUNTS), list(_PHOTO_COUNTS.values()))[0]
     word = vertical.replace(" ", "-")
-    return Listing(
+    return RenderedListing(
         listing_id=f"{word}-{split}-{index:07d}",
         product=Product(vertical, values, lottery.getrandbits(40)),
         views=tuple(lottery.sample(VIEWS[vertical], count)),
@@ -102,7 +102,7 @@ def listing(seed: int, split: Split, index: int) -> Listing:
 
 
 def _told_by_seller(
-    entries: tuple[Attribute, ...], values: dict[str, str], lottery: random.Random
+    entries: tuple[RenderedAttribute, ...], values: dict[str, str], lottery: random.Random
 ) -> dict[str, str]:
     told = {}
     for entry in entries:
@@ -156,13 +156,13 @@ def write_catalog(
                     truth.write_table(pa.table({**names, "answers": verified}, schema=TRUTH.schema))
 
 
-def _groups(seed: int, split: Split, size: int) -> Iterator[list[Listing]]:
+def _groups(seed: int, split: Split, size: int) -> Iterator[list[RenderedListing]]:
     for first in range(0, size, ROW_GROUP_LISTINGS):
         last = min(first + ROW_GROUP_LISTINGS, size)
         yield [listing(seed, split, index) for index in range(first, last)]
 
 
-def _listing_rows(drawn: list[Listing]) -> pa.Table:
+def _listing_rows(drawn: list[RenderedListing]) -> pa.Table:
     return pa.table(
         {
             "listing_id": [item.listing_id for item in drawn],

@@ -1,13 +1,12 @@
-"""Teach the language model to talk about photos, with the vision tower frozen.
+"""Teach the language model to describe photos, with the vision tower frozen.
 
-First it learns to read: to name a value off the photos, with nothing else to say and a hundred
-values a step. Then it learns to speak: whole captions with all their carelessness. The other way
-round, with whole captions from the beginning, the guesses of careless captioners drown what little
-there is to learn from about reading.
+The first course is reading: naming single values in the photos, a hundred a step. The second is
+speaking: whole captions, with the errors of careless captioners. Whole captions from the beginning
+do not work: their guesses drown the signal about the photos.
 
-Visual tokens are computed once per photo. A listing is read once: its questions branch off the
-photos and several captions branch off each question, in one row with a tree-shaped attention mask,
-which is exact and costs a quarter of one row per caption.
+Visual tokens are computed once per photo. A listing is one row with a tree-shaped attention mask:
+its questions branch off the photos and several captions branch off each question, which is exact
+and costs a quarter of one row per caption.
 """
 
 import logging
@@ -21,21 +20,25 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from raypipe.attributes.prompts import Question, messages, user_prompt
+from raypipe.config.models import AnswerFormat
 from raypipe.embedded.bank import Photo, draw_bank, stacked
+from raypipe.embedded.canvas import SIDE
 from raypipe.embedded.captions import HABITS, caption, opening, written
 from raypipe.embedded.look import Product
 from raypipe.embedded.optimizer import Optimizer
-from raypipe.embedded.schema import Attribute, attributes
+from raypipe.embedded.schema import RenderedAttribute, attributes
 from raypipe.embedded.vision import visual_tokens
-from raypipe.prompts import SYSTEM_PROMPTS, AnswerFormat, Question, user_prompt
+from raypipe.models.families import QWEN2_5_VL as FAMILY
 from raypipe.seeds import derive
 
 logger = logging.getLogger(__name__)
-SIDE_TOKENS, IMAGE_TOKENS = 4, 16
+SIDE_TOKENS, IMAGE_TOKENS = FAMILY.grid_side(SIDE), FAMILY.tokens_per_image(SIDE)
 CAPTIONS_PER_QUESTION = 3
 ANSWER_ONLY_SHARE = 0.1
 PHOTO_COUNTS = {1: 0.05, 2: 0.2, 3: 0.3, 4: 0.25, 5: 0.2}
-TURN_END = "<|im_end|>\n"  # with the line break of Qwen's template, which trainers score too
+QUESTION = "\0"
+"""Stands for the question in a rendered conversation."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ COURSES = (
 
 
 @dataclass
-class Row:
+class TokenRow:
     """A listing's tokens with their M-RoPE positions and their place in the tree."""
 
     token_ids: list[int] = field(default_factory=list)
@@ -108,12 +111,12 @@ class Row:
 
 
 class Lessons:
-    """Draws rows for listings made of banked photos."""
+    """Samples rows for listings made of banked photos."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor, photos: list[Photo], course: Course) -> None:
         self._course = course
         self._tokenizer = processor.tokenizer
-        self._pad = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self._pad = self._tokenizer.convert_tokens_to_ids(FAMILY.image_token)
         self._views: dict[int, dict[str, int]] = {}
         self._products: list[Product] = []
         for index, photo in enumerate(photos):
@@ -123,16 +126,16 @@ class Lessons:
                 self._products.append(photo.product)
             self._views[key][photo.view] = index
 
-    def batch(self, lottery: random.Random, *, most_photos: int = 5) -> list[Row]:
+    def batch(self, lottery: random.Random, *, most_photos: int = 5) -> list[TokenRow]:
         """The rows of a step, each with something to learn."""
-        rows: list[Row] = []
+        rows: list[TokenRow] = []
         while len(rows) < self._course.batch_size:
             row = self.row(lottery, most_photos=most_photos)
             if any(row.scored):
                 rows.append(row)
         return rows
 
-    def row(self, lottery: random.Random, *, most_photos: int = 5) -> Row:
+    def row(self, lottery: random.Random, *, most_photos: int = 5) -> TokenRow:
         """One listing and all its questions."""
         product = lottery.choice(self._products)
         banked = self._views[product.seed]
@@ -143,61 +146,69 @@ class Lessons:
         answer_format: AnswerFormat = "reasoning"
         if speaks and lottery.random() < ANSWER_ONLY_SHARE:
             answer_format = "answer_only"
-        row = Row()
-        system = f"<|im_start|>system\n{SYSTEM_PROMPTS[answer_format]}<|im_end|>\n"
-        position = row.text(self._ids(system + "<|im_start|>user\n"), 0)
-        for view in views:
-            position = row.text(self._ids("<|vision_start|>"), position)
+        row = TokenRow()
+        before, after = self._conversation(len(views), answer_format)
+        *parts, last = before.split(FAMILY.image_token)
+        position = 0
+        for part, view in zip(parts, views, strict=True):
+            position = row.text(self._ids(part), position)
             position = row.image(self._pad, banked[view] * IMAGE_TOKENS, position)
-            position = row.text(self._ids("<|vision_end|>"), position)
+        position = row.text(self._ids(last), position)
         for index, entry in enumerate(attributes()[product.vertical]):
+            showing = [view for view in views if view in entry.shown_in]
+            if not speaks and not showing:
+                continue
+            question = Question(entry.vertical, entry.name, entry.description, entry.values)
+            asked = user_prompt(question) if speaks else entry.vertical
+            start = row.text(self._ids(asked + after), position, question=index)
             value = product.values[entry.name]
             if speaks:
-                self._speak(row, position, index, entry, value, views, answer_format, lottery)
+                self._speak(row, start, index, entry, value, views, answer_format, lottery)
             else:
-                self._read(row, position, index, entry, value, views, lottery)
+                self._read(row, start, index, entry, value, showing, lottery)
         return row
+
+    def _conversation(self, num_photos: int, answer_format: AnswerFormat) -> tuple[str, str]:
+        """The text before and after a question, as the sampler renders it."""
+        before, after = self._tokenizer.apply_chat_template(
+            messages(QUESTION, num_photos, answer_format),
+            add_generation_prompt=True,
+            tokenize=False,
+        ).split(QUESTION)
+        return before, after
 
     def _read(
         self,
-        row: Row,
-        position: int,
+        row: TokenRow,
+        start: int,
         index: int,
-        entry: Attribute,
+        entry: RenderedAttribute,
         value: str,
-        views: list[str],
+        showing: list[str],
         lottery: random.Random,
     ) -> None:
-        """The value off up to two of the views that show it; the vertical is all the question."""
-        telling = [view for view in views if view in entry.shown_in]
-        if not telling:
-            return
-        asked = f"{entry.vertical}<|im_end|>\n<|im_start|>assistant\n"
-        after = row.text(self._ids(asked), position, question=index)
-        for branch, view in enumerate(lottery.sample(telling, min(2, len(telling)))):
+        """The value in up to two of the views that show it; the question is the vertical alone."""
+        for branch, view in enumerate(lottery.sample(showing, min(2, len(showing)))):
             words = self._ids(opening(view, entry.name, phrasing=lottery.randrange(2)))
-            middle = row.text(words, after, question=index, caption=branch)
+            middle = row.text(words, start, question=index, caption=branch)
             row.text(self._ids(f" {value}"), middle, question=index, caption=branch, scored=True)
 
     def _speak(
         self,
-        row: Row,
-        position: int,
+        row: TokenRow,
+        start: int,
         index: int,
-        entry: Attribute,
+        entry: RenderedAttribute,
         value: str,
         views: list[str],
         answer_format: AnswerFormat,
         lottery: random.Random,
     ) -> None:
         """Three captions of the question as the product asks it."""
-        question = Question(entry.vertical, entry.name, entry.description, entry.values)
-        asked = f"{user_prompt(question)}<|im_end|>\n<|im_start|>assistant\n"
-        after = row.text(self._ids(asked), position, question=index)
         for branch in range(CAPTIONS_PER_QUESTION):
-            said = caption(entry, value, views, HABITS, lottery)
-            text = written(said, HABITS, answer_format, lottery)
-            row.text(self._ids(text + TURN_END), after, question=index, caption=branch, scored=True)
+            made = caption(entry, value, views, HABITS, lottery)
+            text = written(made, HABITS, answer_format, lottery) + FAMILY.turn_end
+            row.text(self._ids(text), start, question=index, caption=branch, scored=True)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -205,7 +216,7 @@ class Lessons:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PretrainingBatch:
     """Padded rows: B listings of S tokens; ``source`` is where a scored token is predicted."""
 
     token_ids: Tensor  # (B, S)
@@ -216,7 +227,7 @@ class Batch:
     target: Tensor  # (scored,)
 
 
-def collate(rows: list[Row]) -> Batch:
+def collate(rows: list[TokenRow]) -> PretrainingBatch:
     """Pad rows to one length."""
     size = max(len(row.token_ids) for row in rows)
     token_ids = torch.zeros(len(rows), size, dtype=torch.long)
@@ -237,7 +248,9 @@ def collate(rows: list[Row]) -> Batch:
             if scored:
                 source.append((index, _predecessor(row, column)))
                 target.append(row.token_ids[column])
-    return Batch(token_ids, positions, mask, visual, torch.tensor(source), torch.tensor(target))
+    return PretrainingBatch(
+        token_ids, positions, mask, visual, torch.tensor(source), torch.tensor(target)
+    )
 
 
 def _allowed(question: np.ndarray, branch: np.ndarray) -> np.ndarray:
@@ -250,7 +263,7 @@ def _allowed(question: np.ndarray, branch: np.ndarray) -> np.ndarray:
     return np.asarray(backwards & (trunk | (own_question & own_caption)))
 
 
-def _predecessor(row: Row, column: int) -> int:
+def _predecessor(row: TokenRow, column: int) -> int:
     """The token from which a scored token is predicted: the one before it in its own branch."""
     before = column - 1
     if row.caption[before] == row.caption[column] and row.question[before] == row.question[column]:
@@ -263,12 +276,14 @@ def _predecessor(row: Row, column: int) -> int:
     )
 
 
-def loss_of(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, bank: Tensor) -> Tensor:
+def loss_of(
+    model: Qwen2_5_VLForConditionalGeneration, batch: PretrainingBatch, bank: Tensor
+) -> Tensor:
     """Mean negative log-likelihood (nats) of the scored tokens; ``bank`` (photos * 16, width)."""
     embedded = model.get_input_embeddings()(batch.token_ids)
-    seen = batch.visual >= 0
-    embedded[seen] = bank[batch.visual[seen]]
-    output = model.model.language_model(
+    visual = batch.visual >= 0
+    embedded[visual] = bank[batch.visual[visual]]
+    output = FAMILY.language_model_of(model)(
         inputs_embeds=embedded, attention_mask=batch.mask, position_ids=batch.positions
     )
     hidden = output.last_hidden_state[batch.source[:, 0], batch.source[:, 1]]
@@ -312,14 +327,15 @@ def teach_language(
         scale=course.rate,
     )
     lottery = random.Random(derive("language lessons", seed))
-    started, told = time.monotonic(), 0.0
+    started, average = time.monotonic(), 0.0
     for step in range(num_steps):
         easy = step < num_steps * course.easy_share
         batch = collate(lessons.batch(lottery, most_photos=1 if easy else 5))
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(model, batch, bank)
         optimizer.step(loss)
-        told = 0.95 * told + 0.05 * loss.item() if step else loss.item()
+        average = 0.95 * average + 0.05 * loss.item() if step else loss.item()
         if step % 50 == 0 or step == num_steps - 1:
             elapsed = time.monotonic() - started
-            logger.info("%s %d/%d %.0f s loss %.4f", course.lesson, step, num_steps, elapsed, told)
+            figures = (course.lesson, step, num_steps, elapsed, average)
+            logger.info("%s %d/%d %.0f s loss %.4f", *figures)

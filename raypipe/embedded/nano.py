@@ -1,5 +1,6 @@
 """The nano checkpoint's architecture, tokenizer and processor: a real Qwen2.5-VL, very small."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,32 +16,23 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from raypipe.attributes.prompts import (
+    SYSTEM_PROMPTS,
+    TEMPLATE_VERSION,
+    Question,
+    completion,
+    template_digest,
+    user_prompt,
+)
+from raypipe.embedded.canvas import SIDE
 from raypipe.embedded.captions import reasoning
 from raypipe.embedded.schema import VIEWS, attributes
-from raypipe.prompts import SYSTEM_PROMPTS, Question, completion, user_prompt
+from raypipe.models.families import QWEN2_5_VL as FAMILY
 
 NANO_PATH = Path(__file__).with_name("nano")
-IMAGE_SIDE = 112
-TOKENS_PER_IMAGE = 16
+TEMPLATE_FILE = "prompt_template.json"
+"""Which prompt template the checkpoint was pretrained on."""
 VOCABULARY_SIZE = 1024
-
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-
 # Qwen2.5-VL's own chat template.
 CHAT_TEMPLATE = (
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
@@ -65,7 +57,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus() -> list[str]:
-    """Every text that the embedded default puts before or expects from the model."""
+    """Every text that the embedded default asks or expects of the model."""
     texts = [*SYSTEM_PROMPTS.values(), "system\n", "user\n", "assistant\n"]
     for vertical, entries in attributes().items():
         for entry in entries:
@@ -90,7 +82,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE - len(SPECIAL_TOKENS),
+        vocab_size=VOCABULARY_SIZE - len(FAMILY.control_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -105,22 +97,19 @@ def build_tokenizer() -> Qwen2Tokenizer:
         model_max_length=32768,
         chat_template=CHAT_TEMPLATE,
     )
-    tokenizer.add_tokens([AddedToken(text, special=True) for text in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(text, special=True) for text in FAMILY.control_tokens])
     return tokenizer
 
 
 def models_of(bpe: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The vocabulary and merges of a trained BPE, in rank order."""
-    import json
-
     model = json.loads(bpe.to_str())["model"]
     return model["vocab"], [(left, right) for left, right in model["merges"]]
 
 
 def build_processor() -> Qwen2_5_VLProcessor:
     """Qwen2.5-VL's processor with the pixel count fixed, so that an image is 16 tokens."""
-    pixels = IMAGE_SIDE * IMAGE_SIDE
-    size = {"shortest_edge": pixels, "longest_edge": pixels}
+    size = FAMILY.pixel_size(SIDE)
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
         tokenizer=build_tokenizer(),
@@ -131,7 +120,7 @@ def build_processor() -> Qwen2_5_VLProcessor:
 
 def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
     """Four layers of vision and four of text; every attention head is 32 wide."""
-    ids = {text: tokenizer.convert_tokens_to_ids(text) for text in SPECIAL_TOKENS}
+    ids = {text: tokenizer.convert_tokens_to_ids(text) for text in FAMILY.control_tokens}
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 192,
@@ -156,10 +145,10 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
         "intermediate_size": 384,
         "num_heads": 4,
         "out_hidden_size": 192,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
+        "patch_size": FAMILY.patch_size,
+        "spatial_merge_size": FAMILY.merge_size,
         "temporal_patch_size": 2,
-        "window_size": IMAGE_SIDE,
+        "window_size": SIDE,
         "fullatt_block_indexes": [0, 1, 2, 3],
     }
     return Qwen2_5_VLConfig(
@@ -191,7 +180,17 @@ def build_model(processor: Qwen2_5_VLProcessor, *, seed: int) -> Qwen2_5_VLForCo
 def save(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, directory: Path
 ) -> None:
-    """Write the checkpoint; weights are rounded to bfloat16, half the size of float32."""
+    """Write the checkpoint; weights are rounded to bfloat16, half the size of float32.
+
+    It names the prompt template, which cannot change without pretraining again.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(directory)
     processor.save_pretrained(directory)
+    write_template(directory)
+
+
+def write_template(directory: Path) -> None:
+    """Name today's prompt template as the one that a checkpoint was pretrained on."""
+    record = {"version": TEMPLATE_VERSION, "digest": template_digest()}
+    (directory / TEMPLATE_FILE).write_text(json.dumps(record, indent=2) + "\n")

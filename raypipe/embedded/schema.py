@@ -78,7 +78,7 @@ _SHOWN_IN: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Attribute:
+class RenderedAttribute:
     """One entry of the attribute schema, with the views that can show it."""
 
     vertical: str
@@ -89,13 +89,13 @@ class Attribute:
 
 
 @cache
-def attributes() -> dict[str, tuple[Attribute, ...]]:
+def attributes() -> dict[str, tuple[RenderedAttribute, ...]]:
     """The attributes of every vertical, in schema order."""
-    by_vertical: dict[str, list[Attribute]] = {}
+    by_vertical: dict[str, list[RenderedAttribute]] = {}
     for entry in yaml.safe_load(SCHEMA_PATH.read_text()):
         vertical, name = entry["vertical"], entry["attribute"]
         by_vertical.setdefault(vertical, []).append(
-            Attribute(
+            RenderedAttribute(
                 vertical=vertical,
                 name=name,
                 description=entry["description"],

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from raypipe.embedded.bank import Photo, draw_bank, stacked
+from raypipe.embedded.canvas import SIDE
 from raypipe.embedded.optimizer import Optimizer
 from raypipe.embedded.schema import VIEWS, attributes, verticals
+from raypipe.models.families import QWEN2_5_VL as FAMILY
 
 logger = logging.getLogger(__name__)
-PATCH, MERGE, SIDE = 14, 2, 112
+PATCH, MERGE = FAMILY.patch_size, FAMILY.merge_size
 GRID = SIDE // PATCH
 IGNORED = -100
 

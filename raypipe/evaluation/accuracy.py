@@ -1,4 +1,4 @@
-"""Accuracy over queries and how far to trust it (paper §4: 7,145 queries of 3,175 listings).
+"""Accuracy over queries and how far to trust it (paper §2: 7,145 queries of 3,175 listings).
 
 Queries of one listing share its images and are right or wrong together, so every interval comes
 from a bootstrap that draws listings, not queries. Nothing here depends on the order of queries.
@@ -6,15 +6,16 @@ from a bootstrap that draws listings, not queries. Nothing here depends on the o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from raypipe.summaries import Group, Interval
+
 QueryId = tuple[str, str]
 _LEVEL = 0.95
-# Listings drawn at once, over resamples: what the bootstrap holds in memory (8 bytes each).
-_DRAWN_AT_ONCE = 4_000_000
+# Listings sampled at once, over resamples: the memory of the bootstrap (8 bytes each).
+_MAX_SAMPLES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    @property
+    def ci95(self) -> Interval:
+        return self.low, self.high
 
 
 def estimate(values: ArrayLike, listings: Sequence[str], num_resamples: int, seed: int) -> Estimate:
@@ -68,20 +73,20 @@ def paired_difference(
     return estimate(gains, [listing_id for listing_id, _ in queries], num_resamples, seed)
 
 
-def by_group(correct: ArrayLike, groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+def by_group(correct: ArrayLike, groups: Sequence[str]) -> dict[str, Group]:
     """Accuracy and number of queries of each group, such as a vertical, sorted by name."""
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     right = np.bincount(index, weights=np.asarray(correct, dtype=np.float64))
     sizes = np.bincount(index)
     return {
-        str(name): {"accuracy": float(hits / size), "queries": int(size)}
+        str(name): Group(accuracy=float(hits / size), queries=int(size))
         for name, hits, size in zip(names, right, sizes, strict=True)
     }
 
 
-def macro(groups: Mapping[str, Mapping[str, Any]]) -> float:
+def macro(groups: Mapping[str, Group]) -> float:
     """The mean accuracy of groups as :func:`by_group` returns them, each counting the same."""
-    return sum(float(group["accuracy"]) for group in groups.values()) / len(groups)
+    return sum(group.accuracy for group in groups.values()) / len(groups)
 
 
 def _resampled_means(
@@ -89,10 +94,10 @@ def _resampled_means(
 ) -> NDArray[np.float64]:
     generator = np.random.default_rng(seed)
     num_listings = len(sums)
-    step = max(1, _DRAWN_AT_ONCE // num_listings)
+    step = max(1, _MAX_SAMPLES // num_listings)
     means = np.empty(num_resamples)
     for start in range(0, num_resamples, step):
         num = min(step, num_resamples - start)
-        drawn = generator.integers(num_listings, size=(num, num_listings))
-        means[start : start + num] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+        sampled = generator.integers(num_listings, size=(num, num_listings))
+        means[start : start + num] = sums[sampled].sum(axis=1) / sizes[sampled].sum(axis=1)
     return means

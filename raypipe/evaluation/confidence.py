@@ -7,10 +7,11 @@ regression.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from raypipe.summaries import CoveragePoint, ReliabilityBin
 
 Floats = NDArray[np.float64]
 
@@ -28,25 +29,24 @@ class Calibration:
 
     def probabilities(self, confidences: ArrayLike) -> Floats:
         """One probability (0-1) for each confidence."""
-        asked = np.asarray(confidences, dtype=np.float64)
+        values = np.asarray(confidences, dtype=np.float64)
         if not self.confidences:
-            return np.zeros_like(asked)
-        return np.interp(asked, self.confidences, self.knots)
+            return np.zeros_like(values)
+        return np.interp(values, self.confidences, self.knots)
 
-    def to_json(self) -> list[list[float]]:
-        return [list(knot) for knot in zip(self.confidences, self.knots, strict=True)]
+    @property
+    def points(self) -> tuple[tuple[float, float], ...]:
+        return tuple(zip(self.confidences, self.knots, strict=True))
 
     @classmethod
-    def from_json(cls, knots: Sequence[Sequence[float]]) -> "Calibration":
-        return cls(tuple(knot[0] for knot in knots), tuple(knot[1] for knot in knots))
+    def through(cls, points: Sequence[tuple[float, float]]) -> "Calibration":
+        return cls(tuple(x for x, _ in points), tuple(y for _, y in points))
 
 
 def fit(confidences: ArrayLike, right: ArrayLike) -> Calibration:
     """Isotonic regression by pooling adjacent violators.
 
-    Args:
-        confidences: of the answers; queries without an answer are left out beforehand.
-        right: whether each answer was right.
+    Queries without an answer are left out beforehand.
     """
     given = np.asarray(confidences, dtype=np.float64)
     levels, index = np.unique(given, return_inverse=True)
@@ -81,9 +81,7 @@ def threshold_for(precision: float, probabilities: ArrayLike, right: ArrayLike) 
     return float(levels[enough][-1]) if enough.any() else None
 
 
-def coverage_curve(
-    confidences: ArrayLike, right: ArrayLike, queries: int
-) -> list[dict[str, float | int]]:
+def coverage_curve(confidences: ArrayLike, right: ArrayLike, queries: int) -> list[CoveragePoint]:
     """Accuracy of what is answered against how much is answered.
 
     Args:
@@ -91,16 +89,15 @@ def coverage_curve(
         queries: all queries asked; those without an answer are never covered.
 
     Returns:
-        From the most confident down: ``threshold``, ``coverage`` (0-1), ``accuracy`` (0-1) and
-        ``queries`` at or above the threshold.
+        A point for each confidence, from the most confident down.
     """
     return [
-        {
-            "threshold": float(level),
-            "coverage": float(count / queries),
-            "accuracy": float(hit / count),
-            "queries": int(count),
-        }
+        CoveragePoint(
+            threshold=float(level),
+            coverage=float(count / queries),
+            accuracy=float(hit / count),
+            queries=int(count),
+        )
         for level, count, hit in zip(*_from_the_top(confidences, right), strict=True)
     ]
 
@@ -113,24 +110,24 @@ def brier_score(probabilities: ArrayLike, right: ArrayLike) -> float:
 
 def reliability(
     probabilities: ArrayLike, right: ArrayLike, num_bins: int = 10
-) -> list[dict[str, float | int]]:
-    """Bins of equal width: mean ``probability``, ``accuracy``, ``queries``; empty ones left out."""
+) -> list[ReliabilityBin]:
+    """Bins of equal width; empty ones are left out."""
     stated, hits = np.asarray(probabilities, np.float64), np.asarray(right, np.float64)
     places = np.minimum((stated * num_bins).astype(int), num_bins - 1)
     return [
-        {
-            "probability": float(stated[places == place].mean()),
-            "accuracy": float(hits[places == place].mean()),
-            "queries": int((places == place).sum()),
-        }
+        ReliabilityBin(
+            probability=float(stated[places == place].mean()),
+            accuracy=float(hits[places == place].mean()),
+            queries=int((places == place).sum()),
+        )
         for place in np.unique(places)
     ]
 
 
-def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     """Mean distance of probability and accuracy over the queries in the bins (ECE)."""
-    total = sum(found["queries"] for found in bins)
-    gaps = (abs(found["probability"] - found["accuracy"]) * found["queries"] for found in bins)
+    total = sum(each.queries for each in bins)
+    gaps = (abs(each.probability - each.accuracy) * each.queries for each in bins)
     return float(sum(gaps) / total)
 
 

@@ -1,4 +1,4 @@
-"""Labels of verified listings: what their confidence is worth, and whether a precision holds."""
+"""Labels of verified listings: their calibration, and whether a precision is reached."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from raypipe import seeds
-from raypipe.artifacts import Attempt, Run, committed
 from raypipe.config import Config
 from raypipe.errors import InputError
-from raypipe.evaluation.accuracy import Estimate, estimate
+from raypipe.evaluation.accuracy import estimate
 from raypipe.evaluation.confidence import (
     Calibration,
     brier_score,
@@ -19,28 +18,34 @@ from raypipe.evaluation.confidence import (
     reliability,
     threshold_for,
 )
-from raypipe.manifest import Commit
 from raypipe.schemas import LABELS, TRUTH
+from raypipe.store.artifacts import Attempt, Run, get_or_commit
+from raypipe.store.manifest import Commit
+from raypipe.store.paths import CATALOG, Paths
+from raypipe.summaries import (
+    FittedCalibration,
+    LabelGroup,
+    MeasuredShare,
+    Quality,
+    SellerComparison,
+)
 
-CALIBRATION, QUALITY = "calibration.json", "quality.json"
 Row = dict[str, Any]
 
 
-def calibrate(config: Config, run: Run, *, trial: str, scope: str) -> Commit:
-    """Fit the calibration on the anchor labels of a trial and find the asked precision's threshold.
+def calibrate(config: Config, run: Run, *, calibration_run: str, scope: str) -> Commit:
+    """Fit the calibration on the anchor labels of a calibration run and find the threshold of
+    the precision that is asked for.
 
-    Commits ``<scope>/calibration`` with ``calibration.json``: ``steps`` (confidence, probability),
-    ``threshold`` (a probability; None when the precision is reached nowhere), ``precision`` (as
-    asked), ``queries``, ``answered``, and the anchor's own ``anchor_precision`` and
-    ``anchor_coverage`` at the threshold.
+    Commits ``<scope>/calibration`` with ``calibration.json``.
 
     Raises:
         InputError: there is no anchor query to fit on.
     """
-    asked = config.labeling.precision
+    target = config.labeling.precision
 
     def make(attempt: Attempt) -> Commit:
-        rows = _verified(run, trial, "anchor")
+        rows = _verified(run, calibration_run, "anchor")
         if not rows:
             raise InputError(
                 "no anchor query to calibrate labels on: set catalog.anchor_share above 0"
@@ -50,77 +55,62 @@ def calibrate(config: Config, run: Run, *, trial: str, scope: str) -> Commit:
         right = [row["right"] for row in answered]
         calibration = fit(confidences, right)
         probabilities = calibration.probabilities(confidences)
-        threshold = threshold_for(asked, probabilities, right)
+        threshold = threshold_for(target, probabilities, right)
         published = probabilities >= (np.inf if threshold is None else threshold)
-        attempt.write_json(
-            CALIBRATION,
-            {
-                "steps": calibration.to_json(),
-                "threshold": threshold,
-                "precision": asked,
-                "queries": len(rows),
-                "answered": len(answered),
-                "anchor_precision": _share(np.asarray(right)[published]),
-                "anchor_coverage": float(published.sum() / len(rows)),
-            },
+        fitted = FittedCalibration(
+            knots=calibration.points,
+            threshold=threshold,
+            target_precision=target,
+            queries=len(rows),
+            answered=len(answered),
+            anchor_precision=_share(np.asarray(right)[published]),
+            anchor_coverage=float(published.sum() / len(rows)),
         )
+        attempt.write_json(fitted.FILE, fitted.to_json())
         return attempt.commit(counts={"queries": len(rows), "answered": len(answered)})
 
-    fingerprint = _fingerprint(run, trial) | {"labeling.precision": asked}
-    return committed(run.artifact(f"{scope}/calibration"), fingerprint, make)
+    fingerprint = _fingerprint(run, calibration_run) | config.fingerprint_keys("calibration")
+    return get_or_commit(run.artifact(Paths(scope).calibration), fingerprint, make)
 
 
-def judge(config: Config, run: Run, *, trial: str, scope: str) -> Commit:
-    """Judge the eval labels of a trial with a scope's calibration.
-
-    Commits ``<scope>/quality`` with ``quality.json``: ``accuracy`` over all queries, ``coverage``
-    and ``precision`` of what is published (each ``{"value", "ci95"}``; precision None when nothing
-    is), ``holds`` (whether the asked precision is not above the interval), ``curve``,
-    ``reliability``, ``calibration_error``, ``brier``, ``groups`` per "vertical/attribute", and
-    ``seller``: queries with a comparable seller's value, conflicts, and who was right in those.
-
-    Raises:
-        InputError: there is no eval query.
-    """
+def measure_quality(config: Config, run: Run, *, calibration_run: str, scope: str) -> Commit:
+    """Measure the eval labels of a calibration run with a scope's calibration, and commit
+    ``<scope>/quality`` with ``quality.json``. Raises InputError without an eval query."""
 
     def make(attempt: Attempt) -> Commit:
-        found = run.artifact(f"{scope}/calibration").read_json(CALIBRATION)
-        rows = _verified(run, trial, "eval")
+        calibration = FittedCalibration.of(run.artifact(Paths(scope).calibration))
+        rows = _verified(run, calibration_run, "eval")
         if not rows:
-            raise InputError("no eval query to judge labels on")
-        _publish(rows, Calibration.from_json(found["steps"]), found["threshold"])
-        quality = _quality(rows, config) | {
-            "asked": found["precision"],
-            "threshold": found["threshold"],
-        }
-        precision = quality["precision"]
-        quality["holds"] = precision is None or precision["ci95"][1] >= found["precision"]
-        attempt.write_json(QUALITY, quality)
-        return attempt.commit(counts={"queries": len(rows), "published": quality["published"]})
+            raise InputError("no eval query to measure labels on")
+        _publish(rows, Calibration.through(calibration.knots), calibration.threshold)
+        quality = _quality(rows, calibration, config)
+        attempt.write_json(quality.FILE, quality.to_json())
+        return attempt.commit(counts={"queries": len(rows), "published": quality.published})
 
-    fingerprint = _fingerprint(run, trial) | {
-        "evaluation.num_resamples": config.evaluation.num_resamples,
-        "run.seed": config.run.seed,
-        "upstream.calibration": run.artifact(f"{scope}/calibration").required().digest,
+    fingerprint = _fingerprint(run, calibration_run) | {
+        **config.fingerprint_keys("quality"),
+        "upstream.calibration": run.artifact(Paths(scope).calibration).require_commit().digest,
     }
-    return committed(run.artifact(f"{scope}/quality"), fingerprint, make)
+    return get_or_commit(run.artifact(Paths(scope).quality), fingerprint, make)
 
 
-def _fingerprint(run: Run, trial: str) -> dict[str, Any]:
+def _fingerprint(run: Run, calibration_run: str) -> dict[str, Any]:
     return {
-        "upstream.trial": run.artifact(f"{trial}/trial").required().digest,
-        "upstream.truth": run.artifact("catalog/truth").required().digest,
+        "upstream.calibration_run": run.artifact(Paths(calibration_run).calibration_run)
+        .require_commit()
+        .digest,
+        "upstream.truth": run.artifact(CATALOG.truth).require_commit().digest,
     }
 
 
-def _verified(run: Run, trial: str, split: str) -> list[Row]:
+def _verified(run: Run, calibration_run: str, split: str) -> list[Row]:
     """The labels of a split's verified queries, in order, with ``truth`` and ``right``."""
     truth = {
         (row["listing_id"], answer["attribute"]): answer["value"]
-        for row in run.artifact("catalog/truth", TRUTH).read().to_pylist()
+        for row in run.artifact(CATALOG.truth, TRUTH).read().to_pylist()
         for answer in row["answers"]
     }
-    labels = run.artifact(f"{trial}/trial", LABELS).read().to_pylist()
+    labels = run.artifact(Paths(calibration_run).calibration_run, LABELS).read().to_pylist()
     rows = []
     for row in sorted(labels, key=lambda row: (row["listing_id"], row["attribute"])):
         value = truth.get((row["listing_id"], row["attribute"]))
@@ -137,66 +127,69 @@ def _publish(rows: Sequence[Row], calibration: Calibration, threshold: float | N
         )
 
 
-def _quality(rows: Sequence[Row], config: Config) -> dict[str, Any]:
+def _quality(rows: Sequence[Row], calibration: FittedCalibration, config: Config) -> Quality:
     answered = [row for row in rows if row["answer"] is not None]
     published = [row for row in rows if row["published"]]
     confidences, probabilities, right = (
         [row[name] for row in answered] for name in ("confidence", "probability", "right")
     )
     bins = reliability(probabilities, right) if answered else []
-    return {
-        "queries": len(rows),
-        "answered": len(answered),
-        "published": len(published),
-        "accuracy": _estimate([row["right"] for row in rows], rows, config),
-        "coverage": _estimate([row["published"] for row in rows], rows, config),
-        "precision": (
-            _estimate([row["right"] for row in published], published, config) if published else None
-        ),
-        "curve": coverage_curve(confidences, right, len(rows)) if answered else [],
-        "reliability": bins,
-        "calibration_error": calibration_error(bins) if bins else None,
-        "brier": brier_score(probabilities, right) if answered else None,
-        "groups": _groups(rows),
-        "seller": _seller(rows),
-    }
+    target, precision = calibration.target_precision, None
+    if published:
+        precision = _estimate([row["right"] for row in published], published, config)
+    return Quality(
+        queries=len(rows),
+        answered=len(answered),
+        published=len(published),
+        accuracy=_estimate([row["right"] for row in rows], rows, config),
+        coverage=_estimate([row["published"] for row in rows], rows, config),
+        precision=precision,
+        target_precision=target,
+        threshold=calibration.threshold,
+        holds=precision is None or precision.ci95[1] >= target,
+        curve=tuple(coverage_curve(confidences, right, len(rows)) if answered else ()),
+        reliability=tuple(bins),
+        calibration_error=calibration_error(bins) if bins else None,
+        brier=brier_score(probabilities, right) if answered else None,
+        groups=_groups(rows),
+        seller=_seller(rows),
+    )
 
 
-def _estimate(values: Sequence[bool], rows: Sequence[Row], config: Config) -> dict[str, Any]:
-    found: Estimate = estimate(
+def _estimate(values: Sequence[bool], rows: Sequence[Row], config: Config) -> MeasuredShare:
+    measured = estimate(
         values,
         [row["listing_id"] for row in rows],
         config.evaluation.num_resamples,
         seeds.derive("bootstrap", config.run.seed, "labels"),
     )
-    return {"value": found.value, "ci95": [found.low, found.high]}
+    return MeasuredShare(value=measured.value, ci95=measured.ci95)
 
 
-def _groups(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def _groups(rows: Sequence[Row]) -> dict[str, LabelGroup]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(f"{row['vertical']}/{row['attribute']}", []).append(row)
     return {
-        name: {
-            "queries": len(group),
-            "accuracy": _share([row["right"] for row in group]),
-            "coverage": _share([row["published"] for row in group]),
-            "precision": _share([row["right"] for row in group if row["published"]]),
-        }
+        name: LabelGroup(
+            queries=len(group),
+            accuracy=float(np.mean([row["right"] for row in group])),
+            coverage=float(np.mean([row["published"] for row in group])),
+            precision=_share([row["right"] for row in group if row["published"]]),
+        )
         for name, group in sorted(groups.items())
     }
 
 
-def _seller(rows: Sequence[Row]) -> dict[str, Any]:
-    """Where the seller's value resolves to another allowed value than the label's answer."""
+def _seller(rows: Sequence[Row]) -> SellerComparison:
     compared = [row for row in rows if row["seller_conflict"] is not None]
     conflicts = [row for row in compared if row["seller_conflict"]]
-    return {
-        "queries": len(compared),
-        "conflicts": len(conflicts),
-        "label_right": sum(row["right"] for row in conflicts),
-        "seller_right": sum(row["seller_value"] == row["truth"] for row in conflicts),
-    }
+    return SellerComparison(
+        queries=len(compared),
+        conflicts=len(conflicts),
+        label_right=sum(row["right"] for row in conflicts),
+        seller_right=sum(row["seller_value"] == row["truth"] for row in conflicts),
+    )
 
 
 def _share(values: Any) -> float | None:

@@ -1,6 +1,7 @@
 """Labels a whole catalog with a policy.
 
-    trial: the run's anchor and eval listings are labeled → calibration on anchor, quality on eval
+    calibration run: the run's anchor and eval listings are labeled; calibration on anchor, quality
+    on eval
     survey: what does the catalog hold, and what has changed since it was labeled last
     prepare the changed listings → label them → labels, with those that have not changed
 
@@ -25,39 +26,42 @@ import raypipe.catalog.stage as catalog
 import raypipe.evaluation.labels as evaluation
 import raypipe.report.labels as report
 import raypipe.sampling.stage as sampling
-from raypipe import stream
-from raypipe.answers import PARSER_VERSION
-from raypipe.artifacts import Artifact, Attempt, Run, committed
-from raypipe.attributes import AttributeSchema, load_attribute_schema
-from raypipe.catalog import whole
+from raypipe.attributes.parser import PARSER_VERSION
+from raypipe.attributes.schema import AttributeSchema, load_attribute_schema
+from raypipe.catalog import distributed
 from raypipe.catalog.sources import Source
-from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.evaluation.confidence import Calibration
-from raypipe.labeling.console import LabelingConsole
-from raypipe.labeling.estimate import Pace, Work, expected, lines
-from raypipe.labeling.generations import (
-    Generation,
-    generations,
+from raypipe.labeling.console import compared, print_cost
+from raypipe.labeling.label_versions import (
+    LabelVersion,
+    label_versions,
     made_for,
     newest,
-    open_generation,
+    open_label_version,
     outdated,
     unchanged,
 )
 from raypipe.labeling.labels import Labeler, calibrated, label_key
 from raypipe.labeling.opening import open_catalog
-from raypipe.labeling.review import export_review
-from raypipe.manifest import Commit, File, Fingerprint, plain, told_versions
-from raypipe.policies import policy
-from raypipe.runs import exports_of, open_run
-from raypipe.sampling.actor import Draw
+from raypipe.models.policies import policy
+from raypipe.review.tasks import export_review
+from raypipe.runtime import stream
+from raypipe.runtime.cluster import ray_session
+from raypipe.runtime.console import Console
+from raypipe.runtime.cost import Cost, WorkItem, expected_cost, measured_pace
+from raypipe.sampling.actor import SamplingRequest
 from raypipe.schemas import LABELS, LISTINGS, SPLITS
+from raypipe.store.artifacts import Artifact, Attempt, Run, get_or_commit
+from raypipe.store.manifest import Commit, File, Fingerprint, plain_fingerprint, told_versions
+from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
+from raypipe.store.runs import exports_of, open_run
+from raypipe.summaries import FittedCalibration
 
 TRIAL_SPLITS = frozenset({"eval", "anchor"})
 
 
-def label_catalog(config: Config, console: LabelingConsole, *, plan_only: bool) -> None:
+def label_catalog(config: Config, console: Console, *, plan_only: bool) -> None:
     """Label a catalog, or with ``plan_only`` say what it would take.
 
     Raises:
@@ -67,37 +71,38 @@ def label_catalog(config: Config, console: LabelingConsole, *, plan_only: bool) 
     started = time.time()
     run = open_run(config)
     with ray_session(config.cluster):
-        driver = Driver(config, run, console)
+        driver = LabelingDriver(config, run, console)
         if plan_only:
-            console.plan(config, driver.plan(), None)
+            print_cost(console, config, driver.plan())
             return
         page = driver.go()
     console.end(page, time.time() - started)
 
 
-class Driver:
+class LabelingDriver:
     """One pass over a labeling."""
 
     def __init__(
         self,
         config: Config,
         run: Run,
-        console: LabelingConsole,
+        console: Console,
         start: sampling.EngineStarter = sampling.start_engine,
     ) -> None:
         self.config = config
         self.run = run
         self.console = console
         self._start = start
-        self._stage("catalog/listings", lambda: catalog.run(config, run, any_versions=True))
+        self.console.run_stage(
+            CATALOG.listings, lambda: catalog.run(config, run, any_versions=True)
+        )
         self.policy = policy(run, config.model, config.labeling.policy)
         self.schema = self._schema()
         self._draw = draw_of(config)
-        law = sampling.law(config, self.policy, self._draw)
         self._versions = told_versions(sampling.engine_versions())
-        self._fingerprint = law | {
-            "labeling.mode": config.labeling.mode,
-            "labeling.constrained": config.labeling.constrained,
+        self._fingerprint = {
+            **sampling.recipe(config, self.policy, self._draw),
+            **config.fingerprint_keys("labels"),
             "parser": PARSER_VERSION,
         }
         self._recipe = _digest(self._fingerprint)
@@ -105,14 +110,20 @@ class Driver:
         self._made_for = self._versions if relabel else made_for(run, self._recipe)
         if self._made_for is not None:
             self._fingerprint |= {"labeling.made_for": self._made_for}
-        self._law = _digest(self._fingerprint)
-        self._trial = f"labels/{self._law[:12]}"
-        console.begin(config, self.policy, run.location)
+        self._outcome_fingerprint = _digest(self._fingerprint)
+        self._calibration_scope = Paths.of_calibration_run(self._outcome_fingerprint)
+        labeling = config.labeling
+        listings = labeling.listings or "the run's own listings"
+        console.begin(
+            f"labels {listings} with {self.policy.name} "
+            f"({labeling.mode}, precision {labeling.precision:g})",
+            run.location,
+        )
 
-    def plan(self) -> Work:
+    def plan(self) -> Cost:
         """What is left to do, from a survey of the catalog; nothing is sampled."""
         survey = self._survey()
-        previous = newest(self.run, generations(self.run))
+        previous = newest(self.run, label_versions(self.run))
         kept = unchanged(previous, self._keys(survey))
         self._tell_versions(previous, kept)
         return self._expected(_but(survey, kept))
@@ -120,38 +131,43 @@ class Driver:
     def go(self) -> str:
         """Every step in its order; returns the address of the report."""
         config, run = self.config, self.run
-        self._stage(f"{self._trial}/trial", self._run_trial)
-        generation = self._generation()
-        scope = generation.scope
-        self._stage(
-            f"{scope}/calibration",
-            lambda: evaluation.calibrate(config, run, trial=self._trial, scope=scope),
+        self.console.run_stage(
+            Paths(self._calibration_scope).calibration_run, self._calibration_run
         )
-        self._stage(
-            f"{scope}/quality",
-            lambda: evaluation.judge(config, run, trial=self._trial, scope=scope),
+        label_version = self._label_version()
+        scope = label_version.scope
+        self.console.run_stage(
+            Paths(scope).calibration,
+            lambda: evaluation.calibrate(
+                config, run, calibration_run=self._calibration_scope, scope=scope
+            ),
+        )
+        self.console.run_stage(
+            Paths(scope).quality,
+            lambda: evaluation.measure_quality(
+                config, run, calibration_run=self._calibration_scope, scope=scope
+            ),
         )
         survey = self._survey()
-        kept = unchanged(generation.previous, self._keys(survey))
-        self._tell_versions(generation.previous, kept)
+        kept = unchanged(label_version.previous, self._keys(survey))
+        self._tell_versions(label_version.previous, kept)
         changed = _but(survey, kept)
         name = self._prepared(scope, changed)
         planned = self._expected(changed)
-        self.console.plan(config, planned, None)
-        commit = self._stage(
-            f"{scope}/labels", lambda: self._run_labels(generation, name, survey, kept)
+        print_cost(self.console, config, planned)
+        commit = self.console.run_stage(
+            Paths(scope).labels, lambda: self._run_labels(label_version, name, survey, kept)
         )
-        return self._report(generation, commit, planned)
+        return self._report(label_version, commit, planned)
 
-    def _expected(self, left: pa.Table) -> Work:
+    def _expected(self, left: pa.Table) -> Cost:
         """What labeling the surveyed listings should take."""
-        return expected(
-            self.config,
-            listings=len(left),
-            queries=pc.sum(left.column("queries")).as_py() or 0,
-            chains_per_query=max(1, self._draw.num_chains),
-            pace=pace_of(self.config, self._chain_commits()),
-        )
+        names = (Paths(self._calibration_scope).calibration_run, Paths(self.policy.name).chains)
+        pace = measured_pace(self.config, (self.run.artifact(name).commit() for name in names))
+        queries = pc.sum(left.column("queries")).as_py() or 0
+        chains = queries * max(1, self._draw.num_chains)
+        item = WorkItem("labels", listings=len(left), queries=queries, chains=chains)
+        return expected_cost(self.config, [item], pace)
 
     def _tell_versions(self, previous: Artifact | None, kept: pa.Array) -> None:
         """Say how many labels are kept that other versions made, and how to have them anew."""
@@ -165,29 +181,33 @@ class Driver:
                 "makes all labels again"
             )
 
-    def _run_trial(self) -> Commit:
-        listings = self.run.artifact("catalog/listings", LISTINGS)
-        fingerprint = self._fingerprint | {"upstream.listings": listings.required().digest}
+    def _calibration_run(self) -> Commit:
+        listings = self.run.artifact(CATALOG.listings, LISTINGS)
+        fingerprint = self._fingerprint | {"upstream.listings": listings.require_commit().digest}
 
         def make(attempt: Attempt) -> Commit:
             plan = self._asked(listings.name, TRIAL_SPLITS, self._labeler(), stream.NO_IDS)
             return self._streamed(attempt, [plan])
 
-        return committed(self.run.artifact(f"{self._trial}/trial", LABELS), fingerprint, make)
+        return get_or_commit(
+            self.run.artifact(Paths(self._calibration_scope).calibration_run, LABELS),
+            fingerprint,
+            make,
+        )
 
     def _run_labels(
-        self, generation: Generation, name: str, survey: pa.Table, kept: pa.Array
+        self, label_version: LabelVersion, name: str, survey: pa.Table, kept: pa.Array
     ) -> Commit:
-        """The labels of a generation: new ones of ``name``, and the ``kept`` ones."""
-        run, scope = self.run, generation.scope
-        upstream = [f"{scope}/calibration", name]
+        """The labels of a label_version: new ones of ``name``, and the ``kept`` ones."""
+        run, scope = self.run, label_version.scope
+        upstream = [Paths(scope).calibration, name]
         fingerprint = self._fingerprint | {
-            f"upstream.{part.rsplit('/', 1)[1]}": run.artifact(part).required().digest
+            f"upstream.{part.rsplit('/', 1)[1]}": run.artifact(part).require_commit().digest
             for part in upstream
         }
-        previous = generation.previous
+        previous = label_version.previous
         if previous is not None:
-            fingerprint |= {"upstream.labels": previous.required().digest}
+            fingerprint |= {"upstream.labels": previous.require_commit().digest}
         labeler = self._labeler(*self._calibration(scope))
         # What prepare refused has a row in its own quarantine.
         gone = pa.concat_arrays([kept, _refused(run, name)])
@@ -199,20 +219,20 @@ class Driver:
                 plans.insert(0, _carried(previous, carry, kept))
             return self._streamed(attempt, plans, {"carried": len(kept)})
 
-        return committed(generation.labels(run), fingerprint, make)
+        return get_or_commit(label_version.labels(run), fingerprint, make)
 
     def _asked(
         self, name: str, splits: frozenset[str], labeler: Labeler, leave_out: pa.Array
-    ) -> stream.Plan:
-        own = name == "catalog/listings"
-        return sampling.plan(
+    ) -> stream.StreamPlan:
+        own = name == CATALOG.listings
+        return sampling.sampling_plan(
             self.config,
             self.run.artifact(name, LISTINGS),
             splits=splits,
             start=self._start,
             policy=self.policy,
-            draw=self._draw,
-            present=labeler,
+            request=self._draw,
+            make_rows=labeler,
             leave_out=leave_out,
             columns=sampling.COLUMNS if own else [*sampling.COLUMNS, "source_key"],
         )
@@ -220,13 +240,13 @@ class Driver:
     def _streamed(
         self,
         attempt: Attempt,
-        plans: list[stream.Plan],
+        plans: list[stream.StreamPlan],
         counts: dict[str, int] | None = None,
     ) -> Commit:
         return stream.run(
             attempt,
             plans,
-            demand=sampling.demand(self.config),
+            resources=sampling.actor_resources(self.config),
             max_refused=self.config.catalog.max_quarantined,
             counts=counts,
         )
@@ -239,18 +259,18 @@ class Driver:
 
     def _survey(self) -> pa.Table:
         if self._source is None:
-            return whole.survey_prepared(self.run, "catalog/listings")
-        return whole.survey(self._source, self.schema)
+            return distributed.survey_prepared(self.run, CATALOG.listings)
+        return distributed.survey(self._source, self.schema)
 
     def _prepared(self, scope: str, changed: pa.Table) -> str:
         """The artifact of the listings to label."""
         source = self._source
         if source is None:
-            return "catalog/listings"
-        name = f"{scope}/listings"
-        self._stage(
+            return CATALOG.listings
+        name = Paths(scope).listings
+        self.console.run_stage(
             name,
-            lambda: whole.run_changed(
+            lambda: distributed.run_changed(
                 self.config,
                 self.run,
                 scope=scope,
@@ -261,24 +281,20 @@ class Driver:
         )
         return name
 
-    def _generation(self) -> Generation:
-        place: Any
-        if self._source is None:
-            place = self.run.artifact("catalog/listings").required().digest
-        else:
-            place = self._source.identity()
-        return open_generation(self.run, self._request() | {"listings": place})
+    def _label_version(self) -> LabelVersion:
+        source, own = self._source, self.run.artifact(CATALOG.listings)
+        place: Any = own.require_commit().digest if source is None else source.identity()
+        return open_label_version(self.run, self._request() | {"listings": place})
 
     def _request(self) -> dict[str, Any]:
-        """What a generation belongs to, but for the listings."""
+        """What a label version belongs to, but for the listings."""
         return {
-            "law": self._law,
+            "fingerprint": self._outcome_fingerprint,
             "recipe": self._recipe,
             "made_for": self._made_for,
-            "precision": self.config.labeling.precision,
+            **self.config.fingerprint_keys("calibration"),
+            **self.config.fingerprint_keys("images"),
             "schema": self.schema.to_json(),
-            "image_size": self.config.catalog.image_size,
-            "max_images": self.config.catalog.max_images,
         }
 
     def _schema(self) -> AttributeSchema:
@@ -286,14 +302,14 @@ class Driver:
         config = self.config
         if config.labeling.listings is not None and config.catalog.attribute_schema is not None:
             return load_attribute_schema(config.catalog.attribute_schema)
-        listings = self.run.artifact("catalog/listings")
-        return AttributeSchema.from_json(listings.read_json(catalog.SCHEMA_FILE))
+        listings = self.run.artifact(CATALOG.listings)
+        return AttributeSchema.from_json(listings.read_json(ATTRIBUTE_SCHEMA))
 
     def _keys(self, survey: pa.Table) -> pa.Table:
         rows = (survey.column(name).to_pylist() for name in ("source_key", "vertical"))
         known = {name: self.schema.attributes(name) for name in self.schema.verticals}
         keys = [
-            label_key(key, self._law, known.get(vertical, ()))
+            label_key(key, self._outcome_fingerprint, known.get(vertical, ()))
             for key, vertical in zip(*rows, strict=True)
         ]
         return pa.table({"listing_id": survey.column("listing_id"), "label_key": keys})
@@ -307,97 +323,80 @@ class Driver:
             num_chains=max(1, self._draw.num_chains),
             answer_format=self.config.model.answer_format,
             policy_id=self.policy.policy_id,
-            law=self._law,
+            outcome_fingerprint=self._outcome_fingerprint,
             versions=self._versions,
             calibration=calibration,
             threshold=threshold,
         )
 
     def _calibration(self, scope: str) -> tuple[Calibration, float | None]:
-        values = self.run.artifact(f"{scope}/calibration").read_json("calibration.json")
-        return Calibration.from_json(values["steps"]), values["threshold"]
+        fitted = FittedCalibration.of(self.run.artifact(Paths(scope).calibration))
+        return Calibration.through(fitted.knots), fitted.threshold
 
-    def _chain_commits(self) -> list[Commit]:
-        """Commits that say how fast chains were made, the most telling last."""
-        names = (f"{self.policy.name}/chains", f"{self._trial}/trial")
-        found = (self.run.artifact(name).commit() for name in names)
-        return [commit for commit in found if commit is not None]
-
-    def _report(self, generation: Generation, commit: Commit, planned: Work) -> str:
+    def _report(self, label_version: LabelVersion, commit: Commit, planned: Cost) -> str:
         counts = commit.counts
-        done = Work(
+        took = Cost(
             listings=counts["listings"] - counts["carried"],
             queries=int(counts.get("queries", 0)),
             chains=int(counts.get("chains", 0)),
             tokens=counts.get("tokens", 0),
-            seconds=commit.seconds * self.config.sampling.num_actors,
+            engine_hours=commit.seconds * self.config.sampling.num_actors / 3600,
         )
-        self.console.plan(self.config, planned, done)
-        outcomes: Counter[str] = Counter()
-        for table in generation.labels(self.run).read_files(["outcome"]):
-            for count in pc.value_counts(table.column("outcome")).to_pylist():
-                outcomes[count["values"]] += count["counts"]
-        self.console.outcomes(outcomes)
-        return report.write(
+        print_cost(self.console, self.config, planned, took)
+        reasons: Counter[str] = Counter()
+        for table in label_version.labels(self.run).read_files(["reason"]):
+            for count in pc.value_counts(table.column("reason")).to_pylist():
+                reasons[count["values"]] += count["counts"]
+        total = reasons.total()
+        rows = (
+            (name.replace("_", " "), f"{count:,}", f"{count / total:.1%}")
+            for name, count in reasons.most_common()
+        )
+        self.console.table("Labels", ("reason", "labels", "share"), rows)
+        return report.write_labels_page(
             self.config,
             self.run,
-            scope=generation.scope,
+            scope=label_version.scope,
             policy=self.policy.name,
             taken={
                 "listings": counts["listings"],
-                "queries": sum(outcomes.values()),
-                "chains": done.chains,
+                "queries": sum(reasons.values()),
+                "chains": took.chains,
                 "seconds": commit.seconds,
                 "carried": counts["carried"],
                 "refused": commit.quarantined,
-                "outcomes": dict(outcomes),
-                "table": lines(planned, done, self.config),
+                "reasons": dict(reasons),
+                "table": compared(planned, took, self.config),
             },
         )
-
-    def _stage(self, name: str, work: Callable[[], Commit]) -> Commit:
-        self.console.stage(name)
-        commit = work()
-        self.console.committed(name, commit)
-        return commit
 
 
 def export_labels(config: Config, run: Run) -> Path | None:
     """Export the newest labels for people as Label Studio tasks, below the run's exports; None
     without labels."""
-    labels = newest(run, generations(run))
+    labels = newest(run, label_versions(run))
     if labels is None:
         return None
     scope = labels.name.rpartition("/")[0]
-    own = run.artifact(f"{scope}/listings", LISTINGS)
-    listings = own if own.commit() else run.artifact("catalog/listings", LISTINGS)
+    own = run.artifact(Paths(scope).listings, LISTINGS)
+    listings = own if own.commit() else run.artifact(CATALOG.listings, LISTINGS)
     target, labeling = exports_of(config, run) / scope, config.labeling
     return export_review(
         labels, listings, target, labeling.num_reviews, labeling.review_order, config.run.seed
     )
 
 
-def draw_of(config: Config) -> Draw:
+def draw_of(config: Config) -> SamplingRequest:
     """Which chains a label is made of."""
     vote = config.labeling.mode == "vote"
     everything = frozenset(SPLITS)
-    return Draw(
+    return SamplingRequest(
         num_chains=config.sampling.num_chains if vote else 0,
         greedy=frozenset() if vote else everything,
         sampled=everything if vote else frozenset(),
         seed_parts=(config.run.seed, "label"),
         constrained=config.labeling.constrained,
     )
-
-
-def pace_of(config: Config, commits: list[Commit]) -> Pace | None:
-    """The pace of the last of these commits that made chains."""
-    for commit in reversed(commits):
-        chains, tokens = commit.counts.get("chains", 0), commit.counts.get("tokens", 0)
-        if chains and commit.seconds:
-            engine_seconds = commit.seconds * config.sampling.num_actors
-            return Pace(tokens / chains, chains / engine_seconds)
-    return None
 
 
 def _but(survey: pa.Table, ids: pa.Array) -> pa.Table:
@@ -411,11 +410,13 @@ def _refused(run: Run, name: str) -> pa.Array:
 
 
 def _digest(fingerprint: Fingerprint) -> str:
-    canonical = json.dumps(plain(fingerprint), sort_keys=True)
+    canonical = json.dumps(plain_fingerprint(fingerprint), sort_keys=True)
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
-def _carried(previous: Artifact, carry: Callable[..., pa.Table], kept: pa.Array) -> stream.Plan:
+def _carried(
+    previous: Artifact, carry: Callable[..., pa.Table], kept: pa.Array
+) -> stream.StreamPlan:
     """Labels that still hold, one file after the other, so that a listing's stay together."""
 
     def source(done: pa.Array) -> Any:
@@ -423,14 +424,14 @@ def _carried(previous: Artifact, carry: Callable[..., pa.Table], kept: pa.Array)
 
         return ray.data.from_items([asdict(file) for file in previous.files()]), done
 
-    def transform(given: Any, write: stream.Write) -> Any:
+    def transform(given: Any, write: stream.BlockWriter) -> Any:
         dataset, done = given
         left = kept.filter(pc.invert(pc.is_in(kept, done))) if len(done) else kept
         return dataset.map_batches(
             partial(carry, stream.ordered(left), write), batch_format="pyarrow", batch_size=1
         )
 
-    return stream.Plan(source, transform, kept)
+    return stream.StreamPlan(source, transform, kept)
 
 
 def _carry(
@@ -438,9 +439,9 @@ def _carry(
     calibration: Calibration,
     threshold: float | None,
     ids: Any,
-    write: stream.Write,
+    write: stream.BlockWriter,
     batch: pa.Table,
 ) -> pa.Table:
     (file,) = batch.to_pylist()
     kept = stream.among(ids, previous.rows_of(File(**file)), keep=True)
-    return write(stream.Outcome(calibrated(kept, calibration, threshold)))
+    return write(stream.BlockResult(calibrated(kept, calibration, threshold)))

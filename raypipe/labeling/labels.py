@@ -9,27 +9,36 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe import answers
-from raypipe.attributes import Attribute, AttributeSchema
+from raypipe.attributes import parser
+from raypipe.attributes.prompts import TEMPLATE_VERSION
+from raypipe.attributes.schema import Attribute, AttributeSchema
+from raypipe.attributes.vote import (
+    BELOW_PRECISION,
+    PUBLISHED,
+    UNANSWERED,
+    LabelReason,
+    Vote,
+    count_votes,
+    gate_query,
+)
 from raypipe.catalog.keys import prepared_key
+from raypipe.config.models import AnswerFormat
 from raypipe.evaluation.confidence import Calibration
-from raypipe.prompts import TEMPLATE_VERSION, AnswerFormat
-from raypipe.sampling.chains import Answered, Chain
+from raypipe.sampling.chains import AnsweredQuery, Chain
 from raypipe.schemas import LABELS
-from raypipe.vote import Vote, count_votes
 
 Mode = Literal["vote", "greedy"]
 
 
-def label_key(source: str, law: str, attributes: Iterable[Attribute]) -> str:
+def label_key(source: str, outcome_fingerprint: str, attributes: Iterable[Attribute]) -> str:
     """Digest of what a listing's labels are made from.
 
     Args:
         source: the listing's own part, its source key.
-        law: digest of what its chains are drawn by.
+        outcome_fingerprint: digest of what its chains are drawn by.
         attributes: all attributes of its vertical.
     """
-    parts = [source, law, *(attribute.version for attribute in attributes)]
+    parts = [source, outcome_fingerprint, *(attribute.version for attribute in attributes)]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -41,7 +50,7 @@ class Labeler:
         schema: the attribute schema that answers are resolved by.
         mode: "vote" counts the sampled chains; "greedy" takes the one chain.
         num_chains: chains requested per query; 1 when greedy.
-        law: digest of what the chains depend on beside the listing.
+        outcome_fingerprint: digest of what the chains depend on beside the listing.
         versions: of the packages that make them.
         calibration: turns confidence into a probability; None leaves it open.
         threshold: probability from which an answer is published; None publishes none.
@@ -52,19 +61,19 @@ class Labeler:
     num_chains: int
     answer_format: AnswerFormat
     policy_id: str
-    law: str
+    outcome_fingerprint: str
     versions: str = ""
     calibration: Calibration | None = None
     threshold: float | None = None
 
     def __call__(
-        self, listings: Sequence[dict[str, Any]], answered: Sequence[Sequence[Answered]]
+        self, listings: Sequence[dict[str, Any]], answered: Sequence[Sequence[AnsweredQuery]]
     ) -> pa.Table:
         """LABELS rows: one per query of every listing."""
         rows = []
         for listing, chains in zip(listings, answered, strict=True):
             attributes = self.schema.attributes(listing["vertical"])
-            key = label_key(prepared_key(listing), self.law, attributes)
+            key = label_key(prepared_key(listing), self.outcome_fingerprint, attributes)
             for query, answer in zip(listing["queries"], chains, strict=True):
                 attribute = self.schema.get(listing["vertical"], query["attribute"])
                 rows.append(
@@ -85,11 +94,11 @@ class Labeler:
         return calibrated(table, self.calibration, self.threshold)
 
     def _label(
-        self, attribute: Attribute, answered: Answered, seller_value: str | None
+        self, attribute: Attribute, answered: AnsweredQuery, seller_value: str | None
     ) -> dict[str, object]:
         chains = answered.all
         parsed = [
-            answers.parse(chain.text, chain.finish_reason, attribute, self.answer_format).value
+            parser.parse(chain.text, chain.finish_reason, attribute, self.answer_format).value
             for chain in chains
         ]
         vote = count_votes(parsed, self.num_chains)
@@ -104,14 +113,14 @@ class Labeler:
         sold = attribute.resolve(seller_value) if seller_value else None
         return {
             "value": answer,
-            "outcome": _outcome(vote),
+            "reason": _reason(vote),
             "answer": answer,
             "confidence": self._confidence(vote, best),
             "probability": None,
             "votes": [{"value": value, "count": count} for value, count in vote.votes],
             "num_chains": self.num_chains,
             "num_valid": vote.num_valid,
-            "reasoning": answers.reasoning_of(best.text) if best is not None else None,
+            "reasoning": parser.reasoning_of(best.text) if best is not None else None,
             "seller_value": seller_value,
             "seller_conflict": None if sold is None or answer is None else sold != answer,
         }
@@ -130,10 +139,10 @@ def calibrated(labels: pa.Table, calibration: Calibration, threshold: float | No
     enough = pc.fill_null(
         pc.greater_equal(probability, math.inf if threshold is None else threshold), False
     )
-    below = pc.if_else(enough, "published", "below_precision")
+    below = pc.if_else(enough, PUBLISHED, BELOW_PRECISION)
     columns = {
         "probability": probability,
-        "outcome": pc.if_else(answered, below, labels.column("outcome")),
+        "reason": pc.if_else(answered, below, labels.column("reason")),
         "value": pc.if_else(enough, labels.column("answer"), pa.scalar(None, pa.string())),
     }
     for name, column in columns.items():
@@ -141,10 +150,8 @@ def calibrated(labels: pa.Table, calibration: Calibration, threshold: float | No
     return LABELS.conform(labels)
 
 
-def _outcome(vote: Vote) -> str:
-    if vote.consensus is not None:
-        return "published"
-    return "tie" if vote.num_valid else "no_valid_chain"
+def _reason(vote: Vote) -> LabelReason:
+    return PUBLISHED if vote.consensus is not None else UNANSWERED[gate_query(vote, 1)]
 
 
 def _clearest(chains: Sequence[Chain]) -> Chain | None:

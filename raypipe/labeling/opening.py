@@ -6,14 +6,14 @@ that is written to every hour would be asked from the beginning after every inte
 
 from collections.abc import Callable
 
-from raypipe.artifacts import Run
-from raypipe.catalog.snapshots import Location, parse
+from raypipe.catalog.snapshots import Location, parse_location
 from raypipe.catalog.sources import LISTINGS_COLUMNS, Source
 from raypipe.catalog.tables import Tables
 from raypipe.config import Config
 from raypipe.errors import ConfigDriftError, InputError
-from raypipe.labeling.generations import unfinished
-from raypipe.manifest import Fingerprint
+from raypipe.labeling.label_versions import unfinished
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import Fingerprint
 
 
 def open_catalog(
@@ -22,8 +22,9 @@ def open_catalog(
     """``labeling.listings``; None for the run's own listings.
 
     Args:
-        request: of the generation that is asked for, but for its ``listings``.
-        note: is told when the newest generation is unfinished and its table is read as it was then.
+        request: of the label version that is asked for, but for its ``listings``.
+        note: is told when the newest label version is unfinished and its table is read as it
+            was then.
 
     Raises:
         ConfigError: a package or a catalog is missing.
@@ -32,7 +33,7 @@ def open_catalog(
     location = config.labeling.listings
     if location is None:
         return None
-    table = parse(location)
+    table = parse_location(location)
     begun = None if table is None else _begun(run, request, table)
     if table is None or begun is None:
         with Tables(config, run) as tables:
@@ -49,12 +50,12 @@ def open_catalog(
     except (InputError, ConfigDriftError) as error:
         raise InputError(
             f"{scope} was begun with {snapshot}, which cannot be read ({error}). If it is gone for "
-            f"good, pin another one to begin the next generation: labeling.listings={location}@…"
+            f"good, pin another one to begin the next label version: labeling.listings={location}@…"
         ) from error
 
 
 def _begun(run: Run, request: Fingerprint, table: Location) -> tuple[str, str] | None:
-    """The unfinished generation of this table, and the snapshot that it was begun with."""
+    """The unfinished label version of this table, and the snapshot that it was begun with."""
     match unfinished(run, request):
         case (scope, [[str(snapshot), *_]]) if table.pinned_by(snapshot) is not None:
             return scope, snapshot

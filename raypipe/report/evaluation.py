@@ -1,32 +1,43 @@
 """The page of an evaluation: a policy or a served model beside the run's own policies."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from raypipe.artifacts import Run
 from raypipe.config import Config
 from raypipe.report.page import set_page
+from raypipe.store.artifacts import Run
+from raypipe.store.paths import Paths
+from raypipe.summaries import Comparison, SplitMetrics
 
 
-def write(
+@dataclass(frozen=True)
+class EvaluatedPolicy:
+    """A policy on the eval split; ``gain`` is by how much the evaluated policy is ahead of it,
+    paired on the same queries, or None."""
+
+    name: str
+    metrics: SplitMetrics
+    gain: Comparison | None
+
+
+def write_evaluation_page(
     config: Config,
     run: Run,
     *,
     scope: str,
-    table: Sequence[Mapping[str, Any]],
+    table: Sequence[EvaluatedPolicy],
 ) -> str:
-    """Write ``report/evaluation-<name>.html`` and return where it is.
+    """Write ``report/evaluation-<name>.html`` and return its path.
 
     Args:
         scope: of the evaluation.
-        table: metrics of the eval split with ``name`` and ``gain`` (by how much the judged policy
-            is ahead, paired on the same queries; or None), the judged policy first.
+        table: the evaluated policy first.
     """
-    path = f"report/evaluation-{scope.rpartition('/')[2]}.html"
+    path = Paths(scope).evaluation_page
     page = set_page(
         "evaluation.html.j2",
         config=config,
-        judged=table[0],
+        evaluated=table[0],
         table=table,
     )
     run.replace(path, page)

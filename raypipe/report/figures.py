@@ -3,19 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from markupsafe import Markup
 
 from raypipe.report.drawing import Drawing, Scale, ticks
-from raypipe.report.record import Confidence, Stage
-from raypipe.report.words import score, whole_percent
+from raypipe.report.formatting import score, whole_percent
+from raypipe.report.run_data import Confidence, scope_title
+from raypipe.summaries import ConfidenceLevel, StageSummary, wilson
 
-Point = tuple[float, float]
-Z95 = 1.959964
+PlotPoint = tuple[float, float]
 
 
-def accuracy_figure(stages: Sequence[Stage], best: str | None) -> Markup:
+def accuracy_figure(stages: Sequence[StageSummary], best: str | None) -> Markup:
     """Accuracy with its interval over pretrained, SFT and rounds; anchor accuracy beside it."""
     shown = [stage for stage in stages if stage.accuracy is not None]
     if not shown:
@@ -35,16 +34,16 @@ def accuracy_figure(stages: Sequence[Stage], best: str | None) -> Markup:
     return drawing.markup()
 
 
-def _figures(stage: Stage) -> list[float]:
+def _figures(stage: StageSummary) -> list[float]:
     found = [stage.accuracy, stage.anchor_accuracy, *(stage.ci95 or ())]
     return [figure for figure in found if figure is not None]
 
 
 def _draw_path(
-    drawing: Drawing, stages: Sequence[Stage], places: Mapping[str, float], y: Scale
+    drawing: Drawing, stages: Sequence[StageSummary], places: Mapping[str, float], y: Scale
 ) -> None:
     """Join what followed what: a round that was refused is a dashed dead end."""
-    last: Point | None = None
+    last: PlotPoint | None = None
     for stage in stages:
         here = (places[stage.name], y(stage.accuracy or 0.0))
         if last is not None:
@@ -53,20 +52,22 @@ def _draw_path(
             last = here
 
 
-def _draw_stage(drawing: Drawing, stage: Stage, x: float, y: Scale, is_best: bool) -> None:
+def _draw_stage(drawing: Drawing, stage: StageSummary, x: float, y: Scale, is_best: bool) -> None:
     accuracy = stage.accuracy or 0.0
     kind = "best" if is_best else "plain"
     if stage.ci95 is not None:
         low, high = stage.ci95
-        words = f"{stage.title}: {accuracy:.3f}, 95 % [{low:.3f}, {high:.3f}]"
+        words = f"{scope_title(stage.name)}: {accuracy:.3f}, 95 % [{low:.3f}, {high:.3f}]"
         drawing.rect((x - 5, y(high)), (10, y(low) - y(high)), f"interval {kind}", words)
     hollow = " hollow" if stage.is_refused else ""
-    drawing.dot((x, y(accuracy)), 5, f"point {kind}{hollow}", f"{stage.title}: {accuracy:.3f}")
+    drawing.dot(
+        (x, y(accuracy)), 5, f"point {kind}{hollow}", f"{scope_title(stage.name)}: {accuracy:.3f}"
+    )
     drawing.text((x + 12, y(accuracy) + 5), f"{accuracy:.3f}", f"value {kind}")
     if stage.anchor_accuracy is not None:
-        words = f"{stage.title}, anchor: {stage.anchor_accuracy:.3f}"
+        words = f"{scope_title(stage.name)}, anchor: {stage.anchor_accuracy:.3f}"
         drawing.dot((x - 16, y(stage.anchor_accuracy)), 3.5, "anchor", words)
-    drawing.text((x, 294), stage.title, f"label middle {kind}")
+    drawing.text((x, 294), scope_title(stage.name), f"label middle {kind}")
     if stage.decision is not None:
         drawing.text((x, 312), stage.decision.replace("_", " "), "tick middle")
 
@@ -100,22 +101,9 @@ def confidence_figure(confidence: Confidence, threshold: float) -> Markup:
     return drawing.markup()
 
 
-class VoteLevel(Protocol):
-    """Queries whose consensus has so many votes, and the share of them that is right."""
-
-    @property
-    def votes(self) -> int: ...
-    @property
-    def queries(self) -> int: ...
-    @property
-    def accuracy(self) -> float | None: ...
-
-
-def reliability_figure(levels: Sequence[VoteLevel], num_chains: int) -> Markup:
+def reliability_figure(levels: Sequence[ConfidenceLevel], num_chains: int) -> Markup:
     """Accuracy of the anchor's consensus at each number of votes, with Wilson intervals."""
-    shown = [
-        level for level in levels if level.accuracy is not None and level.queries and level.votes
-    ]
+    shown = [level for level in levels if level.queries and level.votes]
     drawing = Drawing(346, 190, "Accuracy of the consensus against its confidence")
     x, _ = _vote_columns(num_chains)
     y = Scale(0, 1, 150, 10)
@@ -125,7 +113,7 @@ def reliability_figure(levels: Sequence[VoteLevel], num_chains: int) -> Markup:
     diagonal = [(x(votes), y(votes / num_chains)) for votes in (1, num_chains)]
     drawing.path(diagonal, "diagonal")
     for level in shown:
-        accuracy = level.accuracy or 0.0
+        accuracy = level.accuracy
         low, high = wilson(accuracy, level.queries)
         words = (
             f"{level.votes} of {num_chains} votes: {accuracy:.3f} right, 95 % [{low:.3f}, "
@@ -156,16 +144,8 @@ def _draw_vote_labels(
         drawing.text((x(votes), height), f"{votes}/{num_chains}", "tick middle")
 
 
-def wilson(share: float, trials: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share; it stays inside 0-1 at small counts."""
-    square = Z95**2 / trials
-    center = (share + square / 2) / (1 + square)
-    half = Z95 * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
-    return max(0.0, center - half), min(1.0, center + half)
-
-
 @dataclass(frozen=True)
-class Level:
+class FunnelBar:
     """One bar of a funnel; ``lost`` says where the difference to the bar above went."""
 
     name: str
@@ -173,7 +153,7 @@ class Level:
     lost: str = ""
 
 
-def funnel_figure(levels: Sequence[Level], noun: str) -> Markup:
+def funnel_figure(levels: Sequence[FunnelBar], noun: str) -> Markup:
     """Bars that narrow; the share is of the first bar."""
     step, left, reach = 52, 92, 290
     drawing = Drawing(520, step * len(levels), f"Funnel of {noun}")
@@ -187,12 +167,8 @@ def funnel_figure(levels: Sequence[Level], noun: str) -> Markup:
             drawing.path(corners, "slope", closed=True)
         drawing.rect((left, top), (x(level.count) - left, 22), "kept", f"{level.count:,}")
         drawing.text((left - 10, top + 15), level.name, "label end")
-        share = (
-            f"{level.count:,} · {whole_percent(level.count / most)}"
-            if index
-            else f"{level.count:,}"
-        )
-        drawing.text((x(level.count) + 8, top + 15), share, "value")
+        share = f" · {whole_percent(level.count / most)}" if index else ""
+        drawing.text((x(level.count) + 8, top + 15), f"{level.count:,}{share}", "value")
         if level.lost:
             drawing.text((left + 2, top - 9), level.lost, "tick")
     return drawing.markup()
@@ -232,7 +208,7 @@ def training_figures(steps: Sequence[Mapping[str, float]]) -> list[Markup]:
     return figures
 
 
-def _points(steps: Sequence[Mapping[str, float]], key: str) -> list[Point]:
+def _points(steps: Sequence[Mapping[str, float]], key: str) -> list[PlotPoint]:
     return [
         (float(step.get("step", index + 1)), float(step[key]))
         for index, step in enumerate(steps)
@@ -240,7 +216,7 @@ def _points(steps: Sequence[Mapping[str, float]], key: str) -> list[Point]:
     ]
 
 
-def _curve_figure(curve: Curve, lines: Mapping[str, Sequence[Point]]) -> Markup:
+def _curve_figure(curve: Curve, lines: Mapping[str, Sequence[PlotPoint]]) -> Markup:
     drawing = Drawing(340, 150, f"{curve.title} per optimizer step")
     values = [value for points in lines.values() for _, value in points]
     places = [place for points in lines.values() for place, _ in points]
@@ -268,7 +244,7 @@ def _curve_figure(curve: Curve, lines: Mapping[str, Sequence[Point]]) -> Markup:
 def _draw_endings(
     drawing: Drawing,
     curve: Curve,
-    lines: Mapping[str, Sequence[Point]],
+    lines: Mapping[str, Sequence[PlotPoint]],
     scales: tuple[Scale, Scale],
 ) -> None:
     """Name each line at its end, or say its last value; two names keep clear of each other."""

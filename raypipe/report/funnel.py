@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
-from raypipe.report.figures import Level, funnel_figure
-from raypipe.report.record import Record, Scope
-
-# How the losses of consensus/funnel.py are said on the page, in the order they are named.
-CHAIN_LOSSES = ("truncated", "malformed", "spilled", "out_of_schema", "missing")
-GATE_LOSSES = ("no_valid_chain", "tie", "below_threshold")
+from raypipe.attributes.parser import ChainReason
+from raypipe.attributes.vote import NO_DIFFERING_CHAIN, UNANIMOUS, Gate, PairLoss
+from raypipe.errors import Reason
+from raypipe.report.figures import FunnelBar, funnel_figure
+from raypipe.report.run_data import Record, Scope
+from raypipe.summaries import Funnel, FunnelCounts, QueryCounts
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,21 @@ class FunnelRow:
 
     vertical: str
     attribute: str | None
-    valid_share: float | None
-    asked: int
-    kept: int
-    unanimous: int
-    paired: int
-    pairs: int
+    counts: FunnelCounts
+
+    @property
+    def valid_share(self) -> float | None:
+        chains = self.counts.chains
+        return chains.valid / chains.requested if chains.requested else None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How many chains or queries a reason cost; ``why`` explains it."""
+
+    reason: str
+    count: int
+    why: str
 
 
 @dataclass(frozen=True)
@@ -35,77 +43,65 @@ class FunnelView:
     title: str
     chains: Markup
     queries: Markup
-    paired: int
-    pairs: int
+    total: FunnelCounts
+    losses: tuple[Loss, ...]
     rows: tuple[FunnelRow, ...]
 
 
 def funnel_views(record: Record) -> list[FunnelView]:
     """One funnel per policy whose chains fed a round."""
-    return [_view(scope, record) for scope in record.scopes if scope.funnel]
+    return [
+        _view(scope, scope.funnel, record) for scope in record.scopes if scope.funnel is not None
+    ]
 
 
-def _view(scope: Scope, record: Record) -> FunnelView:
-    counts: Mapping[str, Any] = scope.funnel or {}
-    total = _row("", None, counts.get("total", {}))
+def _view(scope: Scope, funnel: Funnel, record: Record) -> FunnelView:
     rows = []
-    by_attribute = counts.get("by_attribute", {})
-    for vertical, part in sorted(counts.get("by_vertical", {}).items()):
-        rows.append(_row(vertical, None, part))
+    for vertical, counts in sorted(funnel.by_vertical.items()):
+        rows.append(FunnelRow(vertical, None, counts))
         rows += [
-            _row(vertical, name.removeprefix(f"{vertical}/"), inner)
-            for name, inner in sorted(by_attribute.items())
+            FunnelRow(vertical, name.removeprefix(f"{vertical}/"), inner)
+            for name, inner in sorted(funnel.by_attribute.items())
             if name.startswith(f"{vertical}/")
         ]
-    fed = [str(pairs.round) for pairs in record.summary.pairs if pairs.scope == scope.name]
+    records = record.summary.pairs if record.summary is not None else ()
+    fed = [str(pairs.round) for pairs in records if pairs.source == scope.name]
     purpose = f", for round {' and '.join(fed)}" if fed else ""
+    chains, queries = funnel.total.chains, funnel.total.queries
+    chain_losses = _losses(chains.lost, ChainReason)
+    gate_losses = _losses(queries.lost, Gate)
+    pair_losses = _losses(_unpaired(queries), PairLoss)
+    chain_bars = [
+        FunnelBar("Requested", chains.requested),
+        FunnelBar("Valid", chains.valid, _line(chain_losses)),
+    ]
+    query_bars = [
+        FunnelBar("Asked", queries.asked),
+        FunnelBar("Kept", queries.kept, _line(gate_losses)),
+        FunnelBar("Paired", queries.paired, _line(pair_losses)),
+    ]
     return FunnelView(
         f"Chains of {scope.title}{purpose}",
-        funnel_figure(_chain_levels(counts.get("total", {})), "chains"),
-        funnel_figure(_query_levels(counts.get("total", {})), "queries"),
-        total.paired,
-        total.pairs,
+        funnel_figure(chain_bars, "chains"),
+        funnel_figure(query_bars, "queries"),
+        funnel.total,
+        (*chain_losses, *gate_losses, *pair_losses),
         tuple(rows),
     )
 
 
-def _chain_levels(counts: Mapping[str, Any]) -> list[Level]:
-    chains: Mapping[str, int] = counts.get("chains", {})
+def _unpaired(queries: QueryCounts) -> Mapping[str, int]:
+    rest = queries.kept - queries.unanimous - queries.paired
+    return {UNANIMOUS: queries.unanimous, NO_DIFFERING_CHAIN: rest}
+
+
+def _losses(counts: Mapping[str, int], reasons: type[Reason]) -> list[Loss]:
     return [
-        Level("Requested", chains.get("requested", 0)),
-        Level("Valid", chains.get("valid", 0), _losses(chains, CHAIN_LOSSES)),
+        Loss(reason, count, reasons.explain(reason))
+        for reason, count in counts.items()
+        if count > 0
     ]
 
 
-def _query_levels(counts: Mapping[str, Any]) -> list[Level]:
-    queries: Mapping[str, int] = counts.get("queries", {})
-    kept, paired = queries.get("kept", 0), queries.get("paired", 0)
-    unanimous = queries.get("unanimous", 0)
-    rest = {"unanimous": unanimous, "no_differing_chain": kept - unanimous - paired}
-    return [
-        Level("Asked", queries.get("asked", 0)),
-        Level("Kept", kept, _losses(queries, GATE_LOSSES)),
-        Level("Paired", paired, _losses(rest, tuple(rest))),
-    ]
-
-
-def _losses(counts: Mapping[str, int], names: tuple[str, ...]) -> str:
-    return " · ".join(
-        f"{counts[name]:,} {name.replace('_', ' ')}" for name in names if counts.get(name, 0) > 0
-    )
-
-
-def _row(vertical: str, attribute: str | None, counts: Mapping[str, Any]) -> FunnelRow:
-    chains: Mapping[str, int] = counts.get("chains", {})
-    queries: Mapping[str, int] = counts.get("queries", {})
-    requested = chains.get("requested", 0)
-    return FunnelRow(
-        vertical,
-        attribute,
-        chains.get("valid", 0) / requested if requested else None,
-        queries.get("asked", 0),
-        queries.get("kept", 0),
-        queries.get("unanimous", 0),
-        queries.get("paired", 0),
-        int(counts.get("pairs", 0)),
-    )
+def _line(losses: list[Loss]) -> str:
+    return " · ".join(f"{loss.count:,} {loss.reason.replace('_', ' ')}" for loss in losses)

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from raypipe.artifacts import Artifact, Run
-from raypipe.report.record import read_evaluation
+from raypipe.report.run_data import read_evaluation
 from raypipe.schemas import LISTINGS
+from raypipe.store.artifacts import Artifact, Run
+from raypipe.store.paths import CATALOG
 
 THUMBNAIL_SIDE = 200
 JPEG_QUALITY = 82
@@ -23,7 +24,7 @@ _TAG = re.compile(r"</?(?:reasoning|answer)>")
 
 
 @dataclass(frozen=True)
-class Reply:
+class ShownReply:
     """What one policy said about a query, taken apart for reading."""
 
     answer: str | None
@@ -40,12 +41,12 @@ class Flip:
     vertical: str
     attribute: str
     truth: str
-    before: Reply
-    after: Reply
+    before: ShownReply
+    after: ShownReply
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class GalleryEntry:
     """A flip with the listing it is about."""
 
     flip: Flip
@@ -56,8 +57,8 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Gallery:
-    mended: tuple[Exhibit, ...]
-    broken: tuple[Exhibit, ...]
+    mended: tuple[GalleryEntry, ...]
+    broken: tuple[GalleryEntry, ...]
     num_mended: int
     num_broken: int
 
@@ -69,7 +70,7 @@ def build_gallery(run: Run, before: str, after: str, size: int = 6) -> Gallery:
     broken = [flip for flip in flips if flip.before.correct]
     shown = choose(mended, size), choose(broken, size)
     listings = _read_listings(
-        run.artifact("catalog/listings", LISTINGS),
+        run.artifact(CATALOG.listings, LISTINGS),
         {flip.listing_id for flips in shown for flip in flips},
     )
     exhibits = [tuple(_exhibit(flip, listings) for flip in flips) for flips in shown]
@@ -115,24 +116,24 @@ def _eval_rows(table: pa.Table) -> list[dict[str, Any]]:
     return rows
 
 
-def _reply(row: dict[str, Any]) -> Reply:
+def _reply(row: dict[str, Any]) -> ShownReply:
     found = _REASONING.search(row["text"])
     if found:
         reasoning = found.group(1)
     else:
         # Without a closed reasoning there is nothing to take out: show all that was said.
         reasoning = row["text"] if row["answer"] is None else _TAG.sub(" ", row["text"])
-    return Reply(row["answer"], row["reason"], reasoning.strip(), row["correct"])
+    return ShownReply(row["answer"], row["reason"], reasoning.strip(), row["correct"])
 
 
-def _exhibit(flip: Flip, listings: dict[str, dict[str, Any]]) -> Exhibit:
+def _exhibit(flip: Flip, listings: dict[str, dict[str, Any]]) -> GalleryEntry:
     listing = listings.get(flip.listing_id)
     if listing is None:
-        return Exhibit(flip, (), (flip.truth,), None)
+        return GalleryEntry(flip, (), (flip.truth,), None)
     asked = [query for query in listing["queries"] if query["attribute"] == flip.attribute]
     options = tuple(asked[0]["options"]) if asked else (flip.truth,)
     seller_value = asked[0]["seller_value"] if asked else None
-    return Exhibit(flip, _thumbnails(listing["images"]), options, seller_value)
+    return GalleryEntry(flip, _thumbnails(listing["images"]), options, seller_value)
 
 
 def _read_listings(artifact: Artifact, ids: set[str]) -> dict[str, dict[str, Any]]:

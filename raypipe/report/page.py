@@ -1,12 +1,13 @@
-"""The page: what each section shows, and the template that sets it.
+"""The run's page: what each section shows, and its template.
 
 Autoescaping is on and the page's security policy admits no script, no remote address and no style
-but the one sheet: texts of listings and models are shown, never obeyed.
+but the one sheet: texts of listings and models are shown as text.
 """
 
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,29 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from raypipe.config import Config, flatten
-from raypipe.report import figures, funnel, words
+from raypipe.report import figures, funnel
+from raypipe.report.drawing import Scale
+from raypipe.report.formatting import (
+    ABSENT,
+    count,
+    duration,
+    interval,
+    percent,
+    points,
+    points_interval,
+    score,
+)
 from raypipe.report.gallery import Gallery
-from raypipe.report.record import Comparison, Group, Record, SplitMetrics, Summary
+from raypipe.report.run_data import Record, scope_title
+from raypipe.store.paths import is_of_round
+from raypipe.summaries import TRAINED, Comparison, Group, SplitMetrics
 
 HERE = Path(__file__).parent
 _CREDENTIALS = re.compile(r"(?<=//)[^/@\s]+@|\?\S*")
 
 
 @dataclass(frozen=True)
-class Gain:
+class AccuracyGain:
     """Accuracy of a vertical or attribute before and after."""
 
     name: str
@@ -44,46 +58,45 @@ class Gain:
 class GainsView:
     """A table of gains whose figures share one axis."""
 
-    rows: tuple[Gain, ...]
+    rows: tuple[AccuracyGain, ...]
     axis: Markup
 
 
 @dataclass(frozen=True)
-class Spell:
+class StageDuration:
     """How long one artifact took to make."""
 
     name: str
     seconds: float
     figure: Markup
     within: tuple[tuple[str, float], ...] = ()
-    """What the stage tells apart of its own time."""
+    """The parts of its time that the stage measures."""
 
 
-# Why a round has no adapter, by its outcome.
-UNTRAINED = {
-    "no_pairs": "the chains gave no pair",
-    "unchanged": "training changed nothing",
-    "diverged": "training diverged",
-}
+def set_page(template: str, beside: Path | None = None, **values: Any) -> bytes:
+    """A template with the style sheet, as UTF-8 HTML.
 
-
-def set_page(template: str, **values: Any) -> bytes:
-    """A template of this package with the style sheet, as UTF-8 HTML."""
+    Args:
+        template: its file name, in this package or in the directory ``beside``.
+        beside: another directory of templates.
+        values: for the template.
+    """
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader([HERE] if beside is None else [HERE, beside]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(
-        score=words.score,
-        percent=words.percent,
-        points=words.points,
-        interval=words.interval,
-        points_interval=words.points_interval,
-        count=words.count,
-        duration=words.duration,
+        score=score,
+        percent=percent,
+        points=points,
+        interval=interval,
+        points_interval=points_interval,
+        count=count,
+        duration=duration,
+        scope_title=scope_title,
     )
     sheet = (HERE / "page.css").read_text()
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
@@ -97,60 +110,68 @@ def set_page(template: str, **values: Any) -> bytes:
 
 def render_page(config: Config, record: Record, gallery: Gallery | None) -> bytes:
     """The whole page as UTF-8 HTML; the same record gives the same bytes."""
+    summary = record.summary
+    rounds = summary.pairs if summary is not None else ()
     page = set_page(
         "page.html.j2",
         config=config,
-        model=_said(record.summary.model or config.model.path),
+        model=_shown(summary.model if summary is not None else config.model.path),
+        method=summary.method if summary is not None else config.training.method,
         record=record,
-        summary=record.summary,
-        baseline=record.summary.baseline,
-        best=record.summary.stage(record.summary.best),
-        contrast=record.summary.contrast,
-        untrained=[pairs for pairs in record.summary.pairs if pairs.outcome in UNTRAINED],
-        outcome=outcome(record.summary),
+        comparison=summary.comparison if summary is not None else None,
+        alarm=summary.alarm if summary is not None else None,
+        digests=summary.digests if summary is not None else {},
+        rounds=rounds,
+        baseline=record.baseline,
+        best=record.best,
+        contrast=record.contrast,
+        untrained=[round_ for round_ in rounds if round_.outcome != TRAINED],
+        headline=headline(record),
         gallery=gallery,
         figures=figures,
         funnels=funnel.funnel_views(record),
         verticals=_gains(record, "by_vertical"),
         attributes=_gains(record, "by_attribute"),
-        shares=_shares(record.summary),
-        spells=_spells(record.summary),
-        why_untrained=UNTRAINED,
+        shares=_shares(record.seconds),
+        durations=_durations(record.seconds, summary.within if summary is not None else {}),
         settings=_settings(config),
         resources=_resources(config),
     )
     return page
 
 
-def outcome(summary: Summary) -> str:
-    """What came out, in one sentence."""
+def headline(record: Record) -> str:
+    """The result in one sentence."""
+    summary = record.summary
+    if summary is None:
+        return "Nothing has been evaluated yet."
     comparison = summary.comparison
     if comparison is not None:
         before, after = summary.stage(comparison.start), summary.stage(comparison.to)
         if before is not None and after is not None:
-            gain = f"{words.points(comparison.difference)} points{_interval(comparison)}"
+            gain = f"{points(comparison.difference)} points{_interval(comparison)}"
             return (
-                f"{before.title} {words.score(before.accuracy)} → {after.title} "
-                f"{words.score(after.accuracy)} on {words.count(after.queries)} held-out queries: "
+                f"{scope_title(before.name)} {score(before.accuracy)} → {scope_title(after.name)} "
+                f"{score(after.accuracy)} on {count(after.queries)} held-out queries: "
                 f"{gain}."
             )
-    shown = summary.stage(summary.best) or summary.baseline
+    shown = record.best or record.baseline
     if shown is None:
         return "Nothing has been evaluated yet."
-    rounds = any(stage.name.startswith("round-") for stage in summary.stages)
+    rounds = any(is_of_round(stage.name) for stage in summary.stages)
     rest = "no round did better on the anchor split" if rounds else "no round has been trained"
     return (
-        f"{shown.title} {words.score(shown.accuracy)} on {words.count(shown.queries)} held-out "
+        f"{scope_title(shown.name)} {score(shown.accuracy)} on {count(shown.queries)} held-out "
         f"queries; {rest}."
     )
 
 
 def _interval(comparison: Comparison) -> str:
-    """The interval of a difference, and a plain word where it does not speak for a gain."""
+    """The interval of a difference, and a warning where it includes zero."""
     if comparison.ci95 is None:
         return ""
     low, high = comparison.ci95
-    shown = f", 95 % [{words.points(low)}, {words.points(high)}]"
+    shown = f", 95 % [{points(low)}, {points(high)}]"
     if low > 0 or comparison.difference == 0:
         return shown
     return f"{shown}, a loss" if high < 0 else f"{shown}, which may be noise"
@@ -158,28 +179,25 @@ def _interval(comparison: Comparison) -> str:
 
 def _gains(record: Record, grouping: str) -> GainsView | None:
     """Groups by falling gain between the two policies of the contrast; None without both."""
-    contrast = record.summary.contrast
-    splits = [_eval_metrics(record, stage.name) for stage in contrast or ()]
+    splits = [_eval_metrics(record, stage.name) for stage in record.contrast or ()]
     if not splits or any(split is None for split in splits):
         return None
     earlier, later = (getattr(split, grouping) for split in splits)
-    groups = {
-        name: (earlier.get(name, Group()), later.get(name, Group()))
-        for name in sorted(set(earlier) | set(later))
-    }
-    scale = figures.gain_scale([group.accuracy for pair in groups.values() for group in pair])
-    gains = [
-        Gain(
-            name,
-            max(old.queries, new.queries),
-            old.accuracy,
-            new.accuracy,
-            figures.gain_figure(old.accuracy, new.accuracy, scale),
-        )
-        for name, (old, new) in groups.items()
+    groups = [
+        (name, earlier.get(name), later.get(name)) for name in sorted(set(earlier) | set(later))
     ]
+    scale = figures.gain_scale(
+        [group.accuracy for _, *pair in groups for group in pair if group is not None]
+    )
+    gains = [_gain(name, old, new, scale) for name, old, new in groups]
     gains.sort(key=lambda gain: -(gain.difference or 0.0))
     return GainsView(tuple(gains), figures.gain_axis(scale)) if gains else None
+
+
+def _gain(name: str, old: Group | None, new: Group | None, scale: Scale) -> AccuracyGain:
+    before, after = (None if group is None else group.accuracy for group in (old, new))
+    queries = max(group.queries for group in (old, new) if group is not None)
+    return AccuracyGain(name, queries, before, after, figures.gain_figure(before, after, scale))
 
 
 def _eval_metrics(record: Record, name: str) -> SplitMetrics | None:
@@ -187,40 +205,42 @@ def _eval_metrics(record: Record, name: str) -> SplitMetrics | None:
     return scope.metrics.eval if scope is not None and scope.metrics is not None else None
 
 
-# What an artifact is made by, where its name is not plain about it.
+# The work behind an artifact, for those with a colour of their own.
 WORK = {"chains": "sampling", "adapter": "training"}
-SHORTEST_SPELL = 0.005  # share of the whole; what is shorter is told in one line
+SHORTEST_SHARE = 0.005  # share of the whole; shorter ones share one line
 
 
-def _spells(summary: Summary) -> list[Spell]:
+def _durations(
+    seconds: Mapping[str, float], within: Mapping[str, Mapping[str, float]]
+) -> list[StageDuration]:
     """The artifacts that took long, longest first, and the rest as one."""
-    total = sum(summary.seconds.values())
-    longest = max(summary.seconds.values(), default=0.0) or 1.0
-    ordered = sorted(summary.seconds.items(), key=lambda pair: (-pair[1], pair[0]))
-    shown = [pair for pair in ordered if pair[1] >= SHORTEST_SPELL * total]
+    total = sum(seconds.values())
+    longest = max(seconds.values(), default=0.0) or 1.0
+    ordered = sorted(seconds.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = [pair for pair in ordered if pair[1] >= SHORTEST_SHARE * total]
     if len(ordered) - len(shown) > 1:
-        rest = sum(seconds for _, seconds in ordered[len(shown) :])
+        rest = sum(spent for _, spent in ordered[len(shown) :])
         shown.append((f"{len(ordered) - len(shown)} others", rest))
     else:
         shown = ordered
     return [
-        Spell(
+        StageDuration(
             name,
-            seconds,
-            figures.bar_figure(seconds / longest, f"bar {_work(name)}"),
-            tuple(summary.within.get(name, {}).items()),
+            spent,
+            figures.bar_figure(spent / longest, f"bar {_work(name)}"),
+            tuple(within.get(name, {}).items()),
         )
-        for name, seconds in shown
+        for name, spent in shown
     ]
 
 
-def _shares(summary: Summary) -> list[tuple[str, float]]:
+def _shares(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
     """The share of the whole time that each kind of work took."""
     spent = {"sampling": 0.0, "training": 0.0, "rest": 0.0}
-    for name, seconds in summary.seconds.items():
-        spent[_work(name)] += seconds
+    for name, took in seconds.items():
+        spent[_work(name)] += took
     total = sum(spent.values()) or 1.0
-    return [(work, seconds / total) for work, seconds in spent.items()]
+    return [(work, took / total) for work, took in spent.items()]
 
 
 def _work(artifact: str) -> str:
@@ -228,23 +248,23 @@ def _work(artifact: str) -> str:
 
 
 def _settings(config: Config) -> dict[str, str]:
-    """The keys that change what comes out."""
-    return {key: _said(value) for key, value in flatten(config.outcome()).items()}
+    """The keys that change the outcome."""
+    return {key: _shown(value) for key, value in flatten(config.outcome_keys()).items()}
 
 
 def _resources(config: Config) -> dict[str, str]:
     """The other keys. Environment variables may be secrets: their names are all that is shown."""
-    outcome_keys = set(flatten(config.outcome()))
+    outcome_keys = set(flatten(config.outcome_keys()))
     return {
-        key: "(set)" if key.startswith("sampling.environment.") else _said(value)
+        key: "(set)" if key.startswith("sampling.environment.") else _shown(value)
         for key, value in flatten(config.shown()).items()
         if key not in outcome_keys and key != "run.directory"
     }
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if value is None:
-        return words.ABSENT
+        return ABSENT
     if isinstance(value, list):
-        return ", ".join(_said(each) for each in value)
+        return ", ".join(_shown(each) for each in value)
     return _CREDENTIALS.sub("", str(value))

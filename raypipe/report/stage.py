@@ -1,31 +1,11 @@
 """The report stage: from what a run committed to one page that a person reads."""
 
-from raypipe.artifacts import Run
 from raypipe.config import Config
-from raypipe.report.document import results_markdown
 from raypipe.report.gallery import build_gallery
 from raypipe.report.page import render_page
-from raypipe.report.record import read_record
-from raypipe.report.sweep import FlipGallery, render_sweep
-from raypipe.results import Results
-
-PAGE = "report/index.html"
-
-
-def run_sweep(run: Run, results: Results) -> str:
-    """Write the page of a sweep, and the same tables as ``results.md``; returns the page's path.
-
-    Both are derived, as the run's own page.
-    """
-    before, after = results.arm("sft"), results.arm("dpo-sft")
-    flips = None
-    if before is not None and after is not None:
-        first = f"seed-{results.seeds[0]}"
-        gallery = build_gallery(run, f"{first}/{before.name}", f"{first}/{after.name}")
-        flips = FlipGallery(before.title, after.title, gallery)
-    run.replace(PAGE, render_sweep(results, flips))
-    run.replace("results.md", results_markdown(results).encode())
-    return run.path(PAGE)
+from raypipe.report.run_data import read_record
+from raypipe.store.artifacts import Run
+from raypipe.store.paths import REPORT
 
 
 def run(config: Config, run: Run) -> str:
@@ -37,7 +17,7 @@ def run(config: Config, run: Run) -> str:
         ArtifactError: a committed artifact is corrupt.
     """
     record = read_record(run)
-    contrast = record.summary.contrast
+    contrast = record.contrast
     gallery = build_gallery(run, contrast[0].name, contrast[1].name) if contrast else None
-    run.replace(PAGE, render_page(config, record, gallery))
-    return run.path(PAGE)
+    run.replace(REPORT, render_page(config, record, gallery))
+    return run.path(REPORT)

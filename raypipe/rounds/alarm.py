@@ -1,19 +1,24 @@
-"""The collapse alarm: has a policy got surer without getting better?
+"""The collapse alarm: is a policy more confident without being better?
 
-A round that works makes a policy surer and more often right. One that collapses makes it surer
-alone: its chains agree because they have come to say the same, whatever the images show. The alarm
-asks for all three: surer (confidence and unanimity), not more often right (anchor accuracy), and
-less varied (the entropy of the answers, or one value that takes over an attribute). What the anchor
-split is too small to tell is never held against a policy.
+A round that works makes a policy more confident and more often right. After a collapse it is only
+more confident: its chains agree because they give the same answer whatever the images show. The
+alarm needs all three: more confident (confidence and unanimity), not more often right (anchor
+accuracy), and less varied (the entropy of the answers, or one value that takes over an attribute).
+A change within the noise of the anchor split does not count.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import hypot
-from typing import Any
 
 from raypipe.config import RoundsConfig
-from raypipe.evaluation.signs import Lean, Signs
+from raypipe.summaries import (
+    Change,
+    CollapseMetrics,
+    Comparison,
+    Evidence,
+    Gain,
+    OverpredictedValue,
+)
 
 # A value takes over when its share of an attribute's answers has risen by more than this.
 _TAKEOVER = 0.3
@@ -24,80 +29,19 @@ _UNVOTED = 2.0
 # Width of a 95 % interval in standard errors.
 _WIDTH_95 = 3.92
 
-Change = tuple[float, float]
-"""Before and after."""
-
 
 @dataclass(frozen=True)
 class Measured:
-    """What the anchor split says of a policy."""
+    """A policy on the anchor split."""
 
     policy: str
     anchor_accuracy: float
-    signs: Signs
+    metrics: CollapseMetrics
 
 
-@dataclass(frozen=True)
-class Gain:
-    """Anchor accuracy of one policy less that of another (0-1), paired on the same queries."""
-
-    difference: float
-    error: float
-
-    @classmethod
-    def of(cls, comparison: Mapping[str, Any]) -> "Gain":
-        """From what ``evaluation.compare`` returns."""
-        low, high = comparison["ci95"]
-        return cls(comparison["difference"], (high - low) / _WIDTH_95)
-
-    @property
-    def is_up(self) -> bool:
-        """Whether it exceeds a standard error; of policies that are equal one in six does."""
-        return self.difference > self.error
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Why a policy counts as collapsed since another.
-
-    ``confidence`` and ``unanimity`` are None where one of the two was not voted on, ``entropy``
-    where the verified values do not vary, ``takeover`` where no value has taken over.
-    """
-
-    policy: str
-    since: str
-    anchor_accuracy: Change
-    gain: Gain
-    confidence: Change | None
-    unanimity: Change | None
-    entropy: Change | None
-    takeover: Lean | None
-
-    @property
-    def reason(self) -> str:
-        """The evidence in one sentence."""
-        right = "anchor accuracy {:.3f} → {:.3f}".format(*self.anchor_accuracy)
-        signs = []
-        if self.confidence is not None and self.unanimity is not None:
-            sure = "confidence {:.2f} → {:.2f}, unanimous {:.0%} → {:.0%}"
-            signs.append(sure.format(*self.confidence, *self.unanimity))
-        if self.entropy is not None:
-            signs.append(
-                "entropy of the answers {:.2f} → {:.2f} of the truth's".format(*self.entropy)
-            )
-        if (lean := self.takeover) is not None:
-            signs.append(
-                f"'{lean.value}' is {lean.share:.0%} of the answers for {lean.attribute} and "
-                f"{lean.truth_share:.0%} of the verified values"
-            )
-        return (
-            f"{self.policy} collapsed: since {self.since} it is no more often right ({right}), yet "
-            + "; ".join(signs)
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields, and ``reason``."""
-        return asdict(self) | {"reason": self.reason}
+def gain_of(comparison: Comparison) -> Gain:
+    low, high = comparison.ci95
+    return Gain(difference=comparison.difference, error=(high - low) / _WIDTH_95)
 
 
 def collapse(
@@ -112,7 +56,7 @@ def collapse(
     """
     if gain.is_up:
         return None
-    earlier, later = before.signs, after.signs
+    earlier, later = before.metrics, after.metrics
     confidence = _change(earlier.confidence, later.confidence)
     unanimity = _change(earlier.unanimity, later.unanimity)
     takeover = _takeover(earlier, later)
@@ -124,7 +68,7 @@ def collapse(
         collapsed = surer and narrower
     if not collapsed:
         return None
-    return Evidence(
+    evidence = Evidence(
         policy=after.policy,
         since=before.policy,
         anchor_accuracy=(before.anchor_accuracy, after.anchor_accuracy),
@@ -133,10 +77,34 @@ def collapse(
         unanimity=unanimity,
         entropy=_change(earlier.entropy, later.entropy),
         takeover=takeover,
+        reason="",
+    )
+    return evidence.model_copy(update={"reason": _reason(evidence)})
+
+
+def _reason(evidence: Evidence) -> str:
+    """The evidence in one sentence."""
+    right = "anchor accuracy {:.3f} → {:.3f}".format(*evidence.anchor_accuracy)
+    found = []
+    if evidence.confidence is not None and evidence.unanimity is not None:
+        sure = "confidence {:.2f} → {:.2f}, unanimous {:.0%} → {:.0%}"
+        found.append(sure.format(*evidence.confidence, *evidence.unanimity))
+    if evidence.entropy is not None:
+        found.append(
+            "entropy of the answers {:.2f} → {:.2f} of the truth's".format(*evidence.entropy)
+        )
+    if (over := evidence.takeover) is not None:
+        found.append(
+            f"'{over.value}' is {over.share:.0%} of the answers for {over.attribute} and "
+            f"{over.truth_share:.0%} of the verified values"
+        )
+    return (
+        f"{evidence.policy} collapsed: since {evidence.since} it is no more often right ({right}), "
+        f"yet {'; '.join(found)}"
     )
 
 
-def _narrowed(before: Signs, after: Signs, limit: float) -> bool:
+def _narrowed(before: CollapseMetrics, after: CollapseMetrics, limit: float) -> bool:
     entropy = _change(before.entropy, after.entropy)
     if entropy is None:
         return False
@@ -144,16 +112,16 @@ def _narrowed(before: Signs, after: Signs, limit: float) -> bool:
     return -_rise(entropy) > max(limit, _ERRORS_OF_A_FALL * error)
 
 
-def _takeover(before: Signs, after: Signs) -> Lean | None:
+def _takeover(before: CollapseMetrics, after: CollapseMetrics) -> OverpredictedValue | None:
     """The value that has risen most, of those that rose far enough and not by chance."""
-    shares = {(lean.attribute, lean.value): lean.share for lean in before.leans}
-    found: list[tuple[float, Lean]] = []
-    for lean in after.leans:
-        # A value that did not lean had at most its share of the verified values.
-        share = shares.get((lean.attribute, lean.value), lean.truth_share)
-        if lean.exceeds(max(share, lean.truth_share)) and lean.share - share > _TAKEOVER:
-            found.append((lean.share - share, lean))
-    return max(found, key=lambda risen: risen[0])[1] if found else None
+    shares = {(over.attribute, over.value): over.share for over in before.overpredicted}
+    found: list[tuple[float, OverpredictedValue]] = []
+    for over in after.overpredicted:
+        # A value that was not overpredicted had at most its share of the verified values.
+        share = shares.get((over.attribute, over.value), over.truth_share)
+        if over.exceeds(max(share, over.truth_share)) and over.share - share > _TAKEOVER:
+            found.append((over.share - share, over))
+    return max(found, key=lambda rise: rise[0])[1] if found else None
 
 
 def _change(before: float | None, after: float | None) -> Change | None:

@@ -11,7 +11,6 @@ its manifest at once, so that the same command begins, resumes and repeats a run
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 import raypipe.catalog.stage as catalog
 import raypipe.consensus.stage as consensus
@@ -19,25 +18,39 @@ import raypipe.evaluation.stage as evaluation
 import raypipe.report.stage as report
 import raypipe.sampling.stage as sampling
 import raypipe.training.stage as training
-from raypipe.artifacts import Run
-from raypipe.cluster import ray_session
+from raypipe.attributes.pool_slices import WHOLE, Slice, slice_of_round
 from raypipe.config import Config
 from raypipe.errors import CollapseError, InputError, NonFiniteLossError
-from raypipe.evaluation.signs import Signs
-from raypipe.manifest import Commit
-from raypipe.policies import PRETRAINED, SFT, policy, round_name
+from raypipe.models.policies import PRETRAINED, SFT, policy, round_name
 from raypipe.rounds import summary
-from raypipe.rounds.alarm import Evidence, Gain, Measured, collapse
-from raypipe.rounds.console import Console
-from raypipe.rounds.gate import Judged, best, decide, next_start
-from raypipe.rounds.points import points_of, step_of
-from raypipe.rounds.summary import RoundRecord
-from raypipe.runs import open_run
-from raypipe.slices import WHOLE, Slice, slice_of_round
-from raypipe.tracking import Tracking, tracked
+from raypipe.rounds.alarm import Measured, collapse, gain_of
+from raypipe.rounds.console import print_decision, print_summary
+from raypipe.rounds.gate import GateDecision, best, decide, next_start
+from raypipe.rounds.tracker_metrics import points_of, step_of
+from raypipe.runtime.cluster import ray_session
+from raypipe.runtime.console import Console
+from raypipe.runtime.tracking import Tracking, tracked
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import Commit
+from raypipe.store.paths import CATALOG, Paths
+from raypipe.store.runs import open_run
+from raypipe.summaries import (
+    ACCEPTED,
+    COLLAPSED,
+    DIVERGED,
+    NO_PAIRS,
+    START,
+    TRAINED,
+    UNCHANGED,
+    Evidence,
+    Funnel,
+    Metrics,
+    RoundRecord,
+    Summary,
+)
 
 
-def run_rounds(config: Config, console: Console) -> dict[str, Any]:
+def run_rounds(config: Config, console: Console) -> Summary:
     """Run, resume or repeat a whole run; returns its summary.
 
     Raises:
@@ -50,21 +63,26 @@ def run_rounds(config: Config, console: Console) -> dict[str, Any]:
     """
     started = time.time()
     run = open_run(config)
-    console.begin(config, run.location)
-    training.check(config)
+    console.begin(
+        f"run {config.run.name}: {config.model.path}, {config.rounds.num_rounds} rounds of "
+        f"{config.training.method} from {config.rounds.start}",
+        run.location,
+    )
+    training.check_training(config)
     with tracked(config, run, console.note) as tracking:
         with ray_session(config.cluster):
-            driver = Driver(config, run, console, tracking)
+            driver = RoundsDriver(config, run, console, tracking)
             written = driver.go()
         page = report.run(config, run)
         tracking.text("report", page)
-        console.end(written, page, time.time() - started)
+        print_summary(console, written)
+        console.end(page, time.time() - started)
         if driver.stopped is not None:
             raise driver.stopped
     return written
 
 
-class Driver:
+class RoundsDriver:
     """One pass over a run."""
 
     def __init__(
@@ -76,13 +94,13 @@ class Driver:
         self.tracking = tracking or Tracking()
         self.commits: dict[str, Commit] = {}
         self.policies: list[str] = []
-        self.judged: list[Judged] = []
+        self.judged: list[GateDecision] = []
         self.rounds: list[RoundRecord] = []
         self.alarm: Evidence | None = None
         self.stopped: NonFiniteLossError | CollapseError | None = None
         """Why the rounds ended early; to be raised once summary and report are written."""
 
-    def go(self) -> dict[str, Any]:
+    def go(self) -> Summary:
         """Every stage in its order; returns the summary."""
         rounds = self.config.rounds
         self._prepare()
@@ -90,11 +108,12 @@ class Driver:
         first = 1 if rounds.num_rounds else None
         self._measure(PRETRAINED, first if start == PRETRAINED else None)
         if start == SFT:
-            trained = self._stage("sft/adapter", lambda: training.run_sft(self.config, self.run))
+            name = Paths(SFT).adapter
+            trained = self._stage(name, lambda: training.run_sft(self.config, self.run))
             if trained.counts.get("unchanged"):
                 self.console.note("sft: training changed nothing; the policy answers as pretrained")
             self._measure(SFT, first)
-        self.judged.append(Judged(start, self._anchor_accuracy(start), "start"))
+        self.judged.append(GateDecision(start, self._anchor_accuracy(start), START))
         for round_index in range(1, rounds.num_rounds + 1):
             if not self._round(round_index, reference=start):
                 break
@@ -106,8 +125,15 @@ class Driver:
         start = next_start(self.judged)
         source = self._source(round_index, start)
         pairs, queries = self._pairs(source)
-        outcome = "trained" if pairs else "no_pairs"
-        self.rounds.append(RoundRecord(round_index, start, source, pairs, queries, outcome))
+        record = RoundRecord(
+            round=round_index,
+            start=start,
+            source=source,
+            pairs=pairs,
+            queries=queries,
+            outcome=TRAINED if pairs else NO_PAIRS,
+        )
+        self.rounds.append(record)
         if not pairs:
             self.console.note(f"round {round_index}: no preference pair; the adapter stays")
             return False
@@ -115,7 +141,7 @@ class Driver:
         frozen = reference if self.config.training.reference == "start" else start
         try:
             trained = self._stage(
-                f"{name}/adapter",
+                Paths(name).adapter,
                 lambda: training.run_round(
                     self.config,
                     self.run,
@@ -128,34 +154,34 @@ class Driver:
             )
         except NonFiniteLossError as error:
             self.stopped = error
-            self.rounds[-1] = replace(self.rounds[-1], outcome="diverged", reason=str(error))
+            self._amend(outcome=DIVERGED, reason=str(error))
             self.console.note(f"round {round_index}: {error}")
             return False
         if trained.counts.get("unchanged"):
-            self.rounds[-1] = replace(self.rounds[-1], outcome="unchanged")
+            self._amend(outcome=UNCHANGED)
             self.console.note(f"round {round_index}: training changed nothing; {start} stays")
             return False
         self._measure(name, round_index + 1 if round_index < rounds.num_rounds else None)
         self._judge(name, dict.fromkeys((start, reference)))
         return self.alarm is None
 
-    def _judge(self, name: str, earlier: Iterable[str]) -> None:
-        """Gate and alarm on a round's policy.
+    def _amend(self, **fields: object) -> None:
+        self.rounds[-1] = self.rounds[-1].model_copy(update=fields)
 
-        The alarm compares it with each of the earlier ones: the policy that the round started
-        from, and the one before round 1, since a collapse may creep.
-        """
+    def _judge(self, name: str, earlier: Iterable[str]) -> None:
+        """Gate and alarm on a round's policy. The alarm compares it with each of the earlier ones,
+        the start of the round and that of round 1, since a collapse may creep."""
         accuracy = self._anchor_accuracy(name)
         judged = decide(self.judged, name, accuracy, self.config.rounds.max_anchor_drop)
         if self.config.rounds.alarm:
             found = (self._collapse(before, name) for before in earlier)
             self.alarm = next((evidence for evidence in found if evidence is not None), None)
         if self.alarm is not None:
-            judged = replace(judged, decision="collapsed")
+            judged = replace(judged, decision=COLLAPSED)
         self.judged.append(judged)
         winner = best(self.judged)
-        self.console.judged(judged, winner)
-        self.tracking.log(step_of(name), {"gate/accepted": float(judged.decision == "accepted")})
+        print_decision(self.console, judged, winner)
+        self.tracking.log(step_of(name), {"gate/accepted": float(judged.decision == ACCEPTED)})
         self.tracking.text(f"gate/{name}", judged.decision)
         if self.alarm is not None:
             self.console.note(self.alarm.reason)
@@ -169,19 +195,19 @@ class Driver:
         earlier, later = self._measured(before), self._measured(after)
         if gain is None or earlier is None or later is None:
             return None
-        return collapse(earlier, later, Gain.of(gain), self.config.rounds)
+        return collapse(earlier, later, gain_of(gain), self.config.rounds)
 
     def _measured(self, name: str) -> Measured | None:
-        """What the alarm looks at; None where the evaluation has no signs."""
-        signs = self._metrics(name).get("signs")
-        if signs is None:
+        """What the alarm compares; None where there are no verified anchor queries."""
+        collapse_metrics = self._metrics(name).collapse
+        if collapse_metrics is None:
             return None
-        return Measured(name, self._anchor_accuracy(name), Signs.from_json(signs))
+        return Measured(name, self._anchor_accuracy(name), collapse_metrics)
 
     def _prepare(self) -> None:
-        self._stage("catalog/listings", lambda: catalog.run(self.config, self.run))
-        for name in ("catalog/seed", "catalog/truth"):
-            self.commits[name] = self.run.artifact(name).required()
+        self._stage(CATALOG.listings, lambda: catalog.run(self.config, self.run))
+        for name in (CATALOG.seed, CATALOG.truth):
+            self.commits[name] = self.run.artifact(name).require_commit()
 
     def _measure(self, name: str, next_round: int | None) -> None:
         """Sample a policy, vote on its chains if a round will learn from them, and evaluate it.
@@ -189,7 +215,7 @@ class Driver:
         A policy that was the last of its run has no chains for a next round: when the run is
         continued with more rounds, those come from a draw of their own.
         """
-        committed = self.run.artifact(f"{name}/chains").commit()
+        committed = self.run.artifact(Paths(name).chains).commit()
         if committed is not None:
             next_round = committed.fingerprint["round_index"]
         self._chains(name, policy_name=name, round_index=next_round, greedy=True)
@@ -197,17 +223,17 @@ class Driver:
         if next_round is not None:
             self._vote(name, next_round)
         self._stage(
-            f"{name}/evaluation",
+            Paths(name).evaluation,
             lambda: evaluation.run(self.config, self.run, scope=name, with_consensus=voted),
         )
         self.policies.append(name)
 
     def _source(self, round_index: int, start: str) -> str:
         """The scope whose chains a round learns from: its start policy's own, or a new draw."""
-        own = self.commits[f"{start}/chains"].fingerprint["round_index"]
+        own = self.commits[Paths(start).chains].fingerprint["round_index"]
         if own == round_index:
             return start
-        scope = f"{round_name(round_index)}-draw"
+        scope = Paths.of_redraw(round_name(round_index))
         self._chains(scope, policy_name=start, round_index=round_index, greedy=False)
         self._vote(scope, round_index)
         return scope
@@ -217,7 +243,7 @@ class Driver:
     ) -> None:
         sampled = policy(self.run, self.config.model, policy_name)
         self._stage(
-            f"{scope}/chains",
+            Paths(scope).chains,
             lambda: sampling.run(
                 self.config,
                 self.run,
@@ -237,35 +263,33 @@ class Driver:
 
     def _vote(self, scope: str, round_index: int) -> None:
         self._stage(
-            f"{scope}/consensus",
+            Paths(scope).consensus,
             lambda: consensus.run(self.config, self.run, scope=scope, round_index=round_index),
         )
-        self.commits[f"{scope}/pairs"] = self.run.artifact(f"{scope}/pairs").required()
+        self.commits[Paths(scope).pairs] = self.run.artifact(Paths(scope).pairs).require_commit()
 
     def _pairs(self, scope: str) -> tuple[int, int]:
         """Training examples of a scope and the queries they come from."""
-        funnel = self.run.artifact(f"{scope}/consensus").read_json("funnel.json")["total"]
-        queries = funnel["queries"]
+        funnel = Funnel.of(self.run.artifact(Paths(scope).consensus)).total
         if self.config.training.method == "self_learning":
-            return int(queries["kept"]), int(queries["kept"])
-        return int(funnel["pairs"]), int(queries["paired"])
+            return funnel.queries.kept, funnel.queries.kept
+        return funnel.pairs, funnel.queries.paired
 
-    def _metrics(self, name: str) -> dict[str, Any]:
-        metrics: dict[str, Any] = self.run.artifact(f"{name}/evaluation").read_json("metrics.json")
-        return metrics
+    def _metrics(self, name: str) -> Metrics:
+        return Metrics.of(self.run.artifact(Paths(name).evaluation))
 
     def _anchor_accuracy(self, name: str) -> float:
-        accuracy = self._metrics(name)["anchor"]["accuracy"]
+        accuracy = self._metrics(name).anchor.accuracy
         if accuracy is None:
             raise InputError("the anchor split has no queries: set catalog.anchor_share above 0")
-        return float(accuracy)
+        return accuracy
 
-    def _summarise(self, start: str) -> dict[str, Any]:
+    def _summarise(self, start: str) -> Summary:
         winner = best(self.judged).policy
         comparison = None
         if winner != start:
             comparison = evaluation.compare(self.config, self.run, before=start, after=winner)
-        return summary.write(
+        return summary.write_summary(
             self.config,
             self.run,
             policies=self.policies,
@@ -277,9 +301,6 @@ class Driver:
         )
 
     def _stage(self, name: str, work: Callable[[], Commit]) -> Commit:
-        self.console.stage(name)
-        commit = work()
-        self.commits[name] = commit
-        self.console.committed(name, commit)
+        commit = self.commits[name] = self.console.run_stage(name, work)
         self.tracking.log(*points_of(self.run, name, commit, self.config.rounds.start))
         return commit

@@ -5,23 +5,20 @@ Judged on the small trusted anchor split and never on eval, so that eval stays a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-Decision = Literal["start", "accepted", "rolled_back", "collapsed"]
-"""``collapsed`` is the alarm's word: rolled back, and no round follows."""
-REFUSED: tuple[Decision, ...] = ("rolled_back", "collapsed")
+from raypipe.summaries import ACCEPTED, REFUSED, ROLLED_BACK, Decision
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A policy with its anchor accuracy (0-1) and what the gate said of it."""
+class GateDecision:
+    """A policy with its anchor accuracy (0-1) and the decision on it."""
 
     policy: str
     anchor_accuracy: float
     decision: Decision
 
 
-def best(judged: Sequence[Judged]) -> Judged:
+def best(judged: Sequence[GateDecision]) -> GateDecision:
     """The policy of highest anchor accuracy that was not refused; of equals the latest.
 
     Raises:
@@ -34,7 +31,9 @@ def best(judged: Sequence[Judged]) -> Judged:
     return [policy for policy in kept if policy.anchor_accuracy == highest][-1]
 
 
-def decide(judged: Sequence[Judged], policy: str, anchor_accuracy: float, drop: float) -> Judged:
+def decide(
+    judged: Sequence[GateDecision], policy: str, anchor_accuracy: float, drop: float
+) -> GateDecision:
     """Accept a round's policy unless its anchor accuracy is below the best by more than ``drop``.
 
     Args:
@@ -42,10 +41,10 @@ def decide(judged: Sequence[Judged], policy: str, anchor_accuracy: float, drop: 
         drop: tolerance, 0-1.
     """
     fallen = best(judged).anchor_accuracy - anchor_accuracy
-    return Judged(policy, anchor_accuracy, "accepted" if fallen <= drop else "rolled_back")
+    return GateDecision(policy, anchor_accuracy, ACCEPTED if fallen <= drop else ROLLED_BACK)
 
 
-def next_start(judged: Sequence[Judged]) -> str:
+def next_start(judged: Sequence[GateDecision]) -> str:
     """The policy that the next round starts from: the last one, or the best after a rollback."""
     last = judged[-1]
     return best(judged).policy if last.decision in REFUSED else last.policy

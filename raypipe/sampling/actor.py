@@ -9,14 +9,22 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from raypipe import seeds, stream
+from raypipe import seeds
 from raypipe.errors import EngineDiedError
-from raypipe.sampling.chains import Answered, Chain
+from raypipe.runtime import stream
+from raypipe.sampling.chains import AnsweredQuery, Chain
+from raypipe.sampling.crash_tracker import CrashTracker
 from raypipe.sampling.engine import Failure, Prompt, Request
-from raypipe.sampling.suspects import Suspects
+from raypipe.store.quarantine import (
+    ENGINE_CRASH,
+    ENGINE_ERROR,
+    PROMPT_TOO_LONG,
+    QuarantineReason,
+    quarantine_row,
+)
 
-Present = Callable[[Sequence[dict[str, Any]], Sequence[Sequence[Answered]]], pa.Table]
-Refusal = dict[str, object]
+RowBuilder = Callable[[Sequence[dict[str, Any]], Sequence[Sequence[AnsweredQuery]]], pa.Table]
+QuarantineRow = dict[str, object]
 
 
 class ChainSource(Protocol):
@@ -29,14 +37,14 @@ class ChainSource(Protocol):
     def num_prompt_tokens(self, prompt: Prompt) -> int: ...
 
 
-class Blame(Protocol):
+class CrashReporter(Protocol):
     """The suspects, from wherever they live."""
 
     def __call__(self, method: str, *arguments: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplingRequest:
     """Which chains a query gets, by the split of its listing.
 
     ``seed_parts`` is what the seeds depend on beside listing and attribute; ``constrained`` lets
@@ -58,60 +66,55 @@ class SamplingActor:
 
     Args:
         make_engine: starts the engine in this process.
-        draw: which chains to ask for.
-        present: makes the rows that come out, of listings and their chains.
+        request: which chains to ask for.
+        make_rows: makes the rows that come out, of listings and their chains.
         write: writes them.
-        blame: the stage's :class:`Suspects`; None when nothing is retried.
+        report_crash: the stage's :class:`Suspects`; None when nothing is retried.
     """
 
     def __init__(
         self,
         make_engine: Callable[[], ChainSource],
-        draw: Draw,
-        present: Present,
-        write: stream.Write,
-        blame: Blame | None = None,
+        request: SamplingRequest,
+        make_rows: RowBuilder,
+        write: stream.BlockWriter,
+        report_crash: CrashReporter | None = None,
     ) -> None:
-        self._draw = draw
-        self._present = present
+        self._request = request
+        self._make_rows = make_rows
         self._write = write
         self._name = _own_name()
-        self._blame = blame or _nobody
-        complaint = self._blame("start", self._name)
+        self._report_crash = report_crash or _nobody
+        complaint = self._report_crash("start", self._name)
         if complaint is not None:
             raise EngineDiedError(complaint)
         self._engine = make_engine()
         self._turns = _Turns()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """LISTINGS rows in, the receipts of what came of them out."""
+        """LISTINGS rows in, descriptions of the files written for them out."""
         return self._write(self.answer(block))
 
-    def answer(self, block: pa.Table) -> stream.Outcome:
+    def answer(self, block: pa.Table) -> stream.BlockResult:
         """Chains for LISTINGS rows; a listing that cannot be asked is refused."""
         listings = block.to_pylist()
         ids = [listing["listing_id"] for listing in listings]
-        treatment = self._blame("begin", ids)
-        refused: list[Refusal] = []
-        asked = []
-        for listing in listings:
-            problem = self._problem(listing, treatment.refused)
-            if problem is None:
-                asked.append(listing)
-            else:
-                refused.append(problem)
-        together = [row for row in asked if row["listing_id"] not in treatment.alone]
-        answers: dict[str, list[Answered] | Failure] = {}
+        handling = self._report_crash("begin", ids)
+        problems = [self._problem(listing, handling.refused) for listing in listings]
+        refused = [problem for problem in problems if problem is not None]
+        asked = [row for row, problem in zip(listings, problems, strict=True) if problem is None]
+        together = [row for row in asked if row["listing_id"] not in handling.alone]
+        answers: dict[str, list[AnsweredQuery] | Failure] = {}
         if together:
             with self._turns.shared():
                 answers |= self._ask(together)
         for listing in asked:
-            if listing["listing_id"] in treatment.alone:
+            if listing["listing_id"] in handling.alone:
                 answers |= self._ask_alone(listing)
-        self._blame("end", self._name, ids)
+        self._report_crash("end", self._name, ids)
         return self._outcome(asked, answers, refused)
 
-    def _ask(self, listings: list[dict[str, Any]]) -> dict[str, list[Answered] | Failure]:
+    def _ask(self, listings: list[dict[str, Any]]) -> dict[str, list[AnsweredQuery] | Failure]:
         requests = [request for listing in listings for request in self._requests(listing)]
         try:
             made = iter(self._engine.generate(requests))
@@ -120,65 +123,65 @@ class SamplingActor:
             os._exit(1)
         return {listing["listing_id"]: self._answers(listing, made) for listing in listings}
 
-    def _ask_alone(self, listing: dict[str, Any]) -> dict[str, list[Answered] | Failure]:
+    def _ask_alone(self, listing: dict[str, Any]) -> dict[str, list[AnsweredQuery] | Failure]:
         with self._turns.exclusive():
-            self._blame("isolate", self._name, listing["listing_id"])
+            self._report_crash("ask_alone", self._name, listing["listing_id"])
             answers = self._ask([listing])
-            self._blame("cleared", self._name)
+            self._report_crash("answered_alone", self._name)
         return answers
 
-    def _problem(self, listing: dict[str, Any], deadly: frozenset[str]) -> Refusal | None:
+    def _problem(self, listing: dict[str, Any], deadly: frozenset[str]) -> QuarantineRow | None:
         if listing["listing_id"] in deadly:
             detail = "the engine died whenever it was asked, the last time alone"
-            return _refusal(listing, "engine_crash", detail)
+            return _refusal(listing, ENGINE_CRASH, detail)
         longest = max(listing["queries"], key=lambda query: len(query["prompt"]))
         length = self._engine.num_prompt_tokens(_prompt(listing, longest))
         if length <= self._engine.max_prompt_tokens:
             return None
         detail = f"{length} tokens, the engine takes {self._engine.max_prompt_tokens}"
-        return _refusal(listing, "prompt_too_long", detail)
+        return _refusal(listing, PROMPT_TOO_LONG, detail)
 
     def _requests(self, listing: dict[str, Any]) -> Iterator[Request]:
         """A listing's requests, adjacent so that they share its prefix in the engine's cache."""
-        draw = self._draw
+        request = self._request
         for query in listing["queries"]:
             prompt = _prompt(listing, query)
-            options = tuple(query["options"]) if draw.constrained else ()
-            if listing["split"] in draw.greedy:
+            options = tuple(query["options"]) if request.constrained else ()
+            if listing["split"] in request.greedy:
                 yield Request(prompt, 0, 0, options)
-            if draw.num_chains and listing["split"] in draw.sampled:
-                seed = seeds.derive(*draw.seed_parts, listing["listing_id"], query["attribute"])
-                yield Request(prompt, draw.num_chains, seed, options)
+            if request.num_chains and listing["split"] in request.sampled:
+                seed = seeds.derive(*request.seed_parts, listing["listing_id"], query["attribute"])
+                yield Request(prompt, request.num_chains, seed, options)
 
     def _answers(
         self, listing: dict[str, Any], made: Iterator[list[Chain] | Failure]
-    ) -> list[Answered] | Failure:
-        draw, split = self._draw, listing["split"]
-        sampled = draw.num_chains and split in draw.sampled
+    ) -> list[AnsweredQuery] | Failure:
+        request, split = self._request, listing["split"]
+        sampled = request.num_chains and split in request.sampled
         answers = []
         failure: Failure | None = None
         for _ in listing["queries"]:
-            greedy = next(made) if split in draw.greedy else []
+            greedy = next(made) if split in request.greedy else []
             chains = next(made) if sampled else []
             if isinstance(greedy, Failure):
                 failure = greedy
             elif isinstance(chains, Failure):
                 failure = chains
             else:
-                answers.append(Answered(greedy[0] if greedy else None, chains))
+                answers.append(AnsweredQuery(greedy[0] if greedy else None, chains))
         return failure or answers
 
     def _outcome(
         self,
         asked: list[dict[str, Any]],
-        answers: dict[str, list[Answered] | Failure],
-        refused: list[Refusal],
-    ) -> stream.Outcome:
+        answers: dict[str, list[AnsweredQuery] | Failure],
+        refused: list[QuarantineRow],
+    ) -> stream.BlockResult:
         listings, answered = [], []
         for listing in asked:
             answer = answers[listing["listing_id"]]
             if isinstance(answer, Failure):
-                refused.append(_refusal(listing, "engine_error", answer.detail[:500]))
+                refused.append(_refusal(listing, ENGINE_ERROR, answer.detail))
             else:
                 listings.append(listing)
                 answered.append(answer)
@@ -188,7 +191,7 @@ class SamplingActor:
             "chains": len(chains),
             "tokens": sum(len(chain.token_ids) for chain in chains),
         }
-        return stream.Outcome(self._present(listings, answered), refused, counts)
+        return stream.BlockResult(self._make_rows(listings, answered), refused, counts)
 
 
 class _Turns:
@@ -229,7 +232,7 @@ class _Turns:
 
 def _nobody(method: str, *arguments: Any) -> Any:
     """Suspects of a stage in which nothing is ever begun twice."""
-    return getattr(Suspects(0), method)(*arguments)
+    return getattr(CrashTracker(0), method)(*arguments)
 
 
 def _own_name() -> str:
@@ -239,13 +242,8 @@ def _own_name() -> str:
     return str(ray.get_runtime_context().get_actor_id()) if ray.is_initialized() else ""
 
 
-def _refusal(listing: dict[str, Any], reason: str, detail: str) -> Refusal:
-    return {
-        "id": listing["listing_id"],
-        "stage": "sampling",
-        "reason": reason,
-        "detail": detail,
-    }
+def _refusal(listing: dict[str, Any], reason: QuarantineReason, detail: str) -> QuarantineRow:
+    return quarantine_row(listing["listing_id"], "sampling", reason, detail)
 
 
 def _prompt(listing: dict[str, Any], query: dict[str, Any]) -> Prompt:

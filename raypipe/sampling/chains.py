@@ -25,7 +25,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredQuery:
     """The chains of one query: the greedy one if it was asked for, and the sampled ones."""
 
     greedy: Chain | None
@@ -40,7 +40,7 @@ _NOTHING = Chain("", (), 0.0, "")
 
 
 def chains_table(
-    listings: Sequence[dict[str, Any]], answered: Sequence[Sequence[Answered]], policy_id: str
+    listings: Sequence[dict[str, Any]], answered: Sequence[Sequence[AnsweredQuery]], policy_id: str
 ) -> pa.Table:
     """CHAINS rows of listings.
 

@@ -94,14 +94,12 @@ class InProcessEngine:
         return asked.answer
 
     def _run(self, arguments: Mapping[str, Any], started: "Future[Any]") -> None:
-        # vLLM would else put the engine into a process beside this one after all.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else the engine is another process
         import torch
         from vllm import EngineArgs, LLMEngine
 
         try:
-            # In this thread, to which OpenMP's threads then belong. Ray's worker may have loaded
-            # OpenMP with one, before the engine's environment was set.
+            # In this thread: OpenMP's belong to it. Ray's worker may have loaded OpenMP with one.
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
             engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except Exception as error:  # noqa: BLE001 - raised where the engine is waited for

@@ -1,4 +1,4 @@
-"""One policy served by vLLM: requests in, chains out."""
+"""One policy served by vLLM."""
 
 import io
 import os
@@ -6,23 +6,26 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from raypipe.attributes.prompts import messages
 from raypipe.config import ModelConfig, SamplingConfig
-from raypipe.documents import parse_object
+from raypipe.config.models import AnswerFormat
 from raypipe.errors import EngineDiedError, EngineStartError
-from raypipe.prompts import AnswerFormat, messages
+from raypipe.models.families import family_of_checkpoint
 from raypipe.sampling import probe
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.clients import Client, InProcessEngine, SeparateEngine
 from raypipe.sampling.weights import MergedCheckpoint, merged_checkpoint
+from raypipe.store.documents import parse_object
 
 ENGINE_DEFAULTS: dict[str, Any] = {
     "enable_prefix_caching": True,
-    "generation_config": "vllm",  # nothing of the sampling law comes from the checkpoint
+    "generation_config": "vllm",  # no sampling parameter comes from the checkpoint
     "disable_log_stats": True,
-    "load_format": "safetensors",  # never a pickle that lies where weights should
+    "load_format": "safetensors",  # never a pickle in place of weights
     "seed": 0,
 }
 _START_ADVICE = (
@@ -45,7 +48,7 @@ class Prompt:
 class Request:
     """``num_chains`` chains of one prompt; chain ``i`` draws from ``seed + i``. Greedy if 0.
 
-    With ``options`` the engine writes nothing but the answer format with one of them.
+    With ``options`` decoding is constrained to the answer format with one of them.
     """
 
     prompt: Prompt
@@ -56,13 +59,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why the engine could not answer one request; the others are not touched by it."""
+    """Why the engine could not answer one request; others are not affected."""
 
     detail: str
 
 
 class Engine:
-    """A vLLM engine that serves one policy, proved active before it is used.
+    """A vLLM engine that serves one policy, after a check that its adapter is active.
 
     Several threads may call :meth:`generate` at once; their requests share the engine's queue.
 
@@ -94,12 +97,13 @@ class Engine:
         self._answer_format = model.answer_format
         self._lora: Any = None
         merged: MergedCheckpoint | None = None
+        family = family_of_checkpoint(base, model.revision)
         arguments = ENGINE_DEFAULTS | {
             "model": base,
             "revision": model.revision,
             "dtype": model.dtype,
             "limit_mm_per_prompt": {"image": max_images, "video": 0},
-            "mm_processor_kwargs": {"min_pixels": image_size**2, "max_pixels": image_size**2},
+            **family.engine_arguments(image_size),
         }
         if adapter is not None and sampling.adapter == "merged":
             merged = merged_checkpoint(base, model.revision, model.dtype, adapter, policy_id)
@@ -117,7 +121,9 @@ class Engine:
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineStartError(f"{_START_ADVICE}: {error}") from error
         # Each image stands for one token in the template and for many in the engine.
-        visual = (image_size // 28) ** 2 * max_images
+        visual = max_images * family.tokens_per_image(
+            image_size, partial(_processor, base, model.revision)
+        )
         self.max_prompt_tokens = self._client.max_model_len - sampling.max_tokens - visual
         self.probe_figures = self._prove(merged)
 
@@ -128,10 +134,10 @@ class Engine:
         Raises:
             EngineDiedError: the engine is gone, and all requests with it.
         """
-        pictures = _Pictures()
+        images = _DecodedImages()
         answers = [
             self._client.submit(
-                self._engine_prompt(request.prompt, pictures), self._parameters(request), self._lora
+                self._engine_prompt(request.prompt, images), self._parameters(request), self._lora
             )
             for request in requests
         ]
@@ -168,17 +174,12 @@ class Engine:
         )
 
     def _text(self, prompt: Prompt) -> str:
-        conversation = messages(prompt.text, len(prompt.images), self._answer_format)
-        return str(
-            self._client.tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=True, tokenize=False
-            )
-        )
+        return prompt_text(self._client.tokenizer, prompt, self._answer_format)
 
-    def _engine_prompt(self, prompt: Prompt, pictures: "_Pictures") -> dict[str, Any]:
+    def _engine_prompt(self, prompt: Prompt, images: "_DecodedImages") -> dict[str, Any]:
         return {
             "prompt": self._text(prompt),
-            "multi_modal_data": {"image": pictures.of(prompt.images)},
+            "multi_modal_data": {"image": images.of(prompt.images)},
             "multi_modal_uuids": {"image": list(prompt.image_hashes)},
         }
 
@@ -202,8 +203,8 @@ class Engine:
         return [float(entry[token_id].logprob) for token_id, entry in scored]
 
 
-class _Pictures:
-    """Decodes a listing's images once for all of its queries, which come one after the other."""
+class _DecodedImages:
+    """Decodes a listing's images once for all of its queries, which are adjacent."""
 
     def __init__(self) -> None:
         self._encoded: tuple[bytes, ...] = ()
@@ -236,6 +237,12 @@ def _chains(answer: "Future[Any]") -> list[Chain] | Failure:
     ]
 
 
+def prompt_text(tokenizer: Any, prompt: Prompt, answer_format: AnswerFormat) -> str:
+    """A prompt by the chat template; vLLM expands the token that stands for each image."""
+    turns = messages(prompt.text, len(prompt.images), answer_format)
+    return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+
+
 def answer_pattern(options: Sequence[str], answer_format: AnswerFormat) -> str:
     """Regular expression of the completions that answer one of ``options``."""
     allowed = "|".join(re.escape(option) for option in options)
@@ -243,6 +250,12 @@ def answer_pattern(options: Sequence[str], answer_format: AnswerFormat) -> str:
     if answer_format == "answer_only":
         return answer
     return f"<reasoning>[^<]+</reasoning>{answer}"
+
+
+def _processor(base: str, revision: str | None) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(base, revision=revision)
 
 
 def _rank(adapter: Path) -> int:

@@ -29,8 +29,7 @@ def check_merged(
 
     Args:
         served: per-token log-probabilities of the probe as the engine gives them.
-        policy: the same by transformers, adapter merged.
-        base: the same by transformers, without adapter.
+        policy: the same by transformers, adapter merged; ``base`` without it.
 
     Raises:
         AdapterInactiveError: the adapter changes nothing, or the engine serves the base.

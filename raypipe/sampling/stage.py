@@ -12,36 +12,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe import stream
-from raypipe.artifacts import Artifact, Attempt, Run, committed
-from raypipe.config import Config, SamplingConfig, flatten
-from raypipe.manifest import Commit, versions
-from raypipe.policies import Policy, model_identity, model_path
-from raypipe.prompts import TEMPLATE_VERSION
-from raypipe.sampling.actor import ChainSource, Draw, Present, SamplingActor
+from raypipe.attributes.pool_slices import WHOLE, Slice
+from raypipe.attributes.prompts import TEMPLATE_VERSION
+from raypipe.config import Config, SamplingConfig
+from raypipe.models.policies import Policy, model_identity, model_path
+from raypipe.runtime import stream
+from raypipe.sampling.actor import ChainSource, RowBuilder, SamplingActor, SamplingRequest
 from raypipe.sampling.chains import chains_table
-from raypipe.sampling.suspects import Suspects
+from raypipe.sampling.crash_tracker import CrashTracker
 from raypipe.schemas import CHAINS, LISTINGS
-from raypipe.slices import WHOLE, Slice
+from raypipe.store.artifacts import Artifact, Attempt, Run, get_or_commit
+from raypipe.store.manifest import Commit, versions
+from raypipe.store.paths import Paths
 
 GREEDY_SPLITS = frozenset({"eval", "anchor"})
 SAMPLED_SPLITS = frozenset({"pool", "anchor"})
-# Engine arguments that say how fast, never what; any other one is part of the fingerprint.
-ENGINE_RESOURCES = frozenset(
-    {
-        "block_size",
-        "distributed_executor_backend",
-        "enable_chunked_prefill",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "mm_processor_cache_gb",
-        "pipeline_parallel_size",
-        "tensor_parallel_size",
-    }
-)
 EngineStarter = Callable[[Config, Policy], ChainSource]
 COLUMNS = ["listing_id", "vertical", "split", "images", "image_hashes", "queries"]
 
@@ -91,46 +76,46 @@ def run(
         AdapterInactiveError: an engine does not serve the policy's adapter.
         ArtifactError: a listing was lost or doubled.
     """
-    listings = run.artifact(f"{catalog}/listings", LISTINGS)
+    listings = run.artifact(Paths(catalog).listings, LISTINGS)
     num_chains = config.sampling.num_chains if round_index is not None else 0
-    draw = Draw(
+    request = SamplingRequest(
         num_chains=num_chains,
         greedy=GREEDY_SPLITS if greedy else frozenset(),
         sampled=_sampled(vote_on_eval) if num_chains else frozenset(),
         seed_parts=(config.run.seed, "round", -1 if round_index is None else round_index),
     )
-    fingerprint = law(config, policy, draw) | engine_versions()
+    fingerprint = recipe(config, policy, request) | engine_versions()
     fingerprint |= {
         "round_index": round_index,
-        "splits": sorted(draw.greedy | draw.sampled),
-        "upstream.listings": listings.required().digest,
+        "splits": sorted(request.greedy | request.sampled),
+        "upstream.listings": listings.require_commit().digest,
     }
     if vote_on_eval:
-        fingerprint["sampled"] = sorted(draw.sampled)
+        fingerprint["sampled"] = sorted(request.sampled)
     if not pool.whole:
         fingerprint["pool"] = [pool.low, pool.high]
-    present = partial(chains_table, policy_id=policy.policy_id)
+    make_rows = partial(chains_table, policy_id=policy.policy_id)
 
     def make(attempt: Attempt) -> Commit:
-        chosen = plan(
+        chosen = sampling_plan(
             config,
             listings,
-            splits=draw.greedy | draw.sampled,
+            splits=request.greedy | request.sampled,
             start=start,
             policy=policy,
-            draw=draw,
-            present=present,
+            request=request,
+            make_rows=make_rows,
             leave_out=_outside(listings, pool, config.run.seed),
         )
         return stream.run(
             attempt,
             [chosen],
-            demand=demand(config),
+            resources=actor_resources(config),
             max_refused=config.catalog.max_quarantined,
             counts={"chains_per_query": num_chains},
         )
 
-    return committed(run.artifact(f"{scope}/chains", CHAINS), fingerprint, make)
+    return get_or_commit(run.artifact(Paths(scope).chains, CHAINS), fingerprint, make)
 
 
 def _sampled(vote_on_eval: bool) -> frozenset[str]:
@@ -150,53 +135,49 @@ def engine_versions() -> dict[str, str]:
     return versions("raypipe", "vllm", "transformers", "torch")
 
 
-def law(config: Config, policy: Policy, draw: Draw) -> dict[str, Any]:
+def recipe(config: Config, policy: Policy, request: SamplingRequest) -> dict[str, Any]:
     """What chains depend on beside the listings and :func:`engine_versions`, for fingerprints."""
-    values = {
-        **flatten(config.sampling.outcome(), "sampling."),
-        **_engine_outcome(config.sampling.engine),
+    return {
+        **(config.fingerprint_keys("greedy") if request.greedy else {}),
+        **(config.fingerprint_keys("sampling") if request.num_chains else {}),
         **model_identity(policy.model),
-        "run.seed": config.run.seed,
         "template": TEMPLATE_VERSION,
         "policy_id": policy.policy_id,
     }
-    if not draw.num_chains:
-        del values["sampling.num_chains"]
-    return values
 
 
-def demand(config: Config) -> stream.Demand:
+def actor_resources(config: Config) -> stream.ActorResources:
     """What an engine's actor needs of the cluster."""
     sampling = config.sampling
-    return stream.Demand(
+    return stream.ActorResources(
         sampling.cpus_per_actor, sampling.gpus_per_actor, config.cluster.capacity_wait_s
     )
 
 
-def plan(
+def sampling_plan(
     config: Config,
     listings: Artifact,
     *,
     splits: Iterable[str],
     start: EngineStarter,
     policy: Policy,
-    draw: Draw,
-    present: Present,
+    request: SamplingRequest,
+    make_rows: RowBuilder,
     leave_out: pa.Array = stream.NO_IDS,
     columns: Sequence[str] = COLUMNS,
-) -> stream.Plan:
+) -> stream.StreamPlan:
     """A pool of engines over listings.
 
     Args:
         splits: the listings that are asked.
         start: starts an engine for the policy in an actor's process, with variables as set here.
-        draw: which chains they get.
-        present: makes the rows that come out, of listings and their chains.
+        request: which chains they get.
+        make_rows: makes the rows that come out, of listings and their chains.
         leave_out: ids that are not asked.
-        columns: of the listings, that ``present`` gets.
+        columns: of the listings, that ``make_rows`` gets.
 
-    When it runs it raises, beside what :func:`raypipe.stream.run` does, EngineDiedError (engines
-    died one after the other) and AdapterInactiveError (an engine does not serve the policy).
+    When it runs it raises what :func:`raypipe.runtime.stream.run` does, EngineDiedError (engines
+    died one after the other), and AdapterInactiveError (an engine does not serve the policy).
     """
     sampling = config.sampling
     wanted_splits = pa.array(sorted(splits))
@@ -209,26 +190,26 @@ def plan(
 
     memory: list[Any] = []
 
-    def transform(dataset: Any, write: stream.Write) -> Any:
-        suspects = _suspects(sampling.max_engine_deaths)
-        memory.append(suspects)
+    def transform(dataset: Any, write: stream.BlockWriter) -> Any:
+        tracker = _start_tracker(sampling.max_engine_deaths)
+        memory.append(tracker)
         return dataset.repartition(
             target_num_rows_per_block=sampling.listings_per_call
         ).map_batches(
             SamplingActor,
             fn_constructor_kwargs={
                 "make_engine": _maker(start, config, policy),
-                "draw": draw,
-                "present": present,
+                "request": request,
+                "make_rows": make_rows,
                 "write": write,
-                "blame": partial(_tell, suspects),
+                "report_crash": partial(_call_tracker, tracker),
             },
             batch_format="pyarrow",
             batch_size=sampling.listings_per_call,  # Ray wants a number with GPUs
             compute=_pool(sampling),
             num_cpus=sampling.cpus_per_actor,
             num_gpus=sampling.gpus_per_actor,
-            max_restarts=-1,  # the suspects bound them
+            max_restarts=-1,  # the tracker bound them
             max_task_retries=-1,
         )
 
@@ -242,7 +223,7 @@ def plan(
         while memory:
             ray.kill(memory.pop())
 
-    return stream.Plan(source, transform, ids, finish)
+    return stream.StreamPlan(source, transform, ids, finish)
 
 
 def _maker(start: EngineStarter, config: Config, policy: Policy) -> Callable[[], ChainSource]:
@@ -266,28 +247,20 @@ def _pool(sampling: SamplingConfig) -> Any:
     )
 
 
-def _suspects(max_deaths: int) -> Any:
-    """The suspects in an actor on the driver's own node, which outlives every engine's."""
+def _start_tracker(max_deaths: int) -> Any:
+    """The tracker in an actor on the driver's own node, which outlives every engine's."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote = ray.remote(Suspects).options(num_cpus=0, scheduling_strategy=here)
+    remote = ray.remote(CrashTracker).options(num_cpus=0, scheduling_strategy=here)
     return remote.remote(max_deaths)
 
 
-def _tell(suspects: Any, method: str, *arguments: Any) -> Any:
+def _call_tracker(tracker: Any, method: str, *arguments: Any) -> Any:
     import ray
 
-    return ray.get(getattr(suspects, method).remote(*arguments))
-
-
-def _engine_outcome(engine: dict[str, Any]) -> dict[str, Any]:
-    return {
-        f"sampling.engine.{key}": value
-        for key, value in engine.items()
-        if key not in ENGINE_RESOURCES
-    }
+    return ray.get(getattr(tracker, method).remote(*arguments))
 
 
 def _ids(listings: Artifact, splits: pa.Array) -> pa.Array:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from raypipe import storage
-from raypipe.documents import parse_object
 from raypipe.errors import ArtifactError, StorageError
 from raypipe.sampling import probe
+from raypipe.store.documents import parse_object
 
 _PROBE_FILE = "raypipe_probe.json"
 

@@ -20,7 +20,7 @@ NAME = "raypipe_tree"
 
 
 @dataclass(frozen=True)
-class Level:
+class TreeLevel:
     """N blocks of at most L tokens; padding comes last in a block."""
 
     rows: Tensor  # (N, L): where the tokens are in the row; padding names the row's first
@@ -38,7 +38,7 @@ class Layout:
 
     def __init__(self, lengths: Sequence[Sequence[int]], parents: Sequence[Sequence[int]]) -> None:
         self._biases: tuple[Tensor, ...] = ()
-        levels: list[Level] = []
+        levels: list[TreeLevel] = []
         order, first, padded = [], 0, 0
         for depth, sizes in enumerate(lengths):
             starts = torch.tensor(list(accumulate(sizes, initial=first))[:-1])
@@ -51,7 +51,7 @@ class Layout:
             if depth:
                 parent = torch.tensor(parents[depth - 1])
                 ancestors = (*(block[parent] for block in levels[-1].ancestors), parent)
-            levels.append(Level(rows, held, ancestors))
+            levels.append(TreeLevel(rows, held, ancestors))
             first += sum(sizes)
             padded += len(sizes) * longest
         self.levels = tuple(levels)
@@ -62,7 +62,7 @@ class Layout:
         """The layout on a device."""
         moved = copy.copy(self)
         moved.levels = tuple(
-            Level(
+            TreeLevel(
                 level.rows.to(device),
                 level.lengths.to(device),
                 tuple(block.to(device) for block in level.ancestors),
@@ -87,7 +87,7 @@ class Layout:
             )
         return self._biases
 
-    def _visible(self, level: Level) -> Tensor:
+    def _visible(self, level: TreeLevel) -> Tensor:
         """(N, L, keys): which keys of its branch a token may look at."""
         size, longest = level.rows.shape
         parts = []

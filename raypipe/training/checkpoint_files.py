@@ -28,16 +28,16 @@ class DamagedCheckpointError(Exception):
     """A checkpoint that nothing can be loaded from; the message says which file and why."""
 
 
-class _Part(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class ListedFile(_Part):
+class ListedFile(_Strict):
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class WorkerFiles(_Part):
+class WorkerFiles(_Strict):
     """What one worker wrote of a checkpoint; lies beside it as ``files-<rank>.json``."""
 
     rank: int = Field(ge=0)
@@ -79,7 +79,7 @@ def list_files(directory: Path, *, rank: int, workers: int, zero_stage: int) -> 
 def checkpoints(filesystem: pafs.FileSystem, directory: str) -> list[str]:
     """Names of what may be checkpoints of a training, the newest first."""
     selector = pafs.FileSelector(directory, allow_not_found=True)
-    with storage.asked(f"cannot look into {directory}"):
+    with storage.storage_errors(f"cannot look into {directory}"):
         found = filesystem.get_file_info(selector)
     names = [info.base_name for info in found if info.type == pafs.FileType.Directory]
     return sorted((name for name in names if name.startswith(_PREFIX)), reverse=True)
@@ -123,7 +123,7 @@ def _read_list(filesystem: pafs.FileSystem, source: str, rank: int) -> WorkerFil
 
 def _copy(filesystem: pafs.FileSystem, source: str, target: Path, file: ListedFile) -> None:
     digest = hashlib.sha256()
-    with storage.asked(f"cannot write {target} ({file.size:,} bytes)"):
+    with storage.storage_errors(f"cannot write {target} ({file.size:,} bytes)"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as stream:
             for chunk in _chunks(filesystem, source, file.size):
@@ -135,7 +135,7 @@ def _copy(filesystem: pafs.FileSystem, source: str, target: Path, file: ListedFi
 
 def _chunks(filesystem: pafs.FileSystem, path: str, most: int) -> Iterator[Any]:
     """The bytes of a regular file of at most this many."""
-    with storage.asked(f"cannot read {path}"):
+    with storage.storage_errors(f"cannot read {path}"):
         [info] = filesystem.get_file_info([path])
         if not info.is_file:
             raise DamagedCheckpointError(f"{_base(path)} is missing")

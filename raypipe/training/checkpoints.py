@@ -18,6 +18,7 @@ from pyarrow import fs as pafs
 from transformers import TrainerCallback
 
 from raypipe.errors import NonFiniteLossError, StorageError
+from raypipe.store.paths import TRAINING_LOG
 from raypipe.training.checkpoint_files import (
     DamagedCheckpointError,
     WorkerFiles,
@@ -26,7 +27,6 @@ from raypipe.training.checkpoint_files import (
     list_files,
 )
 
-TRAINING_LOG = "training.jsonl"
 COUNTS = "counts.json"
 _ASK_EVERY_S = 1.0
 _LOGGED = {
@@ -43,14 +43,14 @@ _LOGGED = {
 
 
 class ReportCallback(TrainerCallback):  # type: ignore[misc]
-    """Shows every step on the board; reports metrics to Ray Train with every checkpoint, not more
+    """Shows every step as progress; reports metrics to Ray Train with every checkpoint, not more
     often: workers wait for each other, and for seconds, in every report.
 
     Raises, from the step in question, NonFiniteLossError when a loss or gradient is not a number.
     """
 
-    def __init__(self, board: Any, zero_stage: int) -> None:
-        self._board = board
+    def __init__(self, progress: Any, zero_stage: int) -> None:
+        self._progress = progress
         self._zero_stage = zero_stage
         self._asked = 0.0
         self._leaving: set[str] = set()
@@ -90,7 +90,7 @@ class ReportCallback(TrainerCallback):  # type: ignore[misc]
         row = step_row(logs)
         check_finite(state.global_step, row)
         if state.is_world_process_zero:
-            self._board.show.remote(state.global_step, state.max_steps, row["loss"])
+            self._progress.show.remote(state.global_step, state.max_steps, row["loss"])
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         check_weights(state.global_step, model)
@@ -145,13 +145,13 @@ def refusal(fault: str, step: int, queries: Sequence[str]) -> str:
 
 
 def newest_whole(
-    filesystem: pafs.FileSystem, storage: str, zero_stage: int, board: Any, directory: Path
+    filesystem: pafs.FileSystem, storage: str, zero_stage: int, progress: Any, directory: Path
 ) -> Path | None:
     """The newest whole checkpoint of this training, copied into a local directory; None at its
     beginning.
 
     Ray Train hands out the newest alone, whatever became of its files. The first worker looks for
-    one that is whole, and says on the board which are passed over; the others take the same.
+    one that is whole, and says on the progress which are passed over; the others take the same.
 
     Raises:
         StorageError: the storage is out of reach, or the checkpoint was damaged meanwhile.
@@ -160,10 +160,10 @@ def newest_whole(
     workers = context.get_world_size()
     chosen: str | None = None
     if context.get_world_rank() == 0:
-        rejected = ray.get(board.rejected.remote())
+        rejected = ray.get(progress.rejected.remote())
         chosen, faults = choose(filesystem, storage, directory, zero_stage, workers, rejected)
         for name, reason in faults.items():
-            board.note.remote(f"checkpoint {name} is passed over: {reason}")
+            progress.note.remote(f"checkpoint {name} is passed over: {reason}")
     chosen = ray.train.collective.broadcast_from_rank_zero(chosen)
     if chosen is None:
         return None

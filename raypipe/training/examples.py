@@ -12,10 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.artifacts import Run
+from raypipe.attributes.prompts import (
+    answer_turn,
+    completion,
+    conversation,
+    without_control_tokens,
+)
+from raypipe.attributes.vote import KEPT
 from raypipe.config import PairWeight
-from raypipe.prompts import SYSTEM_PROMPTS, AnswerFormat, completion, without_control_tokens
+from raypipe.config.models import AnswerFormat
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, SEED
+from raypipe.store.artifacts import Run
+from raypipe.store.paths import CATALOG, Paths
 
 Row = dict[str, Any]
 
@@ -51,7 +59,7 @@ def seed_targets(run: Run, answer_format: AnswerFormat) -> Examples:
     """Every annotated answer of the seed split as a target (paper §3.1)."""
     prompts = _prompts(run, "seed")
     rows = []
-    for seeded in run.artifact("catalog/seed", SEED).read().to_pylist():
+    for seeded in run.artifact(CATALOG.seed, SEED).read().to_pylist():
         for answer in seeded["answers"]:
             key = (seeded["listing_id"], answer["attribute"])
             text = completion(answer["answer"], answer["reasoning"], answer_format)
@@ -62,20 +70,16 @@ def seed_targets(run: Run, answer_format: AnswerFormat) -> Examples:
 def preferred_targets(
     run: Run, scope: str, chains_of: str, answer_format: AnswerFormat
 ) -> Examples:
-    """Every preferred chain of a kept query as a target (paper §5), unanimous ones included.
-
-    Args:
-        scope: of the consensus.
-        chains_of: scope of the chains that it was reached on.
-    """
+    """Every preferred chain of a kept query as a target (paper §5), unanimous ones included;
+    ``scope`` is of the consensus, ``chains_of`` of the chains that it was reached on."""
     preferred: dict[tuple[str, str], list[int]] = {}
-    for table in run.artifact(f"{scope}/consensus", CONSENSUS).read_files():
+    for table in run.artifact(Paths(scope).consensus, CONSENSUS).read_files():
         pool = table.filter(pc.equal(table.column("split"), "pool"))
-        for row in pool.filter(pc.equal(pool.column("gate"), "kept")).to_pylist():
+        for row in pool.filter(pc.equal(pool.column("gate"), KEPT)).to_pylist():
             preferred[row["listing_id"], row["attribute"]] = row["preferred"]
     prompts = _prompts(run, "pool")
     rows = []
-    for table in run.artifact(f"{chains_of}/chains", CHAINS).read_files():
+    for table in run.artifact(Paths(chains_of).chains, CHAINS).read_files():
         for listing in table.to_pylist():
             for query in listing["queries"]:
                 key = (listing["listing_id"], query["attribute"])
@@ -93,16 +97,16 @@ def preference_pairs(
     Weights have mean 1 over all pairs, so that a learning rate means the same with any of them.
     """
     rows: list[Row] = []
-    for query in run.artifact(f"{scope}/pairs", PAIRS).read().to_pylist():
+    for query in run.artifact(Paths(scope).pairs, PAIRS).read().to_pylist():
         weight = query["margin"] if pair_weight == "margin" else 1.0
         for pair in query["pairs"]:
             rows.append(
                 {
                     "listing_id": query["listing_id"],
                     "attribute": query["attribute"],
-                    "prompt": _prompt(query["prompt"], answer_format),
-                    "chosen": [{"role": "assistant", "content": pair["chosen"]}],
-                    "rejected": [{"role": "assistant", "content": pair["rejected"]}],
+                    "prompt": conversation(query["prompt"], answer_format),
+                    "chosen": [answer_turn(pair["chosen"])],
+                    "rejected": [answer_turn(pair["rejected"])],
                     "weight": weight,
                 }
             )
@@ -116,20 +120,13 @@ def _target(key: tuple[str, str], prompt: str, text: str, answer_format: AnswerF
     return {
         "listing_id": key[0],
         "attribute": key[1],
-        "prompt": _prompt(prompt, answer_format),
-        "completion": [{"role": "assistant", "content": text}],
+        "prompt": conversation(prompt, answer_format),
+        "completion": [answer_turn(text)],
     }
 
 
-def _prompt(text: str, answer_format: AnswerFormat) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": SYSTEM_PROMPTS[answer_format]},
-        {"role": "user", "content": text},
-    ]
-
-
 def _listings(run: Run, columns: list[str]) -> Iterator[pa.Table]:
-    return run.artifact("catalog/listings", LISTINGS).read_files(columns)
+    return run.artifact(CATALOG.listings, LISTINGS).read_files(columns)
 
 
 def _prompts(run: Run, split: str) -> dict[tuple[str, str], str]:

@@ -13,25 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from raypipe.artifacts import Run
-from raypipe.config import Config, OptimizerConfig, TrainingConfig
+from raypipe.config import Config, OptimizerConfig
 from raypipe.errors import InputError, NonFiniteLossError
-from raypipe.manifest import Fingerprint
-from raypipe.policies import model_path, policy
+from raypipe.models.families import family_of
+from raypipe.models.policies import model_path, policy
 from raypipe.schemas import REFERENCE
-from raypipe.training.examples import (
-    Examples,
-    preference_pairs,
-    preferred_targets,
-    seed_targets,
-)
-from raypipe.training.lora import asked_as, check_trainable, load_reference, with_adapter
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import Fingerprint
+from raypipe.store.paths import TENSORBOARD, Paths
+from raypipe.training.examples import Examples, preference_pairs, preferred_targets, seed_targets
+from raypipe.training.lora import check_trainable, load_reference, use_adapter, with_adapter
 
-Method = Literal["sft", "dpo", "self_learning"]
+TrainingMethod = Literal["sft", "dpo", "self_learning"]
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One training: what on, from where, compared with what.
 
     ``start`` and ``reference`` name policies of the run; ``source`` is the scope whose consensus
@@ -40,7 +37,7 @@ class Task:
     where those hold the source's pairs and more; None is the source itself.
     """
 
-    method: Method
+    method: TrainingMethod
     start: str
     reference: str | None
     source: str | None
@@ -73,8 +70,8 @@ class Job:
     name: str
     config: Config
     run: Run
-    task: Task
-    board: Any
+    task: TrainingTask
+    progress: Any
     reference_fingerprint: Fingerprint
     storage: str
     """Where the checkpoints lie."""
@@ -96,7 +93,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     from raypipe.training.extension import load_extension
 
     job: Job = arguments["job"]
-    if ray.get(job.board.refusal.remote()):
+    if ray.get(job.progress.refusal.remote()):
         return  # Ray Train tries again whatever the fault was; this one would come back
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     load_tensors_only()
@@ -104,14 +101,14 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     filesystem, zero_stage = job.run.filesystem, job.config.cluster.zero_stage
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        checkpoint = newest_whole(filesystem, job.storage, zero_stage, job.board, directory)
+        checkpoint = newest_whole(filesystem, job.storage, zero_stage, job.progress, directory)
         if checkpoint is not None and finished(checkpoint):
             hand_over_again(checkpoint)
             return
         try:
             _train(job, checkpoint, directory)
         except NonFiniteLossError as error:
-            ray.get(job.board.refuse.remote(str(error)))
+            ray.get(job.progress.refuse.remote(str(error)))
             raise
 
 
@@ -129,7 +126,7 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
         raise InputError(f"{job.name}: there are no examples to train on")
     build = _shared_prefix if job.config.training.step == "shared_prefix" else _stock
     trainer = build(job, model, processor, examples, directory, counts)
-    callback = ReportCallback(job.board, job.config.cluster.zero_stage)
+    callback = ReportCallback(job.progress, job.config.cluster.zero_stage)
     trainer.add_callback(callback)
     started = time.monotonic()
     try:
@@ -137,7 +134,7 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
     except Exception as error:
         if checkpoint is not None and not callback.has_stepped:
             reason = f"training does not go on from it ({type(error).__name__})"
-            ray.get(job.board.reject.remote(checkpoint.name, reason))
+            ray.get(job.progress.reject.remote(checkpoint.name, reason))
         raise
     counts["num_examples"] = len(examples.rows)
     counts["num_steps"] = trainer.state.global_step
@@ -152,7 +149,7 @@ def _keep_events(job: Job, trainer: Any, directory: Path) -> None:
 
     events = directory / "checkpoints" / "runs"
     if trainer.is_world_process_zero() and not job.run.is_local and events.exists():
-        target = job.run.path("tensorboard", job.name)
+        target = job.run.path(TENSORBOARD, job.name)
         copy_files(str(events), target, destination_filesystem=job.run.filesystem)
 
 
@@ -164,9 +161,6 @@ def _load(job: Job) -> tuple[Any, Any]:
     config = job.config
     base, revision = model_path(config.model), config.model.revision
     processor = AutoProcessor.from_pretrained(base, revision=revision)
-    # Every image is already this many pixels; the processor must leave it so.
-    pixels = config.catalog.image_size**2
-    processor.image_processor.size = {"shortest_edge": pixels, "longest_edge": pixels}
     model = AutoModelForImageTextToText.from_pretrained(
         base,
         revision=revision,
@@ -174,6 +168,7 @@ def _load(job: Job) -> tuple[Any, Any]:
         use_safetensors=True,
         trust_remote_code=False,
     )
+    family_of(model).bound_pixels(processor, config.catalog.image_size)
     start = policy(job.run, config.model, job.task.start).adapter_directory()
     return processor, with_adapter(model, config.lora, start)
 
@@ -192,21 +187,20 @@ def _shared_prefix(
     from transformers import TrainingArguments
 
     from raypipe.training import shared_prefix
-    from raypipe.training.packing import plan
+    from raypipe.training.loss import LossOptions
+    from raypipe.training.packing import plan_packs
     from raypipe.training.trainer import SharedPrefixTrainer
-    from raypipe.training.trees import grow
 
     config, task, cluster = job.config, job.task, job.config.cluster
     base = model.get_base_model()
-    shared_prefix.prepare(base, checkpointing=cluster.gradient_checkpointing)
-    collator = shared_prefix.Collator(processor, examples.images, base.model.get_rope_index)
-    trees = grow(examples, processor, shared_prefix.tokens_per_image(processor))
+    shared_prefix.prepare_model(base, checkpointing=cluster.gradient_checkpointing)
+    trees, collator = _trees(job, base, processor, examples)
     if task.method == "dpo":
         started = time.monotonic()
         trees = _with_reference(job, model.to(get_device()), processor, trees, collator)
         counts["reference_s"] = round(time.monotonic() - started, 3)
     optimizer = task.optimizer(config)
-    laid_out = plan(
+    laid_out = plan_packs(
         trees,
         batch_size=optimizer.batch_size,
         epochs=optimizer.epochs,
@@ -227,8 +221,7 @@ def _shared_prefix(
         plan=laid_out,
         collator=collator,
         objective="preference" if task.method == "dpo" else "target",
-        beta=config.training.beta,
-        label_smoothing=config.training.label_smoothing,
+        loss=LossOptions.from_config(config.training),
     )
 
 
@@ -243,18 +236,19 @@ def _with_reference(
 
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    artifact = job.run.artifact(f"{job.task.referred}/reference", REFERENCE)
-    known = [rank == 0 and artifact.matching(job.reference_fingerprint) is not None]
+    artifact = job.run.artifact(Paths(job.task.referred).reference, REFERENCE)
+    known = [rank == 0 and artifact.find_commit(job.reference_fingerprint) is not None]
     dist.broadcast_object_list(known, src=0)
     if not known[0]:
         adapter = policy(job.run, job.config.model, job.task.reference or job.task.start)
-        with asked_as(model, adapter.adapter_directory()):
+        with use_adapter(model, adapter.adapter_directory()):
             tokens = job.config.cluster.tokens_per_pack
             base = model.get_base_model()
-            asked = (trees, collator)
+            work = (trees, collator)
             if job.task.reference_of is not None:
-                asked = _all_referred(job, base, processor)
-            share = reference_rows(base, *asked, tokens, rank, workers)
+                pairs = preference_pairs(job.run, job.task.referred, job.config.model.answer_format)
+                work = _trees(job, base, processor, pairs)
+            share = reference_rows(base, *work, tokens, rank, workers)
         shares: list[Any] = [None] * workers
         dist.all_gather_object(shares, share)
         if rank == 0:
@@ -265,15 +259,15 @@ def _with_reference(
     return with_reference(trees, artifact)
 
 
-def _all_referred(job: Job, base: Any, processor: Any) -> tuple[list[Any], Any]:
-    """The trees of all pairs that the reference is shared by, and their collator."""
-    from raypipe.training import shared_prefix
-    from raypipe.training.trees import grow
+def _trees(job: Job, base: Any, processor: Any, examples: Examples) -> tuple[list[Any], Any]:
+    """The examples as trees, and the collator of packs of them."""
+    from raypipe.training.shared_prefix import Collator, check_family
+    from raypipe.training.trees import build_trees
 
-    answer_format = job.config.model.answer_format
-    pairs = preference_pairs(job.run, job.task.referred, answer_format)
-    collator = shared_prefix.Collator(processor, pairs.images, base.model.get_rope_index)
-    return grow(pairs, processor, shared_prefix.tokens_per_image(processor)), collator
+    family = check_family(base.config)
+    num_tokens = family.tokens_per_image(job.config.catalog.image_size)
+    collator = Collator(processor, examples.images, family.rope_index(base))
+    return build_trees(examples, processor, num_tokens), collator
 
 
 def _stock(
@@ -287,13 +281,15 @@ def _stock(
     """TRL's own trainer, as it ships."""
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+    from raypipe.training.loss import LossOptions, trl_settings
+
     sizes = _stock_sizes(job)
     a_step = sizes["gradient_accumulation_steps"] * sizes["per_device_train_batch_size"]
     a_step *= job.config.cluster.num_train_workers
     num_steps = sizes["num_train_epochs"] * math.ceil(len(examples.rows) / a_step)
     arguments = _arguments(job, directory, num_steps) | sizes
     if job.task.method == "dpo":
-        arguments |= stock_loss(job.config.training)
+        arguments |= trl_settings(LossOptions.from_config(job.config.training))
         # max_length None: a limit would cut image tokens off.
         settings = DPOConfig(**arguments, max_length=None)
         trainer_class = DPOTrainer
@@ -307,23 +303,6 @@ def _stock(
         reference = policy(job.run, job.config.model, job.task.reference or job.task.start)
         load_reference(trainer.model, reference.adapter_directory())
     return trainer
-
-
-def stock_loss(training: TrainingConfig) -> dict[str, Any]:
-    """DPO's loss as settings of TRL, whose sigmoid loss takes no notice of ``label_smoothing``.
-
-    With losses s of a pair and w of its reverse, conservative DPO is (1-e)s + ew, and TRL's robust
-    loss ((1-e)s - ew) / (1-2e): the first is 2(1-e) times s less (1-2e) times the second.
-    """
-    settings: dict[str, Any] = {"beta": training.beta}
-    smoothing = training.label_smoothing
-    if smoothing > 0:
-        settings |= {
-            "loss_type": ["sigmoid", "robust"],
-            "loss_weights": [2 * (1 - smoothing), 2 * smoothing - 1],
-            "label_smoothing": smoothing,
-        }
-    return settings
 
 
 def _stock_sizes(job: Job) -> dict[str, Any]:

@@ -8,17 +8,13 @@ from typing import Any
 
 from raypipe.config import LoraConfig
 from raypipe.errors import ConfigError
+from raypipe.models.families import QWEN2_5_VL, ModelFamily, family_of, projection_widths
 
 POLICY_ADAPTER = "default"
 REFERENCE_ADAPTER = "ref"
 
 
-def target_pattern(lora: LoraConfig) -> str:
-    """The regular expression of the modules that get an adapter: never the vision tower's."""
-    return rf".*language_model.*\.({'|'.join(lora.targets)})"
-
-
-def lora_config(lora: LoraConfig) -> Any:
+def lora_config(lora: LoraConfig, family: ModelFamily = QWEN2_5_VL) -> Any:
     """PEFT's configuration of a fresh adapter."""
     from peft import LoraConfig as PeftLoraConfig
 
@@ -27,13 +23,13 @@ def lora_config(lora: LoraConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=target_pattern(lora),
+        target_modules=family.lora_pattern(lora.targets),
         task_type="CAUSAL_LM",
     )
 
 
 def expected_parameters(config: Any, lora: LoraConfig) -> int:
-    """Trainable parameters that a model of this text configuration should have.
+    """Trainable parameters that a model of this configuration should have.
 
     A projection of ``i`` inputs and ``o`` outputs gets ``rank * (i + o)``; Qwen2.5-VL-3B with
     rank 32 on query and value has 36 * 32 * (4096 + 2304) = 7,372,800.
@@ -41,20 +37,12 @@ def expected_parameters(config: Any, lora: LoraConfig) -> int:
     Raises:
         ConfigError: a target that is no attention projection.
     """
-    text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    query = text.num_attention_heads * head
-    key_value = text.num_key_value_heads * head
-    widths = {
-        "q_proj": text.hidden_size + query,
-        "k_proj": text.hidden_size + key_value,
-        "v_proj": text.hidden_size + key_value,
-        "o_proj": query + text.hidden_size,
-    }
+    widths = projection_widths(config)
     unknown = [name for name in lora.targets if name not in widths]
     if unknown:
         raise ConfigError(f"lora.targets: {unknown} are not among {sorted(widths)}")
-    return int(text.num_hidden_layers * lora.rank * sum(widths[name] for name in lora.targets))
+    num_layers = config.get_text_config().num_hidden_layers
+    return int(num_layers * lora.rank * sum(widths[name] for name in lora.targets))
 
 
 def check_trainable(model: Any, lora: LoraConfig) -> int:
@@ -62,17 +50,17 @@ def check_trainable(model: Any, lora: LoraConfig) -> int:
 
     Raises:
         ConfigError: another count, or a trainable parameter outside the targets: an adapter on
-            the wrong modules trains in silence.
+            the wrong modules trains without an error.
     """
     trainable = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    pattern = re.compile(rf"{target_pattern(lora)}\.lora_[AB]\..*")
-    strangers = [name for name in trainable if not pattern.fullmatch(name)]
-    if strangers:
-        raise ConfigError(f"parameters outside lora.targets would be trained: {strangers[:3]}")
-    expected, found = expected_parameters(model.config, lora), sum(trainable.values())
-    if found != expected:
-        raise ConfigError(f"the adapter has {found:,} parameters instead of {expected:,}")
-    return int(found)
+    pattern = re.compile(rf"{family_of(model).lora_pattern(lora.targets)}\.lora_[AB]\..*")
+    others = [name for name in trainable if not pattern.fullmatch(name)]
+    if others:
+        raise ConfigError(f"parameters outside lora.targets would be trained: {others[:3]}")
+    expected, actual = expected_parameters(model.config, lora), sum(trainable.values())
+    if actual != expected:
+        raise ConfigError(f"the adapter has {actual:,} parameters instead of {expected:,}")
+    return int(actual)
 
 
 def with_adapter(model: Any, lora: LoraConfig, start: Path | None) -> Any:
@@ -83,12 +71,12 @@ def with_adapter(model: Any, lora: LoraConfig, start: Path | None) -> Any:
     from peft import PeftModel, get_peft_model
 
     if start is None:
-        return get_peft_model(model, lora_config(lora))
+        return get_peft_model(model, lora_config(lora, family_of(model)))
     return PeftModel.from_pretrained(model, str(start), is_trainable=True)
 
 
 @contextlib.contextmanager
-def asked_as(model: Any, adapter: Path | None) -> Iterator[None]:
+def use_adapter(model: Any, adapter: Path | None) -> Iterator[None]:
     """While the body runs, the model is another policy: ``adapter``'s, or None for the base's."""
     if adapter is None:
         with model.disable_adapter():
@@ -122,21 +110,21 @@ def load_reference(model: Any, reference: Path | None) -> None:
     loaded = set_peft_model_state_dict(model, weights, adapter_name=REFERENCE_ADAPTER)
     missing = [key for key in loaded.missing_keys if f".{REFERENCE_ADAPTER}." in key]
     if missing or loaded.unexpected_keys:
-        odd = [*missing, *loaded.unexpected_keys][:3]
-        raise ConfigError(f"the reference adapter does not fit the model: {odd}")
+        keys = [*missing, *loaded.unexpected_keys][:3]
+        raise ConfigError(f"the reference adapter does not fit the model: {keys}")
 
 
-def same_adapter(start: Path | None, made: Path) -> bool:
-    """Whether training has left the policy as it was: all weights equal, or none learned.
+def same_adapter(start: Path | None, trained: Path) -> bool:
+    """Whether training left the policy as it was: all weights equal, or every B still zero.
 
     Args:
-        start: weights of the adapter that training started from; None for a fresh one, which adds
-            nothing to the base as long as every B is zero.
-        made: weights of the adapter that came out.
+        start: weights of the adapter before training; None for a fresh one, which adds nothing to
+            the base as long as every B is zero.
+        trained: weights of the adapter after it.
     """
     from safetensors.numpy import load_file
 
-    after = load_file(made)
+    after = load_file(trained)
     if start is None:
         return not any(weight.any() for name, weight in after.items() if ".lora_B." in name)
     before = load_file(start)

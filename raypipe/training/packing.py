@@ -32,7 +32,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackingPlan:
     """A whole training, epoch after epoch."""
 
     steps: tuple[Step, ...]
@@ -50,7 +50,7 @@ class Plan:
                 yield index, pack
 
 
-def plan(
+def plan_packs(
     trees: Sequence[Tree],
     *,
     batch_size: int,
@@ -58,7 +58,7 @@ def plan(
     num_workers: int,
     max_tokens: int,
     seed: int,
-) -> Plan:
+) -> PackingPlan:
     """Lay out a training.
 
     Args:
@@ -66,13 +66,12 @@ def plan(
         max_tokens: of a pack, unless a single example has more.
         seed: of the order of listings, drawn anew each epoch.
     """
-    steps = []
+    steps: list[Step] = []
     for epoch in range(epochs):
         order = list(trees)
         random.Random(derive(seed, "order", epoch)).shuffle(order)
-        for parts in _batches(order, batch_size):
-            steps.append(_step(parts, num_workers, max_tokens))
-    return Plan(tuple(steps))
+        steps += (_step(parts, num_workers, max_tokens) for parts in _batches(order, batch_size))
+    return PackingPlan(tuple(steps))
 
 
 def _batches(trees: Sequence[Tree], batch_size: int) -> Iterator[list[Tree]]:
@@ -95,7 +94,7 @@ def _batches(trees: Sequence[Tree], batch_size: int) -> Iterator[list[Tree]]:
 
 def _step(trees: Sequence[Tree], num_workers: int, max_tokens: int) -> Step:
     pieces = [piece for tree in trees for piece in _split(tree, max_tokens)]
-    shares = spread(pieces, num_workers)
+    shares = balance_by_tokens(pieces, num_workers)
     return Step(
         sum(len(tree.examples) for tree in trees),
         sum(tree.num_scored for tree in trees),
@@ -112,7 +111,7 @@ def _split(tree: Tree, max_tokens: int) -> list[Tree]:
     return [part for half in halves for part in _split(tree.with_examples(half), max_tokens)]
 
 
-def spread(trees: Sequence[Tree], num_workers: int) -> list[list[Tree]]:
+def balance_by_tokens(trees: Sequence[Tree], num_workers: int) -> list[list[Tree]]:
     """The largest tree first, each to the worker with the fewest tokens so far."""
     shares: list[list[Tree]] = [[] for _ in range(num_workers)]
     loads = [(0, rank) for rank in range(num_workers)]

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from raypipe.artifacts import Artifact, Attempt, committed
 from raypipe.errors import ArtifactError
-from raypipe.manifest import Commit, Fingerprint
 from raypipe.schemas import REFERENCE
-from raypipe.training.packing import in_order, spread
+from raypipe.store.artifacts import Artifact, Attempt, get_or_commit
+from raypipe.store.manifest import Commit, Fingerprint
+from raypipe.training.packing import balance_by_tokens, in_order
 from raypipe.training.shared_prefix import Collator, chain_logprobs
 from raypipe.training.trees import Tree
 
@@ -46,7 +46,7 @@ def reference_rows(
     model: Any, trees: Sequence[Tree], collator: Collator, max_tokens: int, rank: int, workers: int
 ) -> list[Row]:
     """The rows of the reference table for one worker's share of the trees, balanced by tokens."""
-    share = spread(trees, workers)[rank]
+    share = balance_by_tokens(trees, workers)[rank]
     logprobs = reference_logprobs(model, share, collator, max_tokens)
     return [_row(tree, values) for tree, values in zip(share, logprobs, strict=True)]
 
@@ -74,9 +74,9 @@ def commit_rows(artifact: Artifact, fingerprint: Fingerprint, rows: list[Row]) -
         return attempt.commit(counts={"listings": len(rows)})
 
     try:
-        return committed(artifact, fingerprint, make)
+        return get_or_commit(artifact, fingerprint, make)
     except ArtifactError:
-        other = artifact.matching(fingerprint)
+        other = artifact.find_commit(fingerprint)
         if other is None:
             raise
         return other

@@ -4,15 +4,12 @@ import socket
 from importlib import import_module
 from typing import Any
 
-from raypipe.local_session import LOOPBACK
+from raypipe.runtime.local_session import LOOPBACK
 
 
 def torch_config(backend: str) -> Any:
-    """Ray Train's configuration of the process group.
-
-    torch's store listens on every interface, wherever it is told to be. In a session of this
-    machine alone it is handed a socket that does not.
-    """
+    """Ray Train's configuration of the process group. torch's store listens on every interface, so
+    a local session hands it a socket that does not."""
     import ray
     from ray.train.torch import TorchConfig
 

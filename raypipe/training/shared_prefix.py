@@ -1,7 +1,7 @@
-"""Log-probabilities of chains, with each image, trunk and stem put through the model once.
+"""Log-probabilities of chains, computing each image, trunk and stem once.
 
-Exact: what comes out is what one row per chain would give, to rounding. For the Qwen2-VL and
-Qwen2.5-VL families, whose positions (M-RoPE) go on from the images in the same way.
+Exact: equal to one row per chain, to rounding. For the families of
+:data:`raypipe.models.families.FAMILIES`.
 """
 
 import io
@@ -16,18 +16,18 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from raypipe.errors import ConfigError
+from raypipe.models.families import FAMILIES, QwenVLFamily
 from raypipe.training import attention
 from raypipe.training.attention import Layout
 from raypipe.training.trees import Tree
 
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl")
 LOGITS_AT_ONCE = 1 << 27
-"""Logits held at once in float32 (512 MiB): beyond it they are computed again when needed."""
+"""Most float32 logits in memory (512 MiB); beyond it they are recomputed in the backward pass."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A pack as tensors. S tokens in a row, C chains, E examples of K chains each."""
+    """A pack as tensors: S tokens in one row, C chains, E examples of K chains each."""
 
     token_ids: Tensor  # (S,)
     positions: Tensor  # (3, 1, S)
@@ -47,7 +47,7 @@ class Batch:
 
 
 class Collator:
-    """Turns a pack into tensors on the CPU: decodes and preprocesses images, lays out the row.
+    """Turns a pack into tensors on the CPU: decodes and preprocesses images, concatenates tokens.
 
     Args:
         images: encoded images of every listing.
@@ -117,12 +117,12 @@ class Collator:
             last = first + len(self._images[tree.listing_id])
             token_ids = torch.from_numpy(tree.trunk.astype(np.int64))[None]
             own = grids[first:last] if grids is not None and last > first else None
-            found, _ = self._rope_index(
+            indices, _ = self._rope_index(
                 token_ids,
                 mm_token_type_ids=(token_ids == self._image_token).int(),
                 image_grid_thw=own,
             )
-            positions.append(found[:, 0])
+            positions.append(indices[:, 0])
             first = last
         return positions
 
@@ -144,7 +144,7 @@ def _text(first: int, length: int) -> Tensor:
 
 
 def _scored(chains: list[_ChainRow], stem_ends: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Where every token of every chain is predicted: at its stem's end, then within the chain."""
+    """Source, target and chain of every scored token: the first is predicted at its stem's end."""
     sources, first = [], int(stem_ends[-1]) + 1
     for stem, ids, _ in chains:
         sources.append(np.concatenate([[stem_ends[stem]], np.arange(first, first + len(ids) - 1)]))
@@ -166,58 +166,49 @@ def _examples(pack: Sequence[Tree]) -> Tensor:
     return torch.tensor(rows)
 
 
-def tokens_per_image(processor: Any) -> int:
-    """Visual tokens, after merging, of an image at the size that the processor is set to."""
-    from PIL import Image
-
-    images = processor.image_processor
-    side = round(images.size["shortest_edge"] ** 0.5)
-    features = images(images=[Image.new("RGB", (side, side))], return_tensors="pt")
-    return int(features["image_grid_thw"].prod()) // int(images.merge_size) ** 2
-
-
-def check_family(config: Any) -> None:
-    """Refuse a model that this module does not know.
+def check_family(config: Any) -> QwenVLFamily:
+    """The family of a model that this module can train.
 
     Raises:
-        ConfigError: another family than :data:`MODEL_TYPES`, or sliding windows.
+        ConfigError: another family than those of ``FAMILIES``, or sliding windows.
     """
     instead = "set training.step=stock"
-    if config.model_type not in MODEL_TYPES:
-        known = ", ".join(MODEL_TYPES)
+    if config.model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
         raise ConfigError(
             f"training.step=shared_prefix knows {known}, not '{config.model_type}'; {instead}"
         )
     if set(config.get_text_config().layer_types) != {"full_attention"}:
         raise ConfigError(f"training.step=shared_prefix knows no sliding windows; {instead}")
+    return FAMILIES[config.model_type]
 
 
-def prepare(model: Any, *, checkpointing: bool) -> None:
+def prepare_model(model: Any, *, checkpointing: bool) -> None:
     """Make a model attend along trees; its vision tower stays as it is.
 
     Args:
-        checkpointing: compute activations again instead of keeping them.
+        checkpointing: recompute activations in the backward pass.
 
     Raises:
         ConfigError: a model of another family, or with sliding windows.
     """
-    check_family(model.config)
+    family = check_family(model.config)
     attention.register()
-    language = model.model.language_model
+    language = family.language_model_of(model)
     language.set_attn_implementation(attention.NAME)
     if checkpointing:
         language.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def visual_features(model: Any, batch: Batch, device: Any) -> Tensor | None:
-    """(visual tokens, width): each image once, and nothing kept for a backward pass."""
+    """(visual tokens, width) of each image, without gradients."""
     if batch.pixel_values is None or batch.grids is None:
         return None
     with torch.no_grad():
-        seen = model.model.get_image_features(
+        features = model.model.get_image_features(
             batch.pixel_values.to(device), batch.grids.to(device), return_dict=True
         )
-    return torch.cat(seen.pooler_output)
+    return torch.cat(features.pooler_output)
 
 
 def chain_logprobs(model: Any, batch: Batch) -> Tensor:
@@ -225,7 +216,7 @@ def chain_logprobs(model: Any, batch: Batch) -> Tensor:
 
     Args:
         model: the conditional-generation model itself, out of its PEFT wrapper, after
-            :func:`prepare`.
+            :func:`prepare_model`.
     """
     device = model.lm_head.weight.device
     features = visual_features(model, batch, device)
@@ -234,7 +225,8 @@ def chain_logprobs(model: Any, batch: Batch) -> Tensor:
     if features is not None:
         images = token_ids == model.config.image_token_id
         embedded = embedded.masked_scatter(images[:, None], features.to(embedded.dtype))
-    hidden = model.model.language_model(
+    language = FAMILIES[model.config.model_type].language_model_of(model)
+    hidden = language(
         inputs_embeds=embedded[None],
         position_ids=batch.positions.to(device),
         attention_mask={"full_attention": None},
@@ -248,10 +240,10 @@ def chain_logprobs(model: Any, batch: Batch) -> Tensor:
 
 
 def _token_logprobs(head: Any, hidden: Tensor, target: Tensor) -> Tensor:
-    """(scored,) log-probabilities; the logits of a large vocabulary are never all there at once."""
+    """(scored,) log-probabilities; all logits of a large vocabulary never exist at once."""
 
-    def scored(states: Tensor, wanted: Tensor) -> Tensor:
-        return -cross_entropy(head(states).float(), wanted, reduction="none")
+    def scored(states: Tensor, targets: Tensor) -> Tensor:
+        return -cross_entropy(head(states).float(), targets, reduction="none")
 
     at_once = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     if len(target) <= at_once:

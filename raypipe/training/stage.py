@@ -8,11 +8,11 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from raypipe import storage
-from raypipe.artifacts import Attempt, Run, committed
-from raypipe.config import ClusterConfig, Config, flatten
-from raypipe.errors import ArtifactError, ConfigError, NonFiniteLossError, RaypipeError
-from raypipe.manifest import Commit, versions
-from raypipe.policies import (
+from raypipe.attributes.prompts import TEMPLATE_VERSION
+from raypipe.config import ClusterConfig, Config
+from raypipe.errors import ArtifactError, NonFiniteLossError, RaypipeError
+from raypipe.models.families import model_settings
+from raypipe.models.policies import (
     ADAPTER_WEIGHTS,
     PRETRAINED,
     SFT,
@@ -20,20 +20,22 @@ from raypipe.policies import (
     model_path,
     policy,
 )
-from raypipe.progress import reported
-from raypipe.prompts import TEMPLATE_VERSION
+from raypipe.runtime.progress import reported
 from raypipe.seeds import derive
-from raypipe.training.board import step_board
+from raypipe.store.artifacts import Attempt, Run, get_or_commit
+from raypipe.store.manifest import Commit, versions
+from raypipe.store.paths import CATALOG, TENSORBOARD, TRAININGS, Paths
 from raypipe.training.checkpoint_files import DamagedCheckpointError, copy_whole
-from raypipe.training.loop import Job, Task, train_worker
+from raypipe.training.loop import Job, TrainingTask, train_worker
 from raypipe.training.lora import same_adapter
+from raypipe.training.progress import training_progress
 from raypipe.training.rendezvous import torch_config
 
-logger = logging.getLogger("raypipe.progress")
+logger = logging.getLogger("raypipe.runtime.progress")
 _LIST = "checkpoint_manager_snapshot.json"
 
 
-def check(config: Config) -> None:
+def check_training(config: Config) -> None:
     """Refuse, before anything is sampled, a base model that the configured step cannot train.
 
     Raises:
@@ -41,23 +43,15 @@ def check(config: Config) -> None:
     """
     if config.training.step == "stock" or config.model.path.startswith("embedded:"):
         return
-    from transformers import AutoConfig
-
     from raypipe.training.shared_prefix import check_family
 
-    path, revision = model_path(config.model), config.model.revision
-    try:
-        settings = AutoConfig.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model.path={path} cannot be loaded: {reason}") from error
-    check_family(settings)
+    check_family(model_settings(model_path(config.model), config.model.revision))
 
 
 def run_sft(config: Config, run: Run, *, name: str = SFT) -> Commit:
     """Commit ``<name>/adapter``: a fresh adapter on the annotated seed (paper §3.1)."""
-    task = Task("sft", PRETRAINED, None, None, _seed(config, 0))
-    upstream = {"upstream.seed": run.artifact("catalog/seed").required().digest}
+    task = TrainingTask("sft", PRETRAINED, None, None, _seed(config, 0))
+    upstream = {"upstream.seed": run.artifact(CATALOG.seed).require_commit().digest}
     return _run(config, run, name, task, upstream)
 
 
@@ -91,11 +85,11 @@ def run_round(
     frozen = reference if method == "dpo" else None
     chains = chains_of or source
     seed = _seed(config, round_index)
-    task = Task(method, start, frozen, source, seed, chains, reference_of)
+    task = TrainingTask(method, start, frozen, source, seed, chains, reference_of)
     upstream = {
-        "upstream.chains": run.artifact(f"{chains}/chains").required().digest,
-        "upstream.consensus": run.artifact(f"{source}/consensus").required().digest,
-        "upstream.pairs": run.artifact(f"{source}/pairs").required().digest,
+        "upstream.chains": run.artifact(Paths(chains).chains).require_commit().digest,
+        "upstream.consensus": run.artifact(Paths(source).consensus).require_commit().digest,
+        "upstream.pairs": run.artifact(Paths(source).pairs).require_commit().digest,
     }
     return _run(config, run, name, task, upstream)
 
@@ -104,42 +98,41 @@ def _seed(config: Config, round_index: int) -> int:
     return derive(config.run.seed, "training", round_index) % (1 << 31)
 
 
-def _run(config: Config, run: Run, name: str, task: Task, upstream: dict[str, Any]) -> Commit:
-    section = "sft" if task.method == "sft" else "training"
+def _run(
+    config: Config, run: Run, name: str, task: TrainingTask, upstream: dict[str, Any]
+) -> Commit:
     fingerprint = {
-        **flatten(task.optimizer(config).outcome(), f"{section}."),
-        **flatten(config.lora.outcome(), "lora."),
+        **config.fingerprint_keys("sft" if task.method == "sft" else "training"),
         **model_identity(config.model),
         **versions("raypipe", "torch", "transformers", "peft", "trl", "deepspeed"),
         **upstream,
-        "run.seed": config.run.seed,
-        "training.step": config.training.step,
         "template": TEMPLATE_VERSION,
         "start": policy(run, config.model, task.start).policy_id,
-        "upstream.listings": run.artifact("catalog/listings").required().digest,
+        "upstream.listings": run.artifact(CATALOG.listings).require_commit().digest,
     }
     if task.reference is not None:
         fingerprint["reference"] = policy(run, config.model, task.reference).policy_id
     reference = _reference_fingerprint(config, run, task)
 
     def make(attempt: Attempt) -> Commit:
-        storage = run.path(".training", name, attempt.family)
+        storage = run.path(TRAININGS, name, attempt.family)
         return _fit(attempt, Job(name, config, run, task, None, reference, storage))
 
-    return committed(run.artifact(f"{name}/adapter"), fingerprint, make)
+    return get_or_commit(run.artifact(Paths(name).adapter), fingerprint, make)
 
 
-def _reference_fingerprint(config: Config, run: Run, task: Task) -> dict[str, Any]:
+def _reference_fingerprint(config: Config, run: Run, task: TrainingTask) -> dict[str, Any]:
     """What the reference's log-probabilities of a pair set depend on."""
     if task.method != "dpo":
         return {}
     return {
+        **config.fingerprint_keys("reference"),
         **model_identity(config.model),
         **versions("raypipe", "torch", "transformers", "peft"),
         "template": TEMPLATE_VERSION,
         "reference": policy(run, config.model, task.reference or task.start).policy_id,
-        "upstream.pairs": run.artifact(f"{task.referred}/pairs").required().digest,
-        "upstream.listings": run.artifact("catalog/listings").required().digest,
+        "upstream.pairs": run.artifact(Paths(task.referred).pairs).require_commit().digest,
+        "upstream.listings": run.artifact(CATALOG.listings).require_commit().digest,
     }
 
 
@@ -154,14 +147,14 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     run, cluster = job.run, job.config.cluster
     # Ray Train looks at its workers every two seconds, and every report waits for that.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    board = step_board()
+    progress = training_progress()
     # Attempts with the same fingerprint share a directory: a new one goes on where the last
     # one's newest whole checkpoint is.
-    place = run.path(".training", job.name)
-    forget_list(run, f".training/{job.name}/{attempt.family}")
+    place = run.path(TRAININGS, job.name)
+    forget_list(run, f"{TRAININGS}/{job.name}/{attempt.family}")
     trainer = Trainer(
         train_worker,
-        train_loop_config={"job": replace(job, board=board)},
+        train_loop_config={"job": replace(job, progress=progress)},
         torch_config=torch_config("nccl" if cluster.use_gpu else "gloo"),
         scaling_config=_scaling(cluster),
         run_config=ray.train.RunConfig(
@@ -174,14 +167,14 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
         ),
     )
     try:
-        with reported(lambda: ray.get(board.text.remote())):
+        with reported(lambda: ray.get(progress.text.remote())):
             fitted = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _explained(error, ray.get(board.refusal.remote())) from error
+        raise _explained(error, ray.get(progress.refusal.remote())) from error
     finally:
-        for note in ray.get(board.notes.remote()):
+        for note in ray.get(progress.notes.remote()):
             logger.warning("%s: %s", job.name, note)
-    if reason := ray.get(board.refusal.remote()):
+    if reason := ray.get(progress.refusal.remote()):
         raise NonFiniteLossError(reason)
     counts = dict(fitted.metrics or {}) | _taken(attempt, job, fitted.checkpoint.path)
     commit = attempt.commit(counts=counts)
@@ -249,7 +242,7 @@ def _environment(job: Job) -> dict[str, str]:
     if not job.config.cluster.use_gpu:
         found["DS_ACCELERATOR"] = "cpu"
     if job.run.is_local:
-        found["TENSORBOARD_LOGGING_DIR"] = job.run.path("tensorboard", job.name)
+        found["TENSORBOARD_LOGGING_DIR"] = job.run.path(TENSORBOARD, job.name)
     return found
 
 

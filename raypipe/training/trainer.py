@@ -6,17 +6,17 @@ checkpoints, callbacks, trackers.
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from raypipe.errors import NonFiniteLossError
 from raypipe.training.checkpoints import check_finite, refusal
-from raypipe.training.packing import Pack, Plan
+from raypipe.training.loss import LossOptions, preference_losses
+from raypipe.training.packing import Pack, PackingPlan
 from raypipe.training.shared_prefix import Batch, Collator, chain_logprobs
 
 Objective = Literal["preference", "target"]
@@ -25,26 +25,8 @@ _MEANS = ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/reject
 _SUMS = (*_MEANS, "examples", "tokens")
 
 
-def preference_losses(
-    logprobs: Tensor, batch: Batch, beta: float, label_smoothing: float
-) -> tuple[Tensor, Tensor]:
-    """DPO's sigmoid loss, times its weight, and reward margin of every pair of a batch, each (E,).
-
-    Args:
-        logprobs: of the batch's chains under the policy, (C,).
-        label_smoothing: probability (0-0.5) that a preference is the wrong way round; the loss is
-            the one to be expected then (conservative DPO).
-    """
-    examples = batch.examples.to(logprobs.device)
-    gains = logprobs - batch.reference.to(logprobs.device)
-    margins = beta * (gains[examples[:, 0]] - gains[examples[:, 1]])
-    right, wrong = -logsigmoid(margins), -logsigmoid(-margins)
-    losses = (1 - label_smoothing) * right + label_smoothing * wrong
-    return batch.weights.to(logprobs.device) * losses, margins
-
-
 class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
-    """Trains on a :class:`Plan`: DPO where examples are pairs, next tokens where they are targets.
+    """Trains on a :class:`PackingPlan`: DPO on pairs, next-token prediction on targets.
 
     The loss of a step is the mean over its pairs, or over the tokens of its targets, however the
     step is spread over packs and workers. A pair's loss is multiplied by its weight and the sum
@@ -53,9 +35,8 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
     where a model takes no ``num_items_in_batch``: equal for one micro-batch.)
 
     Args:
-        model: PEFT model after :func:`raypipe.training.shared_prefix.prepare`.
-        beta: strength of DPO's pull to the reference.
-        label_smoothing: of :func:`preference_losses`.
+        model: PEFT model after :func:`raypipe.training.shared_prefix.prepare_model`.
+        loss: of pairs; targets do not need it.
     """
 
     def __init__(
@@ -63,18 +44,16 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
         model: Any,
         args: Any,
         *,
-        plan: Plan,
+        plan: PackingPlan,
         collator: Collator,
         objective: Objective,
-        beta: float,
-        label_smoothing: float = 0.0,
+        loss: LossOptions,
         callbacks: Sequence[Any] = (),
     ) -> None:
         self.plan = plan
         self._collator = collator
         self._objective = objective
-        self._beta = beta
-        self._label_smoothing = label_smoothing
+        self._loss = loss
         self._sums: dict[str, Any] = dict.fromkeys(_SUMS, 0.0)
         self._since = time.monotonic()
         packs = list(plan.packs_of(args.process_index))
@@ -82,7 +61,7 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> Any:
-        """This worker's packs in their order; the plan has already dealt them out."""
+        """This worker's packs, in the order of the plan."""
         return DataLoader(
             self.train_dataset,
             batch_size=1,
@@ -96,11 +75,7 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         """This pack's part of the step's loss, scaled so that accumulation and averaging over
-        workers give the step's mean.
-
-        Raises:
-            NonFiniteLossError: names the step and the queries.
-        """
+        workers give the step's mean. Raises NonFiniteLossError with the step and the queries."""
         batch, step = inputs["batch"], self.plan.steps[inputs["step"]]
         share = self.args.world_size * self.args.gradient_accumulation_steps
         if batch is None:
@@ -108,7 +83,7 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
             return torch.stack([p.sum() for p in trainable]).sum() * 0.0
         logprobs = chain_logprobs(self.model.get_base_model(), batch)
         if self._objective == "preference":
-            losses, margins = preference_losses(logprobs, batch, self._beta, self._label_smoothing)
+            losses, margins = preference_losses(logprobs, batch, self._loss)
             total, size = losses.sum(), step.num_examples
             self._count_pairs(logprobs.detach(), margins.detach(), batch)
         else:
@@ -116,8 +91,7 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
             total, size = losses.sum(), step.num_scored
         self._check(losses.detach(), inputs)
         self._sums["tokens"] += len(batch.token_ids)
-        scaled: Tensor = total * (share / size)
-        return scaled
+        return cast("Tensor", total * (share / size))
 
     def _count_pairs(self, logprobs: Tensor, margins: Tensor, batch: Batch) -> None:
         named = logprobs[batch.examples.to(logprobs.device)]
@@ -138,7 +112,7 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
         raise NonFiniteLossError(refusal("a loss is not a number", inputs["step"] + 1, bad))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what was counted over all workers since the last log.
+        """Adds the means and counts of all workers since the last log.
 
         Raises:
             NonFiniteLossError: the loss or the gradient norm of the step is not a number.
@@ -167,12 +141,12 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
         }
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not estimated: transformers would count the tokens of a batch of rows."""
+        """Not estimated: transformers counts the tokens of padded rows."""
         return 0
 
 
 def peak_memory_gib(device: Any) -> float:
-    """The most memory that this process has held: the GPU's, or on a CPU the process's own."""
+    """Peak memory of this process: the GPU's, or on a CPU its resident set."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / (1 << 30)
     import resource

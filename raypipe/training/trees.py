@@ -1,9 +1,8 @@
-"""A listing as a tree of tokens, so that whatever its examples share is there once.
+"""A listing as a tree of tokens, in which whatever its examples share stands once.
 
 The trunk is what all prompts of the listing begin with: system prompt, images, and the words
 before the first difference. A stem is the rest of one query's prompt. A chain is an answer to it.
-Trunk, stem and chain in a row are exactly the tokens that TRL would train on, chat template
-included.
+Trunk, stem and chain together are exactly the tokens that TRL trains on, chat template included.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from raypipe.errors import InputError
 from raypipe.training.examples import Examples, Row
 
 Tokens = NDArray[np.int32]
-IMAGE_TOKEN = "<|image_pad|>"
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,13 @@ class Stem:
 
 
 @dataclass(frozen=True)
-class Chain:
-    """An answer: the stem it hangs on, its tokens, and what the reference policy thinks of it."""
+class ChainNode:
+    """An answer: its stem, its tokens, and their log-probability under the reference policy."""
 
     stem: int
     token_ids: Tokens
     reference: float = float("nan")
-    """Log-probability (nats) under DPO's reference policy, once it is known."""
+    """In nats; NaN until the reference is computed."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,10 @@ class Tree:
     listing_id: str
     trunk: Tokens
     stems: tuple[Stem, ...]
-    chains: tuple[Chain, ...]
+    chains: tuple[ChainNode, ...]
     examples: tuple[tuple[int, ...], ...]
     weights: tuple[float, ...]
-    """What each example counts in the loss of pairs; their mean over a training is 1."""
+    """Factor of each pair's loss; the mean over a training is 1."""
 
     @property
     def num_tokens(self) -> int:
@@ -58,7 +56,7 @@ class Tree:
 
     @property
     def num_scored(self) -> int:
-        """Tokens of the examples' chains, each counted as often as an example names it."""
+        """Tokens of the examples' chains; a chain in two examples counts twice."""
         return sum(
             len(self.chains[index].token_ids) for example in self.examples for index in example
         )
@@ -69,9 +67,9 @@ class Tree:
         stems = [self.stems[self.chains[example[0]].stem] for example in self.examples]
         return [f"{self.listing_id}/{stem.attribute}" for stem in stems]
 
-    def with_examples(self, wanted: Sequence[int]) -> "Tree":
-        """The tree with only these examples, and without what no other example needs."""
-        kept = [self.examples[index] for index in wanted]
+    def with_examples(self, indices: Sequence[int]) -> "Tree":
+        """The tree with only these examples, and the chains and stems that they need."""
+        kept = [self.examples[index] for index in indices]
         chains = sorted({index for example in kept for index in example})
         stems = sorted({self.chains[index].stem for index in chains})
         chain_at = {old: new for new, old in enumerate(chains)}
@@ -85,7 +83,7 @@ class Tree:
                 for index in chains
             ),
             tuple(tuple(chain_at[index] for index in example) for example in kept),
-            tuple(self.weights[index] for index in wanted),
+            tuple(self.weights[index] for index in indices),
         )
 
     def with_reference(self, logprobs: Sequence[float]) -> "Tree":
@@ -94,7 +92,7 @@ class Tree:
         return replace(self, chains=tuple(replace(c, reference=value) for c, value in chains))
 
 
-def grow(examples: Examples, processor: Any, tokens_per_image: int) -> list[Tree]:
+def build_trees(examples: Examples, processor: Any, tokens_per_image: int) -> list[Tree]:
     """One tree per listing, in the order of their ids; equal chains of a query are one.
 
     Args:
@@ -130,7 +128,8 @@ def _tree(
         examples.append(
             tuple(answers.setdefault((stem, text), len(answers)) for text in completions)
         )
-    expanded = [text.replace(IMAGE_TOKEN, IMAGE_TOKEN * tokens_per_image) for text in prompts]
+    image = processor.image_token
+    expanded = [text.replace(image, image * tokens_per_image) for text in prompts]
     prompt_ids = _tokenized(expanded, processor.tokenizer)
     trunk = _common(prompt_ids)
     chains = _tokenized([text for _, text in answers], processor.tokenizer)
@@ -143,20 +142,20 @@ def _tree(
             Stem(attribute, token_ids[trunk:])
             for attribute, token_ids in zip(attributes, prompt_ids, strict=True)
         ),
-        tuple(Chain(stem, ids) for (stem, _), ids in zip(answers, chains, strict=True)),
+        tuple(ChainNode(stem, ids) for (stem, _), ids in zip(answers, chains, strict=True)),
         tuple(examples),
         tuple(row.get("weight", 1.0) for row in rows),
     )
 
 
 def _rendered(row: Row, num_images: int, processor: Any) -> list[str]:
-    """Prompt and completions as text, by the function that TRL's own collators use."""
+    """Prompt and completions as text, by the functions that TRL's own collators use."""
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
-    prompt = prepare_multimodal_messages(row["prompt"], images=["here"] * num_images)
+    prompt = prepare_multimodal_messages(row["prompt"], images=["image"] * num_images)
     parts = [name for name in ("chosen", "rejected", "completion") if name in row]
-    said: dict[str, Any] = {name: prepare_multimodal_messages(row[name]) for name in parts}
-    text = apply_chat_template({"prompt": prompt} | said, processor)
+    turns: dict[str, Any] = {name: prepare_multimodal_messages(row[name]) for name in parts}
+    text = apply_chat_template({"prompt": prompt} | turns, processor)
     return [text["prompt"], *(text[name] for name in parts)]
 
 

@@ -285,7 +285,7 @@ def test_a_spot_worker_watches_for_the_clouds_notice_once_and_outlives_the_comma
     (start,) = [line for line in PREPARED["worker_start_ray_commands"] if "ray start" in line]
     _, watch = start.split("ray start", 1)
     assert "setsid nohup flock -n" in watch
-    assert "python -m raypipe.spot" in watch
+    assert "python -m raypipe.runtime.spot" in watch
     assert watch.rstrip().endswith("&)")
 
 

@@ -12,9 +12,9 @@ import pytest
 import raypipe.catalog.stage as catalog
 import raypipe.consensus.stage as consensus
 from raypipe import config as configuration
-from raypipe.artifacts import Run
-from raypipe.digest import digest_rows
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, Table
+from raypipe.store.artifacts import Run
+from raypipe.store.digest import digest_rows
 
 DRAWN = Path(__file__).resolve().parents[1] / "data" / "chains.parquet"
 DIGESTS = {

@@ -1,7 +1,6 @@
-"""One direction: jobs → command, rounds → stage packages → artifacts → schemas, config → errors.
+"""Imports point one way, from jobs down to errors; what is heavy is imported where it is used.
 
-Stages meet in ``raypipe/schemas.py`` and on disk, never in each other's code; what is heavy is
-imported where it is used.
+Stages share ``raypipe/schemas.py``, ``raypipe/summaries.py`` and the disk, never each other's code.
 """
 
 import ast
@@ -54,87 +53,75 @@ def takes(path: Path, package: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for name in imports(path))
 
 
-def test_the_pipeline_is_all_packages_that_have_a_stage() -> None:
-    assert {"catalog", "sampling", "consensus", "training", "evaluation", "report"} <= set(STAGES)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_imports_no_other_stage_and_not_what_drives_it(stage: str) -> None:
-    drivers = ("rounds", "sweep", "command", "cli", "upkeep", "doctor")
-    others = [f"raypipe.{name}" for name in (*STAGES, *drivers) if name != stage]
-    found = [
-        f"{label(path)} imports {other}"
-        for path in sorted((PACKAGE / stage).rglob("*.py"))
-        for other in others
-        if takes(path, other)
-    ]
-    assert found == []
-
-
-def test_nothing_but_rounds_and_the_command_line_imports_rounds() -> None:
-    allowed = {"raypipe/command.py"}
-    found = {label(path) for path in MODULES if takes(path, "raypipe.rounds")}
-    above = ("raypipe/rounds/", "raypipe/cli/")
-    assert {path for path in found if not path.startswith(above)} == allowed
-
-
-def test_nothing_imports_the_command_line_but_itself() -> None:
-    found = {label(path) for path in MODULES if takes(path, "raypipe.cli")}
-    assert {path for path in found if not path.startswith("raypipe/cli/")} == set()
-
-
-def test_the_modules_that_stages_share_import_no_stage() -> None:
-    upper = [f"raypipe.{name}" for name in (*STAGES, "rounds", "sweep", "command", "cli")]
-    shared = [path for path in MODULES if path.parent == PACKAGE and path.name != "command.py"]
-    assert len(shared) > 8
-    found = [
-        f"{label(path)} imports {name}" for path in shared for name in upper if takes(path, name)
-    ]
-    assert found == []
-
-
-@pytest.mark.parametrize(
-    ("module", "below"),
-    [
-        ("secrets", set()),
-        ("terminal", set()),
-        ("errors", {"secrets", "terminal"}),
-        ("seeds", set()),
-        ("prompts", set()),
-        ("schemas", {"errors"}),
-        ("textfiles", set()),
-        ("overrides", {"errors", "textfiles"}),
-        ("config", {"errors", "overrides", "prompts", "secrets", "textfiles"}),
-        ("documents", {"errors"}),
-        ("manifest", {"documents"}),
-        ("checksums", {"errors", "manifest", "storage"}),
-        ("digest", set()),
-        ("storage", {"errors", "secrets"}),
-        ("parquet", {"errors"}),
-        ("identifiers", set()),
-        ("receipts", {"digest", "errors", "manifest", "parquet", "schemas", "storage"}),
-        (
-            "artifacts",
-            {"checksums", "digest", "documents", "errors", "manifest", "parquet", "receipts"}
-            | {"schemas", "storage"},
-        ),
-    ],
+# Lowest first. A package, or a loose module, imports what stands in a lower layer; those that share
+# a layer do not import each other.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("security",),
+    ("errors",),
+    ("schemas", "seeds", "storage"),
+    ("config",),
+    ("store",),
+    ("summaries",),
+    ("attributes", "models"),
+    ("runtime",),
+    ("embedded",),
+    ("catalog", "consensus", "evaluation", "report", "sampling", "training"),
+    ("annotation", "evals", "exports", "ingest", "review"),
+    ("experiments", "labeling", "rounds"),
+    ("api", "doctor", "maintenance"),
+    ("cli",),
 )
-def test_the_ground_modules_stand_on_nothing_above_them(module: str, below: set[str]) -> None:
-    files = [PACKAGE / f"{module}.py", *(PACKAGE / module).glob("*.py")]
-    names = set().union(*(imports(path) for path in files if path.exists()))
-    own = {name.split(".")[1] for name in names if name.startswith("raypipe.")}
-    assert own - {module} <= below
+LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
+TOP = sorted(
+    {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - {"__init__"}
+)
+
+
+def imported_tops(path: Path) -> set[str]:
+    """Packages and loose modules of raypipe that a file imports."""
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("raypipe.")}
+    return names & set(TOP)
+
+
+def imports_upward(top: str, layers: dict[str, int]) -> list[str]:
+    """What a package or loose module imports that does not stand below it."""
+    files = [PACKAGE / f"{top}.py", *sorted((PACKAGE / top).rglob("*.py"))]
+    return [
+        f"{label(path)} imports raypipe.{other}"
+        for path in files
+        if path.exists()
+        for other in sorted(imported_tops(path) - {top})
+        if layers[other] >= layers[top]
+    ]
+
+
+def test_every_package_and_loose_module_has_a_layer() -> None:
+    assert set(TOP) == set(LAYER_OF)
+    assert len(LAYER_OF) == sum(map(len, LAYERS))
+
+
+def test_the_stages_share_a_layer() -> None:
+    assert len({LAYER_OF[stage] for stage in STAGES}) == 1
+
+
+@pytest.mark.parametrize("top", TOP)
+def test_imports_point_to_lower_layers(top: str) -> None:
+    assert imports_upward(top, LAYER_OF) == []
+
+
+def test_at_most_six_modules_are_loose() -> None:
+    loose = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert loose <= {"errors", "schemas", "summaries", "seeds", "storage", "api"}
 
 
 def test_jobs_know_the_command_line_alone() -> None:
     for path in sorted((ROOT / "jobs").glob("*.py")):
         own = {name for name in imports(path) if name.startswith("raypipe")}
         assert own == {
-            "raypipe.command",
-            "raypipe.command.main",
-            "raypipe.interruption",
-            "raypipe.interruption.stoppable",
+            "raypipe.cli.jobs",
+            "raypipe.cli.jobs.main",
+            "raypipe.runtime.interruption",
+            "raypipe.runtime.interruption.stoppable",
         }, label(path)
 
 
@@ -178,9 +165,9 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import raypipe.command, raypipe.config",
+        "import raypipe.cli.jobs, raypipe.config",
         "import raypipe.rounds.driver",
-        "import raypipe.judging.driver",
+        "import raypipe.evals.driver",
     ],
 )
 def test_what_answers_before_the_work_begins_loads_nothing_heavy(statement: str) -> None:
@@ -188,9 +175,29 @@ def test_what_answers_before_the_work_begins_loads_nothing_heavy(statement: str)
 
 
 def test_help_loads_neither_arrow_nor_anything_heavy() -> None:
-    call = "raypipe.command.main('round', None, ['no.such.key=1'])"
-    loaded = loaded_by(f"import raypipe.command; assert {call} == 2")
+    call = "raypipe.cli.jobs.main('round', None, ['no.such.key=1'])"
+    loaded = loaded_by(f"import raypipe.cli.jobs; assert {call} == 2")
     assert loaded.isdisjoint({*HEAVY, "numpy", "pyarrow"})
+
+
+def test_importing_the_package_loads_none_of_its_modules() -> None:
+    loaded = loaded_by("import raypipe; dir(raypipe)")
+    assert {name for name in loaded if name.startswith("raypipe")} == {"raypipe"}
+    assert loaded.isdisjoint({*HEAVY, "numpy", "pyarrow"})
+
+
+def test_the_python_api_needs_neither_ray_nor_vllm() -> None:
+    modules = ("shared_prefix", "loss", "trees", "packing", "examples")
+    imported_there = ", ".join(f"raypipe.training.{name}" for name in modules)
+    assert "torch" not in loaded_by("import raypipe; raypipe.vote, raypipe.chain_logprobs")
+    loaded = loaded_by(f"import raypipe.api, {imported_there}")
+    assert "torch" in loaded
+    assert loaded.isdisjoint({"ray", "vllm", "deepspeed"})
+
+
+def test_nothing_of_the_package_takes_its_python_api() -> None:
+    found = {label(path) for path in MODULES if takes(path, "raypipe.api")}
+    assert found == {"raypipe/__init__.py"}
 
 
 def test_the_command_line_explains_itself_without_arrow_or_anything_heavy() -> None:
@@ -200,5 +207,5 @@ def test_the_command_line_explains_itself_without_arrow_or_anything_heavy() -> N
 
 
 def test_looking_at_a_run_and_a_machine_loads_nothing_heavy() -> None:
-    loaded = loaded_by("import raypipe.upkeep.standing, raypipe.doctor.examination")
+    loaded = loaded_by("import raypipe.maintenance.status, raypipe.doctor.checks")
     assert loaded.isdisjoint(HEAVY)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raypipe.metrics import METRICS, TAGS, Metric
+from raypipe.runtime.metrics import METRICS, TAGS, Metric
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "tracking.md").read_text()

@@ -1,4 +1,4 @@
-"""``raypipe/parquet.py`` alone opens Parquet files; whatever else can is named here, and why."""
+"""``raypipe/store/parquet.py`` alone opens Parquet files; what else can is named here, and why."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raypipe import parquet
+from raypipe.store import parquet
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "raypipe").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
@@ -38,8 +38,11 @@ READERS = {
     "to_pyarrow_table",
 }
 ALLOWED = {
-    ("raypipe/parquet.py", "ParquetFile"),
-    ("raypipe/parquet.py", "read_schema"),  # of an IPC message, without names of extension types
+    ("raypipe/store/parquet.py", "ParquetFile"),
+    (
+        "raypipe/store/parquet.py",
+        "read_schema",
+    ),  # of an IPC message, without names of extension types
     # These refuse pickled objects themselves, and raypipe/catalog/tables.py looks at each block.
     ("raypipe/catalog/snapshots.py", "read_delta"),
     ("raypipe/catalog/snapshots.py", "read_iceberg"),

@@ -43,7 +43,7 @@ def test_the_default_configuration_is_read_without_a_checkout(
     installed: Path, tmp_path: Path
 ) -> None:
     code = (
-        "import raypipe.config as c, raypipe.intake.config_draft; "
+        "import raypipe.config as c, raypipe.ingest.config_draft; "
         "print(c.__file__, c.load().run.name, len(list(c.CONFIGS.glob('*.yaml'))))"
     )
     ran = subprocess.run(

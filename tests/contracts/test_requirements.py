@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from raypipe.tested import TESTED
+from raypipe.doctor.tested_versions import TESTED
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("cpu.txt", "gpu.txt", "dev.txt", "uv.txt")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.report.document import results_markdown
-from raypipe.results import Results
+from raypipe.experiments.report.document import results_markdown
+from raypipe.experiments.results import Results
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

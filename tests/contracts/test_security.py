@@ -48,7 +48,7 @@ def test_every_test_that_the_page_names_exists() -> None:
 
 
 def test_every_fault_has_a_test() -> None:
-    rows = table_after(section("Faults, and which test shows what is promised"), "#")
+    rows = table_after(section("Faults, and which test shows the guarantee"), "#")
     assert [row[0] for row in rows] == [str(number) for number in range(1, FAULTS + 1)]
     assert [row[0] for row in rows if "::test_" not in row[3]] == []
 

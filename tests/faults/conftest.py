@@ -1,6 +1,6 @@
 import pytest
 
-from tests import small_run
+from tests.fakes import small_run
 
 
 @pytest.fixture(scope="session")

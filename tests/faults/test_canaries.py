@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.artifacts import Run
-from raypipe.secrets import spellings
-from tests.scripted import Driver, make_catalog, new_script
+from raypipe.security.secrets import spellings
+from raypipe.store.artifacts import Run
+from tests.fakes.scripted_engine import Driver, make_catalog, new_script
 
 pytestmark = pytest.mark.engine
 CANARIES = {

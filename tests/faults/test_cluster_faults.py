@@ -10,9 +10,8 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from raypipe.artifacts import Run
-from tests.faults.test_sampling_faults import once
-from tests.scripted import (
+from raypipe.store.artifacts import Run
+from tests.fakes.scripted_engine import (
     IN_FLIGHT,
     Driver,
     assert_exact,
@@ -20,6 +19,7 @@ from tests.scripted import (
     new_script,
     refusals,
 )
+from tests.faults.test_sampling_faults import once
 
 pytestmark = pytest.mark.engine
 NUM_LISTINGS = 400

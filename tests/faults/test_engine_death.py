@@ -9,14 +9,14 @@ import psutil
 import pytest
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
 from raypipe.catalog import stage as catalog
-from raypipe.cluster import ray_session
-from raypipe.policies import Policy
+from raypipe.models.policies import Policy
+from raypipe.runtime.cluster import ray_session
 from raypipe.sampling import stage as sampling
 from raypipe.schemas import CHAINS, LISTINGS
-from tests.scripted import assert_exact
-from tests.small_run import SMALL
+from raypipe.store.artifacts import Run
+from tests.fakes.scripted_engine import assert_exact
+from tests.fakes.small_run import SMALL
 
 pytestmark = pytest.mark.engine
 
@@ -42,7 +42,7 @@ def kill_engine_once_it_has_answered(run: Run, killed: list[int], over: threadin
 
 def test_a_killed_engine_process_costs_no_listing(tmp_path: Path) -> None:
     separate = ("sampling.engine_in_actor=false", "sampling.listings_per_call=4")
-    config = configuration.load(None, [*SMALL, *separate])
+    config = configuration.load(None, [*SMALL, *separate, "sampling.num_chains=3"])
     run = Run(str(tmp_path))
     catalog.run(config, run)
     over, killed = threading.Event(), []

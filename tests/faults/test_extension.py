@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_run import ROOT
+from tests.fakes.small_run import ROOT
 
 pytestmark = pytest.mark.engine
 

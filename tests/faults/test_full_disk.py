@@ -17,23 +17,23 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe.artifacts import Run
 from raypipe.catalog.spill import SCHEMA, Spill
-from raypipe.command import told
+from raypipe.cli.jobs import report_error
 from raypipe.config import load
-from raypipe.consensus.export import export_preferences
 from raypipe.errors import EXIT_RETRY, StorageError
-from raypipe.labeling.review import export_review
-from raypipe.policies import model_path, policy
-from raypipe.sampling.export import export_chains
-from raypipe.sampling.merge import merge
+from raypipe.exports.adapters import export_adapter
+from raypipe.exports.chains import export_chains
+from raypipe.exports.merged_checkpoint import merge
+from raypipe.exports.preferences import export_preferences
+from raypipe.models.policies import model_path, policy
+from raypipe.review.tasks import export_review
 from raypipe.sampling.weights import merged_checkpoint
 from raypipe.schemas import CHAINS, LABELS, LISTINGS, PAIRS
+from raypipe.store.artifacts import Run
 from raypipe.training.checkpoint_files import copy_whole, list_files
-from raypipe.training.export import export_adapter
-from tests.adapted import NANO, adapted_run, nano_config
 from tests.conftest import CommitRows, MakeListing
-from tests.unit.labeling.test_generations import label
+from tests.fakes.adapters import NANO, adapted_run, nano_config
+from tests.unit.labeling.test_label_versions import label
 
 ROOM = 40_000
 SHORTAGES = ["disk", "limit"]
@@ -101,7 +101,7 @@ def assert_refused_then_made(
         with pytest.raises(StorageError, match=r"No space left on device|File too large") as raised:
             write()
         capsys.readouterr()  # progress bars of libraries
-        assert told(raised.value) == EXIT_RETRY
+        assert report_error(raised.value) == EXIT_RETRY
         said = capsys.readouterr().err
         assert len(said.splitlines()) == 1
         assert path in said
@@ -248,7 +248,7 @@ def test_an_adapter_that_is_handed_over(
     attempt = run.artifact("sft/adapter").attempt({})
     with pytest.raises(StorageError, match=r"No space left|File too large") as raised:
         copy_whole(pafs.LocalFileSystem(), str(checkpoint), attempt.local_files())
-    assert told(raised.value) == EXIT_RETRY
+    assert report_error(raised.value) == EXIT_RETRY
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "sft/adapter/files" in said
@@ -304,7 +304,7 @@ def assert_refused_once(
 ) -> None:
     with pytest.raises(StorageError) as raised:
         write()
-    assert told(raised.value) == EXIT_RETRY
+    assert report_error(raised.value) == EXIT_RETRY
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert path in said

@@ -14,11 +14,11 @@ from ray._private.authentication.authentication_token_setup import ensure_token_
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from raypipe.artifacts import Run
 from raypipe.catalog import stage as catalog
-from raypipe.cluster import ray_session
+from raypipe.runtime.cluster import ray_session
+from raypipe.runtime.spot import drain_node
 from raypipe.schemas import LISTINGS
-from raypipe.spot import drain_node
+from raypipe.store.artifacts import Run
 from tests.conftest import CommitRows
 from tests.faults.test_cluster_faults import raylet
 from tests.integration.test_training import (
@@ -82,12 +82,15 @@ class Cloud:
         self._cluster = cluster
         self._run = run
         self.taken: Any = None
+        self.noticed = 0
+        self.saved: list[int] = []
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._work, daemon=True)
 
     def _work(self) -> None:
         try:
             self._wait(lambda: any(steps_of(path) for path in self._events()))
+            self.noticed = max(step for path in self._events() for step in steps_of(path))
             node = training_node(self._cluster)
             gcs = ray._raylet.GcsClient(address=self._cluster.address)
             reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
@@ -103,6 +106,8 @@ class Cloud:
             )
             take(node)
             self.taken = node
+            saved = storage.glob("*/checkpoint_*/global_step*")
+            self.saved = sorted({int(path.name.removeprefix("global_step")) for path in saved})
         except BaseException as error:  # noqa: BLE001 - told by the test
             self.error = error
 
@@ -152,5 +157,7 @@ def test_on_a_notice_a_training_saves_at_once_and_its_restart_is_no_failure(
     assert logged_steps(run) == list(range(1, EPOCHS * NUM_STEPS + 1))
     first, second = (steps_of(path) for path in event_files(run))
     assert first[0] == 1
-    assert second[0] > 1, "the second try began again from nothing"
+    (saved,) = cloud.saved
+    assert saved >= cloud.noticed
+    assert second[0] == saved + 1
     cluster.remove_node(cloud.taken, allow_graceful=False)

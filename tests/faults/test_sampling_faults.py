@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
-from raypipe.cluster import ray_session
 from raypipe.errors import EXIT_RETRY, EngineDiedError, EngineStartError
-from tests.scripted import (
+from raypipe.runtime.cluster import ray_session
+from raypipe.store.artifacts import Run
+from tests.fakes.scripted_engine import (
     CHAINS_OF,
     EVERY,
     IN_FLIGHT,
@@ -143,10 +143,10 @@ def test_a_driver_killed_at_three_moments_leaves_what_it_did_to_the_next(
 
     Driver(run, script, TWO_ENGINES).kill_when(lambda: is_committed(run))
     assert_exact(run, ids)
-    commit = run.artifact(f"{CHAINS_OF}/chains").required()
+    commit = run.artifact(f"{CHAINS_OF}/chains").require_commit()
     assert commit.counts["salvaged"] == NUM_LISTINGS >= kept
     assert Driver(run, script, TWO_ENGINES).wait() == 0
-    assert run.artifact(f"{CHAINS_OF}/chains").required() == commit
+    assert run.artifact(f"{CHAINS_OF}/chains").require_commit() == commit
     assert len(script.answered) == everything, "what was written was asked again"
     assert_exact(run, ids)
 

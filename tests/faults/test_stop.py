@@ -9,41 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from raypipe.artifacts import Run
-from raypipe.interruption import KEPT
-from tests.scripted import Driver, assert_exact, make_catalog, new_script
-from tests.small_run import ROOT, job_command, job_environment
+from raypipe.runtime.interruption import KEPT
+from raypipe.store.artifacts import Run
+from tests.fakes.job_processes import MARK, assert_on_loopback, listening, marked
+from tests.fakes.scripted_engine import Driver, assert_exact, make_catalog, new_script
+from tests.fakes.small_run import ROOT, FinishedRun, job_command, job_environment
 
 pytestmark = pytest.mark.engine
-MARK = "RAYPIPE_TEST"
-LOOPBACK = ("127.", "::1", "::ffff:127.")
-
-
-def marked(value: object) -> Iterator[psutil.Process]:
-    """Processes that were started with this value in their environment, and still run."""
-    for process in psutil.process_iter():
-        try:
-            running = process.status() != psutil.STATUS_ZOMBIE
-            if running and process.environ().get(MARK) == str(value):
-                yield process
-        except (psutil.Error, OSError):
-            continue
-
-
-def listening(value: object) -> set[tuple[str, str]]:
-    """Name and address of every socket on which one of them takes connections."""
-    found = set()
-    for process in marked(value):
-        try:
-            sockets = process.net_connections("inet")
-            name = process.name()
-        except psutil.Error:
-            continue
-        found |= {(name, one.laddr.ip) for one in sockets if one.status == psutil.CONN_LISTEN}
-    return found
 
 
 @pytest.mark.parametrize(
@@ -86,15 +60,19 @@ def sessions(temporary: Path) -> list[Path]:
     return list(temporary.glob("raypipe-????????"))
 
 
+def test_a_whole_job_listens_on_this_machine_alone(finished_run: FinishedRun) -> None:
+    assert_on_loopback(finished_run.sockets)
+
+
 @pytest.mark.timeout(1200)
 def test_a_job_keeps_to_this_machine_and_to_its_user_and_stops_while_it_trains(
-    tmp_path: Path, temporary: Path
+    finished_run: FinishedRun, tmp_path: Path, temporary: Path
 ) -> None:
+    run = finished_run.copy(tmp_path, "pretrained")
     home = tmp_path / "home"
     home.mkdir()
-    small = ("catalog.embedded.num_pool=8", "catalog.embedded.num_eval=4")
     job = subprocess.Popen(
-        job_command(tmp_path, *small, "catalog.embedded.num_anchor=4"),
+        job_command(tmp_path),
         cwd=ROOT,
         env=job_environment() | {MARK: str(tmp_path), "HOME": str(home), "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
@@ -103,7 +81,6 @@ def test_a_job_keeps_to_this_machine_and_to_its_user_and_stops_while_it_trains(
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    run = Run(str(tmp_path / "local"))
     sockets: set[tuple[str, str]] = set()
 
     def training() -> bool:
@@ -127,8 +104,7 @@ def test_a_job_keeps_to_this_machine_and_to_its_user_and_stops_while_it_trains(
     assert "Traceback" not in shown + complaint
     assert "***" not in complaint
     assert sessions(temporary) == []
-    assert {name for name, _ in sockets} >= {"gcs_server", "raylet"}
-    assert {one for one in sockets if not one[1].startswith(LOOPBACK)} == set()
+    assert_on_loopback(sockets)
 
 
 def wait_until(reached: Callable[[], bool], job: "subprocess.Popen[str]") -> None:

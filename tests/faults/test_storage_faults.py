@@ -18,12 +18,12 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
-from raypipe.cluster import ray_session
 from raypipe.errors import EXIT_INPUT, EXIT_RETRY, ArtifactError, StorageError
-from raypipe.manifest import COMMIT
+from raypipe.runtime.cluster import ray_session
 from raypipe.schemas import LISTINGS
-from tests.scripted import (
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import COMMIT
+from tests.fakes.scripted_engine import (
     CHAINS_OF,
     LISTINGS_PER_CALL,
     Driver,

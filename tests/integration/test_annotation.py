@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from raypipe.artifacts import Run
 from raypipe.embedded.catalog import write_catalog
 from raypipe.schemas import ANNOTATIONS
-from tests.faulty_proxy import FAULTS, FaultyProxy
-from tests.small_run import ROOT
-from tests.vllm_server import MODEL, vllm_server
+from raypipe.store.artifacts import Run
+from tests.fakes.faulty_proxy import FAULTS, FaultyProxy
+from tests.fakes.small_run import ROOT
+from tests.fakes.vllm_server import MODEL, vllm_server
 
 pytestmark = pytest.mark.engine
 
@@ -112,9 +112,9 @@ def test_faults_and_kills_cost_no_answer_and_no_money(server: str, tmp_path: Pat
     artifact = run.artifact(str(manifest.parent.relative_to(run.location)), ANNOTATIONS)
     rows = artifact.read().to_pylist()
     assert len({row["listing_id"] for row in rows}) == 120
-    outcomes = Counter(row["outcome"] for row in rows)
-    assert outcomes["ok"] > 0.9 * len(rows)
-    assert all(row["text"] or row["outcome"] == "endpoint_error" for row in rows)
+    reasons = Counter(row["reason"] for row in rows)
+    assert reasons["ok"] > 0.9 * len(rows)
+    assert all(row["text"] or row["reason"] == "endpoint_error" for row in rows)
     # Twice was paid only for what a kill or a cut took away before it could be kept.
     assert answered.total() - len(answered) <= 2 * CONCURRENCY + faults["cut_off"]
     (seed,) = (tmp_path / "catalog/annotated").glob("*.parquet")
@@ -123,9 +123,7 @@ def test_faults_and_kills_cost_no_answer_and_no_money(server: str, tmp_path: Pat
         for row in pq.read_table(seed).to_pylist()
         for answer in row["answers"]
     }
-    assert given == {
-        (row["listing_id"], row["attribute"]) for row in rows if row["outcome"] == "ok"
-    }
+    assert given == {(row["listing_id"], row["attribute"]) for row in rows if row["reason"] == "ok"}
     files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
     assert KEY not in output

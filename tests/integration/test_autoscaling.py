@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 import pytest
 
-from raypipe.artifacts import Run
-from tests.scripted import Driver, assert_exact, make_catalog, new_script
+from raypipe.store.artifacts import Run
+from tests.fakes.scripted_engine import Driver, assert_exact, make_catalog, new_script
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]

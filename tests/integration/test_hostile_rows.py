@@ -17,21 +17,21 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import raypipe.catalog.stage as catalog
-from raypipe.artifacts import Run
-from raypipe.cluster import ray_session
+from raypipe.attributes.prompts import completion
 from raypipe.config import Config
-from raypipe.labeling.console import LabelingConsole
-from raypipe.labeling.driver import Driver
-from raypipe.labeling.generations import generations
-from raypipe.policies import Policy
-from raypipe.prompts import completion
-from raypipe.runs import open_run
+from raypipe.labeling.driver import LabelingDriver
+from raypipe.labeling.label_versions import label_versions
+from raypipe.models.policies import Policy
+from raypipe.runtime.cluster import ray_session
+from raypipe.runtime.console import Console
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Prompt, Request
 from raypipe.schemas import LABELS, LISTINGS
 from raypipe.seeds import derive
-from tests.unit.catalog.shop import LISTINGS as ROWS_OF_BYTES
-from tests.unit.catalog.shop import Shop, photo
+from raypipe.store.artifacts import Run
+from raypipe.store.runs import open_run
+from tests.fakes.catalog_files import LISTINGS as ROWS_OF_BYTES
+from tests.fakes.catalog_files import CatalogFiles, photo
 
 pytestmark = pytest.mark.engine
 ROWS, ROWS_AT_ONCE = 10_000, 20
@@ -150,9 +150,9 @@ def start(config: Config, policy: Policy) -> HostileEngine:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
+def shop(tmp_path: Path) -> CatalogFiles:
     """Good listings with seed and truth, and beside them the hostile ones in two files."""
-    shop = Shop(tmp_path / "shop")
+    shop = CatalogFiles(tmp_path / "shop")
     for number in range(GOOD):
         shop.add(f"good-{number}", number)
         values = [{"attribute": "color", "value": "Red"}, {"attribute": "heel", "value": "Flat"}]
@@ -179,7 +179,7 @@ def shop(tmp_path: Path) -> Shop:
 
 
 @pytest.fixture
-def session(shop: Shop) -> Iterator[None]:
+def session(shop: CatalogFiles) -> Iterator[None]:
     with ray_session(shop.config().cluster):
         yield
 
@@ -194,7 +194,9 @@ def accounted(run: Run, name: str, table: Any) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.usefixtures("session")
-def test_ten_thousand_hostile_rows_end_as_rows_or_refusals(shop: Shop, tmp_path: Path) -> None:
+def test_ten_thousand_hostile_rows_end_as_rows_or_refusals(
+    shop: CatalogFiles, tmp_path: Path
+) -> None:
     listings = str(shop.directory / "listings")
     config = shop.config(listings=listings, max_quarantined=1.0)
     labeling = config.labeling.model_copy(update={"policy": "pretrained", "listings": listings})
@@ -207,8 +209,8 @@ def test_ten_thousand_hostile_rows_end_as_rows_or_refusals(shop: Shop, tmp_path:
     assert {f"good-{number}" for number in range(GOOD)} <= set(kept)
     assert len({*kept, *refused}) == len(kept) + len(refused) == ROWS + GOOD
 
-    Driver(config, run, LabelingConsole(), start).go()
-    scope = generations(run)[-1]
+    LabelingDriver(config, run, Console(), start).go()
+    scope = label_versions(run)[-1]
     kept, refused = accounted(run, f"{scope}/listings", LISTINGS)
     assert len({*kept, *refused}) == len(kept) + len(refused) == ROWS + GOOD
     labeled, unanswered = accounted(run, f"{scope}/labels", LABELS)

@@ -8,19 +8,19 @@ import pyarrow as pa
 import pytest
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
+from raypipe.attributes.prompts import completion
 from raypipe.catalog import stage as catalog
-from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.consensus import stage as consensus
-from raypipe.policies import Policy
-from raypipe.prompts import completion
+from raypipe.models.policies import Policy
+from raypipe.runtime.cluster import ray_session
 from raypipe.sampling import stage as sampling
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Prompt, Request
 from raypipe.schemas import LISTINGS
 from raypipe.seeds import derive
-from tests.small_run import SMALL
+from raypipe.store.artifacts import Run
+from tests.fakes.small_run import SMALL
 
 pytestmark = pytest.mark.engine
 
@@ -74,7 +74,8 @@ def digests(run: Run, *overrides: str) -> tuple[str, str, str]:
     sampling.run(config, run, policy=policy, scope="sft", round_index=1, start=scripted)
     consensus.run(config, run, scope="sft", round_index=1)
     chains, votes, pairs = (
-        run.artifact(f"sft/{name}").required().digest for name in ("chains", "consensus", "pairs")
+        run.artifact(f"sft/{name}").require_commit().digest
+        for name in ("chains", "consensus", "pairs")
     )
     return chains, votes, pairs
 
@@ -93,4 +94,4 @@ def test_actors_blocks_and_files_change_nothing(tmp_path: Path) -> None:
                 f"sampling.listings_per_call={listings_per_call}",
             )
             assert found == expected
-    assert whole.artifact("sft/pairs").required().rows > 0
+    assert whole.artifact("sft/pairs").require_commit().rows > 0

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.artifacts import Run
 from raypipe.schemas import LABELS
-from tests.small_run import ROOT, SMALL
+from raypipe.store.artifacts import Run
+from tests.fakes.small_run import ROOT, SMALL
 
 pytestmark = pytest.mark.engine
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -101,11 +101,11 @@ def test_submitted_jobs_make_a_run_and_label_its_listings(head: str, tmp_path: P
     common = ("--config", "jobs/configs/local.yaml", *SMALL, f"run.directory={tmp_path}")
     submit(head, sys.executable, "jobs/round.py", *common, "rounds.num_rounds=0")
     run = Run(str(tmp_path / "local"))
-    assert run.artifact("sft/evaluation").required().rows > 0
+    assert run.artifact("sft/evaluation").require_commit().rows > 0
     assert run.read("report/index.html") is not None
 
     submit(head, sys.executable, "jobs/label.py", *common, "labeling.mode=greedy")
-    labels = run.artifact("labels/000001/labels", LABELS).required()
-    listings = run.artifact("catalog/listings").required()
+    labels = run.artifact("labels/000001/labels", LABELS).require_commit()
+    listings = run.artifact("catalog/listings").require_commit()
     assert labels.counts["listings"] == listings.rows
     assert run.read("labels/000001/report/index.html") is not None

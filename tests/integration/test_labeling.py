@@ -1,4 +1,4 @@
-"""Labeling with a scripted engine: generations, what is carried over, what is asked again."""
+"""Labeling with a scripted engine: label versions, what is carried over, what is asked again."""
 
 import ast
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
-from raypipe.cluster import ray_session
+from raypipe.attributes.prompts import completion
 from raypipe.config import Config
 from raypipe.embedded.catalog import write_catalog
 from raypipe.errors import ArtifactError
-from raypipe.labeling.console import LabelingConsole
-from raypipe.labeling.driver import Driver, export_labels
-from raypipe.labeling.generations import generations
-from raypipe.policies import Policy
-from raypipe.prompts import completion
-from raypipe.runs import open_run
+from raypipe.labeling.driver import LabelingDriver, export_labels
+from raypipe.labeling.label_versions import label_versions
+from raypipe.models.policies import Policy
+from raypipe.runtime.cluster import ray_session
+from raypipe.runtime.console import Console
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Prompt, Request
 from raypipe.schemas import LABELS
 from raypipe.seeds import derive
-from tests.small_run import SMALL
+from raypipe.store.artifacts import Run
+from raypipe.store.runs import open_run
+from tests.fakes.small_run import SMALL
 
 pytestmark = pytest.mark.engine
 
@@ -86,15 +86,15 @@ class Labeling:
         )
 
     def label(self, *overrides: str) -> tuple[str, int]:
-        """Label; the newest generation and the number of queries asked for it."""
+        """Label; the newest label version and the number of queries asked for it."""
         notes = self.notes
 
         def start(config: Config, policy: Policy) -> ScriptedEngine:
             return ScriptedEngine(notes)
 
         self.notes.write_text("")
-        Driver(self.config(*overrides), self.run, LabelingConsole(), start).go()
-        return generations(self.run)[-1], len(self.notes.read_text().splitlines())
+        LabelingDriver(self.config(*overrides), self.run, Console(), start).go()
+        return label_versions(self.run)[-1], len(self.notes.read_text().splitlines())
 
     def labels(self, scope: str) -> pa.Table:
         table = self.run.artifact(f"{scope}/labels", LABELS).read()
@@ -115,17 +115,17 @@ def test_the_runs_own_listings_are_labeled_once_and_published_anew(tmp_path: Pat
     labeling = Labeling(tmp_path)
     first, asked = labeling.label("labeling.precision=0.2")
     table = labeling.labels(first)
-    assert asked > len(table), "the trial is asked beside the labels"
+    assert asked > len(table), "the calibration_run is asked beside the labels"
     assert labeling.label("labeling.precision=0.2") == (first, 0)
     second, asked = labeling.label("labeling.precision=0.9")
     assert (second, asked) == ("labels/000002", 0)
     again = labeling.labels(second)
     same = ["listing_id", "attribute", "answer", "confidence", "votes", "label_key"]
     assert again.select(same).equals(table.select(same))
-    published = [t.column("outcome").to_pylist().count("published") for t in (table, again)]
+    published = [t.column("reason").to_pylist().count("published") for t in (table, again)]
     assert published[0] > published[1]
     for labels in (table, again):
-        for value, outcome in zip(*(labels.column(n).to_pylist() for n in ("value", "outcome")),
+        for value, outcome in zip(*(labels.column(n).to_pylist() for n in ("value", "reason")),
                                   strict=True):  # fmt: skip
             assert (value is not None) == (outcome == "published")
     page = labeling.run.read(f"{first}/report/index.html")
@@ -155,7 +155,7 @@ def test_only_what_changed_in_a_catalog_from_outside_is_asked_again(
 
     second, asked = labeling.label(f"labeling.listings={other / 'l.parquet'}")
     after = labeling.labels(second)
-    commit = labeling.run.artifact(f"{second}/labels").required()
+    commit = labeling.run.artifact(f"{second}/labels").require_commit()
     assert commit.counts["carried"] == len(rows) - 2
     per_listing = before.column("listing_id").to_pylist().count
     assert asked == per_listing(changed["listing_id"]) + per_listing(new["listing_id"])
@@ -189,11 +189,11 @@ def test_another_policy_or_mode_is_asked_anew(tmp_path: Path) -> None:
 def test_a_plan_counts_what_is_left_and_begins_nothing(tmp_path: Path) -> None:
     labeling = Labeling(tmp_path)
     config = labeling.config()
-    work = Driver(config, labeling.run, LabelingConsole()).plan()
+    work = LabelingDriver(config, labeling.run, Console()).plan()
     assert (work.listings, work.chains) == (60, work.queries * 7)
-    assert generations(labeling.run) == []
+    assert label_versions(labeling.run) == []
     labeling.label()
-    assert Driver(config, labeling.run, LabelingConsole()).plan().queries == 0
+    assert LabelingDriver(config, labeling.run, Console()).plan().queries == 0
 
 
 def upgraded(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
@@ -227,15 +227,15 @@ def test_a_patch_release_costs_nothing_until_it_is_asked_for(
     assert again.column("versions").equals(labels.column("versions"))
 
     config = labeling.config("labeling.precision=0.6")
-    assert Driver(config, labeling.run, LabelingConsole()).plan().queries == 0
+    assert LabelingDriver(config, labeling.run, Console()).plan().queries == 0
     assert kept in " ".join(capsys.readouterr().out.split())
     relabel = "labeling.relabel_versions=true"
     config = labeling.config("labeling.precision=0.6", relabel)
-    assert Driver(config, labeling.run, LabelingConsole()).plan().queries == len(labels)
+    assert LabelingDriver(config, labeling.run, Console()).plan().queries == len(labels)
 
     third, asked = labeling.label("labeling.precision=0.6", relabel)
     assert third == "labels/000003"
-    assert asked > len(labels), "the trial is asked again beside the labels"
+    assert asked > len(labels), "the calibration_run is asked again beside the labels"
     made = labeling.labels(third)
     assert all("torch 9.0.1" in versions for versions in made.column("versions").to_pylist())
     capsys.readouterr()

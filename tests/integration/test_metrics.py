@@ -11,24 +11,24 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raypipe import config as configuration
-from raypipe import metrics
-from raypipe.answers import REASONS
-from raypipe.artifacts import Run
+from raypipe.attributes.parser import MISSING, chain_losses
+from raypipe.attributes.prompts import completion
+from raypipe.attributes.vote import Gate
 from raypipe.catalog import stage as catalog
-from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.consensus import stage as consensus
-from raypipe.consensus.gates import GATES
-from raypipe.manifest import Commit
-from raypipe.metrics import Metric
-from raypipe.policies import Policy
-from raypipe.prompts import completion
+from raypipe.models.policies import Policy
+from raypipe.runtime import metrics
+from raypipe.runtime.cluster import ray_session
+from raypipe.runtime.metrics import Metric
 from raypipe.sampling import stage as sampling
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Failure, Prompt, Request
 from raypipe.schemas import CONSENSUS
 from raypipe.seeds import derive
-from tests.small_run import SMALL
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import Commit
+from tests.fakes.small_run import SMALL
 
 pytestmark = pytest.mark.engine
 CONFIG = configuration.load(None, [*SMALL, "catalog.max_quarantined=0.5"])
@@ -123,7 +123,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counted]:
     run = Run(str(tmp_path_factory.mktemp("runs") / "counted"))
     with ray_session(CONFIG.cluster):
         catalog.run(CONFIG, run)
-        listings = run.artifact("catalog/listings").required()
+        listings = run.artifact("catalog/listings").require_commit()
         table = run.artifact("catalog/listings").read(["split", "image_hashes"]).to_pylist()
         pool = [row["image_hashes"][0] for row in table if row["split"] == "pool"]
         chains = sampling.run(
@@ -187,9 +187,9 @@ def test_the_vote_is_counted_as_its_commit_and_funnel_count_it(counted: Counted)
     where = {"stage": "consensus", "policy": counted.policy_id}
     assert scraped.total(metrics.QUERIES, **where) == commit.counts["queries"]
     assert scraped.total(metrics.PAIRS, **where) == commit.counts["pairs"] > 0
-    for gate in GATES:
+    for gate in Gate.declared:
         assert scraped.total(metrics.GATED, gate=gate) == funnel["queries"][gate]
-    invalid = {reason: funnel["chains"][reason] for reason in REASONS if reason != "ok"}
+    invalid = {reason: funnel["chains"][reason] for reason in chain_losses() if reason != MISSING}
     assert sum(invalid.values()) > 0
     for reason, number in invalid.items():
         assert scraped.total(metrics.INVALID_CHAINS, reason=reason) == number

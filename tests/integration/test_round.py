@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from raypipe import config as configuration
-from raypipe.consensus.export import export_preferences
-from raypipe.policies import policy
-from tests.small_run import SMALL, FinishedRun, run_job
+from raypipe.exports.preferences import export_preferences
+from raypipe.models.policies import policy
+from tests.fakes.small_run import SMALL, FinishedRun, run_job
 
 pytestmark = pytest.mark.engine
 
@@ -67,7 +67,7 @@ def test_the_adapter_loads_as_a_peft_model(finished_run: FinishedRun) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    from raypipe.policies import model_path
+    from raypipe.models.policies import model_path
 
     config = configuration.load()
     adapter = policy(finished_run.run, config.model, "round-1").adapter_directory()
@@ -81,8 +81,8 @@ def test_the_adapter_loads_as_a_peft_model(finished_run: FinishedRun) -> None:
 SERVE_AS_LORA = """
 import sys
 from raypipe import config as configuration
-from raypipe.artifacts import Run
-from raypipe.policies import policy
+from raypipe.store.artifacts import Run
+from raypipe.models.policies import policy
 from raypipe.sampling.stage import start_engine
 
 if __name__ == "__main__":
@@ -117,7 +117,7 @@ def test_trl_trains_on_the_exported_pairs_unchanged(
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import DPOConfig, DPOTrainer
 
-    from raypipe.policies import model_path
+    from raypipe.models.policies import model_path
 
     config = configuration.load(None, SMALL)
     path = export_preferences(config, finished_run.run, "sft", tmp_path)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from raypipe.artifacts import Run
-from raypipe.results import PATH, Results
+from raypipe.experiments.results import Results
 from raypipe.schemas import CHAINS, CONSENSUS, EVALUATION, LISTINGS, PAIRS
-from tests.small_run import ROOT, SMALL, job_environment
+from raypipe.store.artifacts import Run
+from tests.fakes.small_run import ROOT, SMALL, job_environment
 
 pytestmark = pytest.mark.engine
 ARMS = {"pretrained", "sft", "dpo-sft", "sl-sft"}
@@ -42,18 +42,18 @@ def finished(base: Path) -> tuple[Run, str]:
 
 
 @pytest.fixture
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
     return finished(tmp_path_factory.getbasetemp())
 
 
 def results_of(run: Run) -> Results:
-    content = run.read(PATH)
+    content = run.read(Results.FILE)
     assert content is not None
     return Results.model_validate_json(content)
 
 
-def test_every_arm_has_its_figures_and_the_page_is_written(swept: tuple[Run, str]) -> None:
-    run, output = swept
+def test_every_arm_has_its_figures_and_the_page_is_written(finished_sweep: tuple[Run, str]) -> None:
+    run, output = finished_sweep
     results = results_of(run)
     assert {arm.name for arm in results.arms} == ARMS
     assert results.refused == {}
@@ -64,15 +64,15 @@ def test_every_arm_has_its_figures_and_the_page_is_written(swept: tuple[Run, str
     assert "Claims" in output
 
 
-def test_the_engine_ran_once_for_every_policy(swept: tuple[Run, str]) -> None:
-    run, _ = swept
+def test_the_engine_ran_once_for_every_policy(finished_sweep: tuple[Run, str]) -> None:
+    run, _ = finished_sweep
     made = list(Path(run.root).rglob("chains/_COMMIT.json"))
     policies = {json.loads(path.read_text())["fingerprint"]["policy_id"] for path in made}
     assert len(made) == len(policies) == len(ARMS)
 
 
-def test_what_is_learned_from_holds_no_eval_listing(swept: tuple[Run, str]) -> None:
-    run, _ = swept
+def test_what_is_learned_from_holds_no_eval_listing(finished_sweep: tuple[Run, str]) -> None:
+    run, _ = finished_sweep
     listings = run.artifact("catalog/listings", LISTINGS).read(["listing_id", "split"]).to_pylist()
     held_out = {row["listing_id"] for row in listings if row["split"] == "eval"}
 
@@ -87,9 +87,9 @@ def test_what_is_learned_from_holds_no_eval_listing(swept: tuple[Run, str]) -> N
     assert not held_out & ids("seed-0/sft-votes-4/consensus", CONSENSUS)
 
 
-def test_only_evaluation_depends_on_the_truth(swept: tuple[Run, str]) -> None:
-    run, _ = swept
-    truth = run.artifact("catalog/truth").required().digest
+def test_only_evaluation_depends_on_the_truth(finished_sweep: tuple[Run, str]) -> None:
+    run, _ = finished_sweep
+    truth = run.artifact("catalog/truth").require_commit().digest
     readers = {
         path.parent.name
         for path in Path(run.root).rglob("_COMMIT.json")
@@ -98,8 +98,8 @@ def test_only_evaluation_depends_on_the_truth(swept: tuple[Run, str]) -> None:
     assert readers == {"evaluation"}
 
 
-def test_the_same_command_makes_nothing_again(swept: tuple[Run, str]) -> None:
-    run, _ = swept
+def test_the_same_command_makes_nothing_again(finished_sweep: tuple[Run, str]) -> None:
+    run, _ = finished_sweep
     before = results_of(run)
     again = sweep(Path(run.root).parent)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -111,13 +111,13 @@ def test_the_same_command_makes_nothing_again(swept: tuple[Run, str]) -> None:
     assert after.comparisons == before.comparisons
 
 
-def test_a_policy_judged_alone_gets_the_same_accuracy(swept: tuple[Run, str]) -> None:
-    run, _ = swept
+def test_a_policy_judged_alone_gets_the_same_accuracy(finished_sweep: tuple[Run, str]) -> None:
+    run, _ = finished_sweep
     small = [key for key in SMALL if not key.startswith("rounds.")]
     where = f"run.directory={Path(run.root).parent}"
     adapter = run.artifact("seed-0/dpo-sft/adapter").local_directory()
     done = subprocess.run(
-        [sys.executable, "jobs/evaluate.py", *small, where, f"judging.policy={adapter}"],
+        [sys.executable, "jobs/evaluate.py", *small, where, f"evals.policy={adapter}"],
         cwd=ROOT,
         env=job_environment(),
         capture_output=True,

@@ -10,18 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe import config as configuration
-from raypipe import progress
-from raypipe.artifacts import Run
-from raypipe.attributes import AttributeSchema
-from raypipe.catalog import stage, whole
+from raypipe.attributes.schema import AttributeSchema
+from raypipe.catalog import distributed, stage
 from raypipe.catalog.sources import LISTINGS_COLUMNS, Source
 from raypipe.catalog.tables import Copy, Tables
-from raypipe.cluster import ray_session
 from raypipe.config import Config, resolve
 from raypipe.errors import ConfigDriftError, InputError
-from tests.pickled import OBJECT, TENSOR_V2, hostile
-from tests.unit.catalog.lakes import FORMATS, Lake
-from tests.unit.catalog.shop import LISTINGS, SCHEMA, Shop, photo
+from raypipe.runtime import progress
+from raypipe.runtime.cluster import ray_session
+from raypipe.store.artifacts import Run
+from raypipe.store.paths import CATALOG
+from tests.fakes.catalog_files import LISTINGS, SCHEMA, CatalogFiles, photo
+from tests.fakes.pickle_payloads import OBJECT, TENSOR_V2, hostile
+from tests.fakes.table_formats import FORMATS, Lake
 
 pytestmark = pytest.mark.engine
 NAMES = ("listings", "seed", "truth")
@@ -34,9 +35,9 @@ def session() -> Iterator[None]:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
+def shop(tmp_path: Path) -> CatalogFiles:
     """Twelve listings of two verticals, with all that a column may be: null, empty, a map."""
-    shop = Shop(tmp_path / "shop")
+    shop = CatalogFiles(tmp_path / "shop")
     for index in range(12):
         shop.add(
             f"L{index:02}",
@@ -56,7 +57,7 @@ def shop(tmp_path: Path) -> Shop:
 
 
 @pytest.fixture(params=FORMATS)
-def lake(request: pytest.FixtureRequest, tmp_path: Path, shop: Shop) -> Lake:
+def lake(request: pytest.FixtureRequest, tmp_path: Path, shop: CatalogFiles) -> Lake:
     """The shop's files as tables."""
     lake = Lake(request.param, tmp_path / request.param)
     for name, rows in shop.tables().items():
@@ -64,7 +65,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path, shop: Shop) -> Lake:
     return lake
 
 
-def configured(shop: Shop, lake: Lake, pin: int | None = None) -> Config:
+def configured(shop: CatalogFiles, lake: Lake, pin: int | None = None) -> Config:
     places = {name: lake.location(name) for name in NAMES}
     if pin is not None:
         places["listings"] += f"@{pin}"
@@ -87,19 +88,24 @@ def another(listing_id: str, **changes: Any) -> pa.Table:
 
 
 def test_a_catalog_in_tables_gives_the_same_as_in_parquet(
-    shop: Shop, lake: Lake, run: Run, tmp_path: Path
+    shop: CatalogFiles, lake: Lake, run: Run, tmp_path: Path
 ) -> None:
     stage.run(shop.config(), other := Run(str(tmp_path / "parquet")))
     commit = stage.run(configured(shop, lake), run)
     assert commit.rows == 12
-    for name in (stage.LISTINGS_ARTIFACT, stage.SEED_ARTIFACT, stage.TRUTH_ARTIFACT):
-        assert run.artifact(name).required().digest == other.artifact(name).required().digest
+    for name in (CATALOG.listings, CATALOG.seed, CATALOG.truth):
+        assert (
+            run.artifact(name).require_commit().digest
+            == other.artifact(name).require_commit().digest
+        )
     kind, place = lake.location("listings").split(":", 1)
     assert commit.fingerprint["inputs.listings.snapshot"].startswith(f"{kind} {place} @ ")
     assert stage.run(configured(shop, lake), run).reused
 
 
-def test_the_copies_of_all_formats_hold_the_same_rows(shop: Shop, run: Run, tmp_path: Path) -> None:
+def test_the_copies_of_all_formats_hold_the_same_rows(
+    shop: CatalogFiles, run: Run, tmp_path: Path
+) -> None:
     digests = set()
     for kind in FORMATS:
         lake = Lake(kind, tmp_path / kind)
@@ -124,7 +130,7 @@ def test_added_and_deleted_rows_are_of_their_snapshots(lake: Lake, run: Run) -> 
 
 
 def test_rows_that_iceberg_deletes_on_reading_are_gone_or_refused(
-    shop: Shop, run: Run, tmp_path: Path
+    shop: CatalogFiles, run: Run, tmp_path: Path
 ) -> None:
     lake = Lake("iceberg", tmp_path / "iceberg")
     lake.append("listings", shop.tables()["listings"])
@@ -139,7 +145,7 @@ def test_what_has_not_changed_keeps_its_key_when_the_table_moves_on(lake: Lake, 
     schema = AttributeSchema.from_json(SCHEMA)
 
     def keys() -> dict[str, str]:
-        found = whole.survey(source := opened(lake, run), schema)
+        found = distributed.survey(source := opened(lake, run), schema)
         identities.append(source.identity())
         columns = (found.column(name).to_pylist() for name in ("listing_id", "source_key"))
         return dict(zip(*columns, strict=True))
@@ -162,7 +168,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_prepared_run_stays_with_its_snapshot_and_says_so(
-    shop: Shop, lake: Lake, run: Run, told: list[str]
+    shop: CatalogFiles, lake: Lake, run: Run, told: list[str]
 ) -> None:
     commit = stage.run(configured(shop, lake), run)
     held = commit.fingerprint["inputs.listings.snapshot"]
@@ -178,12 +184,12 @@ def test_a_prepared_run_stays_with_its_snapshot_and_says_so(
     assert stage.run(configured(shop, lake), run).reused
 
 
-def test_a_copy_that_was_killed_is_made_again(shop: Shop, lake: Lake, run: Run) -> None:
+def test_a_copy_that_was_killed_is_made_again(shop: CatalogFiles, lake: Lake, run: Run) -> None:
     source = opened(lake, run)
     directory = Path(source.files[0]).parents[2]
     (directory / "_COMMIT.json").unlink()
-    whole = Path(source.files[0]).read_bytes()
-    (Path(source.files[0]).parent / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    distributed = Path(source.files[0]).read_bytes()
+    (Path(source.files[0]).parent / "cut.parquet").write_bytes(distributed[: len(distributed) // 2])
     again = opened(lake, run)
     assert ids(again) == ids(source)
     assert set(again.files).isdisjoint({*source.files, str(directory / "cut.parquet")})
@@ -198,7 +204,7 @@ def test_ids_must_be_there_and_differ(lake: Lake, run: Run, rows: str | None, sa
     assert not list(Path(run.path("tables")).glob("*/_COMMIT.json"))
 
 
-def test_a_table_without_rows_is_refused(shop: Shop, lake: Lake, run: Run) -> None:
+def test_a_table_without_rows_is_refused(shop: CatalogFiles, lake: Lake, run: Run) -> None:
     lake.append("nothing", shop.tables()["listings"].slice(0, 0))
     with pytest.raises(InputError, match="holds no rows"):
         opened(lake, run, name="nothing")
@@ -214,7 +220,7 @@ def test_a_snapshot_whose_files_are_gone_is_one_line(lake: Lake, run: Run) -> No
 
 
 def test_paths_of_images_are_refused_with_their_listing(
-    shop: Shop, run: Run, tmp_path: Path
+    shop: CatalogFiles, run: Run, tmp_path: Path
 ) -> None:
     named = pa.table({"listing_id": ["a"], "vertical": ["shoe"], "images": [["front.png"]]})
     lake = Lake("lance", tmp_path / "lance")
@@ -223,7 +229,7 @@ def test_paths_of_images_are_refused_with_their_listing(
     shop.seed, shop.truth = {}, {}
     shop.write()
     stage.run(shop.config(listings=lake.location("listings"), max_quarantined=1), run)
-    (row,) = run.artifact(stage.LISTINGS_ARTIFACT).read(kind="quarantine").to_pylist()
+    (row,) = run.artifact(CATALOG.listings).read(kind="quarantine").to_pylist()
     assert "no scheme" in row["detail"]
 
 

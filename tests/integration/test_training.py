@@ -18,17 +18,17 @@ from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
 from raypipe import config as configuration
-from raypipe.artifacts import Attempt, Run
+from raypipe.attributes.prompts import completion
 from raypipe.catalog import stage as catalog
-from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.errors import NonFiniteLossError
-from raypipe.manifest import Commit
-from raypipe.prompts import completion
+from raypipe.runtime.cluster import ray_session
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, REFERENCE
+from raypipe.store.artifacts import Attempt, Run
+from raypipe.store.manifest import Commit
 from raypipe.training import stage as training
 from tests.conftest import CommitRows, Row
-from tests.small_run import SMALL
+from tests.fakes.small_run import SMALL
 
 pytestmark = pytest.mark.engine
 NUM_PAIRS, BATCH_SIZE = 48, 4
@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_a_number_refuses_the_round_and_names_the_query(
     rows = reference.read().to_pylist()
     rows[0]["chains"][0]["logprob"] = float("nan")
     spoiled = run.artifact("pretrained/reference", REFERENCE)
-    attempt = spoiled.attempt(reference.required().fingerprint)
+    attempt = spoiled.attempt(reference.require_commit().fingerprint)
     attempt.write(pa.Table.from_pylist(rows, REFERENCE.schema))
     attempt.commit()
     query = f"{rows[0]['listing_id']}/{rows[0]['chains'][0]['attribute']}"

@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from raypipe import config as configuration
-from raypipe.artifacts import Run
-from raypipe.attributes import AttributeSchema
-from raypipe.catalog import whole
+from raypipe.attributes.schema import AttributeSchema
+from raypipe.catalog import distributed
 from raypipe.catalog.sources import LISTINGS_COLUMNS, Source, open_source
-from raypipe.cluster import ray_session
 from raypipe.config import Config
 from raypipe.errors import InputError, QuarantineLimitError
-from raypipe.manifest import Commit
+from raypipe.runtime.cluster import ray_session
 from raypipe.schemas import LISTINGS
-from tests.unit.catalog.shop import SCHEMA, photo
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import Commit
+from tests.fakes.catalog_files import SCHEMA, photo
 
 pytestmark = pytest.mark.engine
 BYTES = pa.schema(
@@ -86,8 +86,10 @@ def shoe(listing_id: str, *images: object, **columns: object) -> dict[str, objec
 
 def prepare(run: Run, source: Source, config: Config) -> dict[str, str]:
     """Prepare all listings; why each one was refused."""
-    todo = whole.survey(source, SHOP)
-    whole.run_changed(config, run, scope="labels/000001", source=source, schema=SHOP, todo=todo)
+    todo = distributed.survey(source, SHOP)
+    distributed.run_changed(
+        config, run, scope="labels/000001", source=source, schema=SHOP, todo=todo
+    )
     artifact = run.artifact("labels/000001/listings", LISTINGS)
     refused = artifact.read(kind="quarantine").to_pylist()
     kept = artifact.read(["listing_id"]).column("listing_id").to_pylist()
@@ -152,11 +154,11 @@ def test_what_an_interrupted_call_refused_is_tried_again(run: Run, tmp_path: Pat
     names = [f"{number}.png" for number in range(6)]
     rows = [shoe(name[0], name) for name in names]
     source = catalog(tmp_path / "shop", rows, NAMES)
-    todo = whole.survey(source, SHOP)
+    todo = distributed.survey(source, SHOP)
 
     def prepared(limit: float) -> Commit:
         config = configured(f"catalog.max_quarantined={limit}")
-        return whole.run_changed(
+        return distributed.run_changed(
             config, run, scope="labels/000001", source=source, schema=SHOP, todo=todo
         )
 
@@ -192,7 +194,7 @@ def test_a_survey_knows_what_has_changed_without_fetching(tmp_path: Path) -> Non
     rows = [shoe("one", "one.png"), shoe("two", "two.png"), shoe("far", "https://a.example/x")]
 
     def keys() -> dict[str, str]:
-        found = whole.survey(catalog(tmp_path / "shop", rows, NAMES), SHOP)
+        found = distributed.survey(catalog(tmp_path / "shop", rows, NAMES), SHOP)
         assert found.column("queries").to_pylist() == [2, 2, 2]
         columns = (found.column(name).to_pylist() for name in ("listing_id", "source_key"))
         return dict(zip(*columns, strict=True))
@@ -207,7 +209,7 @@ def test_a_survey_knows_what_has_changed_without_fetching(tmp_path: Path) -> Non
 def test_ids_must_differ(tmp_path: Path) -> None:
     rows = [shoe(name, photo(1)) for name in ["a", "b", "a"]]
     with pytest.raises(InputError, match=r"'a' is there twice"):
-        whole.survey(catalog(tmp_path / "shop", rows, BYTES), SHOP)
+        distributed.survey(catalog(tmp_path / "shop", rows, BYTES), SHOP)
 
 
 def test_a_corrupt_page_is_an_input_error_that_names_the_file(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_a_corrupt_page_is_an_input_error_that_names_the_file(tmp_path: Path) ->
     content[60:400] = bytes(340)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"1\.parquet is truncated or corrupt"):
-        whole.survey(source, SHOP)
+        distributed.survey(source, SHOP)
 
 
 def test_a_cut_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe.artifacts import Run
-from raypipe.embedded.catalog import Listing, listing
+from raypipe.embedded.catalog import RenderedListing, listing
 from raypipe.embedded.schema import attributes, verticals
 from raypipe.schemas import LABELS, Split
-from tests.small_run import ROOT, job_environment
-from tests.unit.labeling.label_studio import annotation, exported
+from raypipe.store.artifacts import Run
+from tests.fakes.label_studio_export import annotation, exported
+from tests.fakes.small_run import ROOT, job_environment
 
 pytestmark = pytest.mark.engine
 
@@ -53,7 +53,7 @@ def blocks() -> list[Block]:
     return found
 
 
-def listings() -> Iterator[tuple[Listing, Split]]:
+def listings() -> Iterator[tuple[RenderedListing, Split]]:
     for split, size in SIZES.items():
         for kind in KINDS:
             for number in range(size):
@@ -152,11 +152,11 @@ def test_the_page_takes_a_folder_and_a_sheet_to_labels(
     assert set(labels.column("listing_id").to_pylist()) == drawn
     asked = labels.num_rows / len(drawn)
     assert 3 <= asked <= 5
-    assert set(labels.column("outcome").to_pylist()) & {"published", "below_precision"}
+    assert set(labels.column("reason").to_pylist()) & {"published", "below_precision"}
     assert any(labels.column("answer").to_pylist())
     assert (shop / "runs" / "my-shop" / "report" / "index.html").is_file()
     first, second = (
-        Run(str(shop / "runs" / name)).artifact("catalog/seed").required().rows
+        Run(str(shop / "runs" / name)).artifact("catalog/seed").require_commit().rows
         for name in ("my-shop", "second")
     )
     assert second > first

@@ -3,32 +3,27 @@
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe import storage, stream
-from raypipe.artifacts import Run
-from raypipe.attributes import load_attribute_schema
+from raypipe import storage
+from raypipe.attributes.schema import load_attribute_schema
 from raypipe.catalog import snapshots
 from raypipe.catalog.sources import SPLITS_COLUMNS, open_source
 from raypipe.cli.main import main
 from raypipe.doctor.storage import check_storage
-from raypipe.errors import (
-    EXIT_CONFIG,
-    EXIT_RETRY,
-    InputError,
-    StorageDeniedError,
-    StorageError,
-)
-from raypipe.manifest import File
+from raypipe.errors import EXIT_CONFIG, EXIT_RETRY, InputError, StorageDeniedError, StorageError
+from raypipe.runtime import stream
 from raypipe.schemas import SEED
-from tests.moody_store import MoodyStore, environment
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import File
+from tests.fakes.flaky_store import FlakyStore, environment
 
 FILE = File("data/a.parquet", "data", 100, "0" * 64, 1)
-NOBODY = "http://127.0.0.1:9"
 HEAD = "When reading information for key 'a' in bucket 'b': AWS Error {} during HeadObject: No"
 LIST = "Kernel error -> Generic S3 error\n  \x1b[31m↳\x1b[0m Error performing GET http://x in 4s"
 
@@ -39,8 +34,20 @@ def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 
 @pytest.fixture
-def forbidding(monkeypatch: pytest.MonkeyPatch) -> Iterator[MoodyStore]:
-    with MoodyStore(403) as store:
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is gone, for an Arrow that asks once: it would try again for six seconds."""
+
+    def from_uri(uri: str) -> tuple[pafs.FileSystem, str]:
+        once = pafs.AwsDefaultS3RetryStrategy(max_attempts=1)
+        return pafs.S3FileSystem(retry_strategy=once), uri.removeprefix("s3://")
+
+    point_at(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr(pafs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+
+
+@pytest.fixture
+def forbidding(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyStore]:
+    with FlakyStore(403) as store:
         point_at(monkeypatch, store.url)
         yield store
 
@@ -93,10 +100,10 @@ def test_what_is_wrong_with_a_file_is_no_fault_of_its_storage(error: Exception) 
     assert storage.unreadable("a", error, corrupt) is corrupt
 
 
+@pytest.mark.usefixtures("_no_server")
 def test_a_run_on_a_server_that_is_gone_is_worth_another_try(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    point_at(monkeypatch, NOBODY)
     assert main(["status", "s3://bucket/run"]) == 4
     said = capsys.readouterr().err
     assert said.startswith("StorageError: cannot read bucket/run/run.json: ")
@@ -105,10 +112,8 @@ def test_a_run_on_a_server_that_is_gone_is_worth_another_try(
     assert (found.verdict, found.exit_code) == ("fail", EXIT_RETRY)
 
 
-def test_a_catalog_on_a_server_that_is_gone_is_worth_another_try(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    point_at(monkeypatch, NOBODY)
+@pytest.mark.usefixtures("_no_server")
+def test_a_catalog_on_a_server_that_is_gone_is_worth_another_try() -> None:
     with pytest.raises(StorageError, match="NETWORK_CONNECTION") as raised:
         open_source("s3://bucket/listings", SPLITS_COLUMNS)
     assert raised.value.exit_code == EXIT_RETRY
@@ -145,7 +150,7 @@ def test_the_doctor_and_the_command_line_exit_2_on_what_is_forbidden() -> None:
     assert main(["status", "s3://bucket/run"]) == EXIT_CONFIG
 
 
-def test_a_bucket_that_is_not_there_is_not_worth_another_try(forbidding: MoodyStore) -> None:
+def test_a_bucket_that_is_not_there_is_not_worth_another_try(forbidding: FlakyStore) -> None:
     forbidding.status = 404
     assert Run("s3://bucket/run").read("run.json") is None
     with pytest.raises(StorageDeniedError, match="NoSuchBucket"):
@@ -163,15 +168,15 @@ def test_a_bucket_that_is_not_there_is_not_worth_another_try(forbidding: MoodySt
     ],
 )
 def test_a_table_is_told_apart_as_a_file_is(
-    forbidding: MoodyStore, kind: str, module: str, status: int, exit_code: int
+    forbidding: FlakyStore, kind: str, module: str, status: int, exit_code: int
 ) -> None:
     pytest.importorskip(module)
     forbidding.status = status
     place = "shop.listings" if kind == "iceberg" else "s3://bucket/table"
-    location = snapshots.parse(f"{kind}:{place}")
+    location = snapshots.parse_location(f"{kind}:{place}")
     assert location is not None
     with pytest.raises(StorageError) as raised:
-        snapshots.resolve(location, {"type": "rest", "uri": forbidding.url})
+        snapshots.resolve_snapshot(location, {"type": "rest", "uri": forbidding.url})
     assert raised.value.exit_code == exit_code
     assert str(location) in str(raised.value)
     assert ".rs:" not in str(raised.value)
@@ -190,13 +195,13 @@ def test_a_corrupt_file_stays_a_fault_of_the_input(tmp_path: Path) -> None:
 
 def test_a_task_that_met_a_storage_out_of_reach_says_so() -> None:
     trace = 'ray::Map(_rows)() (pid=3)\n  File "a.py", line 3\nOSError: '
-    found = stream.explained(RuntimeError(trace + HEAD.format("NETWORK_CONNECTION")))
+    found = stream.unwrap_ray_error(RuntimeError(trace + HEAD.format("NETWORK_CONNECTION")))
     assert isinstance(found, StorageError)
     assert found.exit_code == EXIT_RETRY
     assert "pid=3" not in str(found)
     assert "NETWORK_CONNECTION" in str(found)
     bug = RuntimeError(f"{trace}no such thing")
-    assert stream.explained(bug) is bug
+    assert stream.unwrap_ray_error(bug) is bug
 
 
 def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An annotation that is stopped: replies under way are waited for, but not for long."""
+"""An annotation that is stopped: requests in flight are awaited, but not for long."""
 
 import signal
 import subprocess
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from raypipe.interruption import KEPT
-from tests.chat_server import Asked, ChatServer, completion
-from tests.small_run import ROOT
-from tests.unit.catalog.shop import Shop
+from raypipe.runtime.interruption import KEPT
+from tests.fakes.catalog_files import CatalogFiles
+from tests.fakes.chat_server import Asked, ChatServer, completion
+from tests.fakes.small_run import ROOT
 
 
 class SlowServer(ChatServer):
@@ -42,7 +42,7 @@ def server() -> Iterator[SlowServer]:
 @pytest.fixture
 def job(server: SlowServer, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """An annotation whose first questions are with the server."""
-    shop = Shop(tmp_path / "shop")
+    shop = CatalogFiles(tmp_path / "shop")
     for index in range(4):
         shop.add(f"s{index:02}", 20 * index)
     shop.write()
@@ -95,7 +95,7 @@ def test_replies_that_come_in_time_are_kept(
 ) -> None:
     job.send_signal(signal.SIGINT)
     assert job.stdout is not None
-    while "replies under way are waited for" not in job.stdout.readline():
+    while "replies that are paid for" not in job.stdout.readline():
         assert job.poll() is None
     server.may_answer.set()
     _, complaint = job.communicate(timeout=60)

@@ -10,20 +10,24 @@ import pytest
 import ray.data
 import yaml
 
-from raypipe import stream
-from raypipe.attributes import load_attribute_schema
-from raypipe.catalog import stage, whole
+from raypipe.attributes.schema import load_attribute_schema
+from raypipe.catalog import distributed, stage
 from raypipe.catalog.answer_files import open_answers
 from raypipe.catalog.inputs import open_inputs, roles_of
-from raypipe.catalog.sources import (
-    LISTINGS_COLUMNS,
-    TRUTH_COLUMNS,
-    check_columns,
-    open_source,
-)
+from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS, check_columns, open_source
 from raypipe.errors import InputError
+from raypipe.runtime import stream
 from raypipe.schemas import QUARANTINE
-from tests.pickled import HOW, OBJECT, TENSOR_V2, Named, add_column, add_field, hostile, nested
+from tests.fakes.pickle_payloads import (
+    HOW,
+    OBJECT,
+    TENSOR_V2,
+    Named,
+    add_column,
+    add_field,
+    hostile,
+    nested,
+)
 
 assert ray.data  # it registers its types, as it has in every worker
 KINDS = (OBJECT, TENSOR_V2, "shop.money")
@@ -251,7 +255,7 @@ def test_a_survey_and_a_preparation_name_such_rows_alike(shop):
     ]
     assert set(read) == source.listing_ids
     assert len(read) == len(set(read)) == 12 + len(ODD) + 2
-    found = whole.checked(pa.table({"listing_id": read}))
+    found = distributed.checked(pa.table({"listing_id": read}))
     assert len(found) == len(read)
 
 

@@ -8,13 +8,13 @@ import pyarrow.fs as pafs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop import photo
 
 from raypipe.catalog import paths
 from raypipe.catalog.images import MAX_BYTES, Refusal
 from raypipe.catalog.keys import image_identities
 from raypipe.catalog.locations import read_path
 from raypipe.errors import StorageError
+from tests.fakes.catalog_files import photo
 
 LOCAL = pafs.LocalFileSystem()
 

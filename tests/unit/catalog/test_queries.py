@@ -1,6 +1,6 @@
 """A listing is asked every attribute of its vertical, in the order of the schema."""
 
-from raypipe.attributes import Attribute
+from raypipe.attributes.schema import Attribute
 from raypipe.catalog.queries import queries_of
 
 COLOR = Attribute("shoe", "color", "Color is the color.", ("Red", "Women's Blue"))

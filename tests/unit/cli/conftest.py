@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from begun import Begin, Finish, WriteRows
 
-from raypipe.artifacts import Attempt, Run
 from raypipe.config import load
-from raypipe.runs import open_run
 from raypipe.schemas import QUARANTINE, TRUTH
-
-WELL = {"eval": {"accuracy": 0.75}, "anchor": {"accuracy": 0.7}}
+from raypipe.store.artifacts import Attempt, Run
+from raypipe.store.runs import open_run
+from raypipe.summaries import Metrics
+from tests.fakes.documents import metrics
+from tests.fakes.partial_runs import Begin, Finish, WriteRows
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def finish() -> Finish:
             fingerprint = {"name": name, "policy_id": "b" * 16, "round_index": learned}
             attempt = run.artifact(name).attempt(fingerprint)
             if name.endswith("/evaluation"):
-                attempt.write_json("metrics.json", WELL)
+                attempt.write_json(Metrics.FILE, metrics(0.75, 0.7).to_json())
             elif name.endswith("/adapter"):
                 attempt.write_file("adapter_model.safetensors", name.encode())
             attempt.commit(counts={"num_steps": 3, "last_loss": 0.5, "chains": 70, "tokens": 700})

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.artifacts import Run
 from raypipe.cli.main import main
 from raypipe.config import ModelConfig
-from raypipe.doctor import environment, examination, machine, model, packages, session
+from raypipe.doctor import checks, environment, machine, model, packages, session
 from raypipe.doctor.finding import EXIT_RETRY, Finding, exit_code, fail, ok, warn
 from raypipe.doctor.machine import GIB, Devices
 from raypipe.doctor.storage import check_storage
+from raypipe.doctor.tested_versions import TESTED
 from raypipe.errors import StorageError
-from raypipe.tested import TESTED
+from raypipe.store.artifacts import Run
 
 Findings = Iterable[Finding]
 
@@ -130,12 +130,12 @@ def test_hidden_gpus_fail_where_they_are_wanted() -> None:
 
 def test_a_key_is_looked_for_and_never_told() -> None:
     secret = "sk-very-secret"
-    found = environment.check_key({"OPENAI_API_KEY": secret}, "judging", "OPENAI_API_KEY")
+    found = environment.check_key({"OPENAI_API_KEY": secret}, "evals", "OPENAI_API_KEY")
     assert found.verdict == "ok"
     assert secret not in str(found)
     missing = environment.check_key({}, "annotation", "MY_KEY")
     assert (missing.verdict, "MY_KEY is not set" in missing.detail) == ("fail", True)
-    assert environment.check_key({}, "judging", None).verdict == "ok"
+    assert environment.check_key({}, "evals", None).verdict == "ok"
 
 
 # Ray
@@ -357,8 +357,8 @@ def test_the_exit_code_says_whether_waiting_helps() -> None:
 def quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine whose devices are known, with nothing set that the doctor minds."""
     devices = Devices(cores=64, memory=24 * GIB)
-    monkeypatch.setattr(examination, "look_for_devices", lambda: devices)
-    monkeypatch.setattr(examination.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(checks, "look_for_devices", lambda: devices)
+    monkeypatch.setattr(checks.os, "cpu_count", lambda: 64)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in list(os.environ):
         if name.startswith(("RAY_", "VLLM_", "CUDA_", "OMP_", "PYTORCH_", "HF_", "TRANSFORMERS_")):
@@ -385,7 +385,7 @@ def test_a_broken_set_up_says_what_to_do_and_exits_2(
 ) -> None:
     monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    endpoint = ["judging.endpoint=https://api.openai.com/v1", "judging.endpoint_model=m"]
+    endpoint = ["evals.endpoint=https://api.openai.com/v1", "evals.endpoint_model=m"]
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     overrides = ["cluster.use_gpu=true", f"run.directory={quiet_machine}/runs", *endpoint]
     assert main(["doctor", *overrides]) == 2
@@ -394,7 +394,7 @@ def test_a_broken_set_up_says_what_to_do_and_exits_2(
     assert "→ unset VLLM_ALLOW_INSECURE_SERIALIZATION" in shown
     assert "fail  CUDA_VISIBLE_DEVICES" in shown
     assert "fail  devices  — CPU, 64 cores, 24 GiB; the configuration asks for GPUs" in shown
-    assert "fail  judging.api_key_variable  — OPENAI_API_KEY is not set" in shown
+    assert "fail  evals.api_key_variable  — OPENAI_API_KEY is not set" in shown
     assert shown.splitlines()[-1].endswith("3 to mend")
 
 

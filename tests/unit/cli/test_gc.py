@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from begun import PREPARED, STAGES, Begin, Finish, WriteRows, summarise
 
-from raypipe import tracking
-from raypipe.artifacts import Run
 from raypipe.cli.gc import seconds_of
 from raypipe.cli.main import main
-from raypipe.manifest import encode
+from raypipe.maintenance import caches, garbage
+from raypipe.maintenance.inventory import take_inventory
 from raypipe.schemas import TRUTH
-from raypipe.upkeep import caches, garbage
-from raypipe.upkeep.inventory import take_inventory
+from raypipe.store.artifacts import Run
+from raypipe.store.manifest import encode
+from raypipe.store.paths import RUN_EVENTS, TRACKING
+from tests.fakes.partial_runs import PREPARED, STAGES, Begin, Finish, WriteRows, summarise
 
 NOW = ("--older-than", "0")
 
@@ -60,9 +60,9 @@ def littered(begin: Begin, finish: Finish, write_rows: WriteRows) -> tuple[Run, 
     whole = write_rows(run, "catalog/truth", "c")
     kept = files(run) - before
     # Salvaged: the manifest of the second attempt names the row file of the first.
-    receipts = [receipt for receipt in whole.salvage() if receipt.file.kind == "data"]
-    assert len(receipts) == 1
-    whole.commit(receipts=receipts)
+    written = [file for file in whole.salvage() if file.entry.kind == "data"]
+    assert len(written) == 1
+    whole.commit(written=written)
     assert kept < files(run)
     finish(run, *(name for name in STAGES if name != "catalog/truth"))
     summarise(run)
@@ -109,7 +109,7 @@ def test_with_yes_exactly_the_litter_goes_and_every_artifact_still_reads(
 
 def test_what_salvage_took_from_an_older_attempt_stays(littered: tuple[Run, set[str]]) -> None:
     run, _ = littered
-    commit = run.artifact("catalog/truth").required()
+    commit = run.artifact("catalog/truth").require_commit()
     attempts = {file.path.split("/")[1] for file in commit.files if file.kind == "data"}
     assert len(attempts) == 2
     assert main(["gc", run.location, *NOW, "--yes"]) == 0
@@ -141,13 +141,13 @@ def test_what_an_interrupted_stage_left_stays_and_is_resumed_from(
     assert before - files(run) == {torn, empty}
     assert checkpoint in files(run)
     again = write_rows(run, "pretrained/chains", "d")
-    receipts = again.salvage()
-    assert sorted(name for receipt in receipts for name in receipt.ids.to_pylist()) == [
+    written = again.salvage()
+    assert sorted(name for file in written for name in file.ids.to_pylist()) == [
         "a",
         "b",
         "c",
     ]
-    commit = again.commit(expected=["a", "b", "c", "d"], receipts=receipts)
+    commit = again.commit(expected=["a", "b", "c", "d"], written=written)
     assert (commit.rows, commit.quarantined) == (3, 1)
     assert main(["gc", run.location, *NOW, "--yes"]) == 0
     assert len(run.artifact("pretrained/chains", TRUTH).read()) == 3
@@ -169,7 +169,7 @@ def test_all_unfinished_goes_when_it_is_asked_for(
 def test_a_stage_that_is_being_written_goes_not_even_its_oldest_files(
     begin: Begin, finish: Finish, write_rows: WriteRows
 ) -> None:
-    """A driver has the receipts of what it wrote two days ago, and commits them in a minute."""
+    """A driver has the written of what it wrote two days ago, and commits them in a minute."""
     run = begin()
     attempt = write_rows(run, "catalog/truth", "a")
     age(run, days=2)
@@ -327,7 +327,7 @@ def test_what_a_manifest_says_leads_nowhere_but_into_the_cache(
     run = begin()
     finish(run, "catalog/truth")
     named = policy.format(home=home) if isinstance(policy, str) else policy
-    commit = run.artifact("catalog/truth").required()
+    commit = run.artifact("catalog/truth").require_commit()
     forged = replace(commit, fingerprint={"policy_id": named})
     run.replace("catalog/truth/_COMMIT.json", encode(forged))
     kept = [merged_folder(home, "c" * 16), home / "precious", home / ".cache/raypipe/attempts/a"]
@@ -344,7 +344,7 @@ def test_what_a_run_tells_of_itself_as_a_whole_is_no_training_under_way(
     run = begin()
     finish(run, *STAGES)
     summarise(run)
-    put(run, f"{tracking.EVENTS}/events.out.tfevents.1")
+    put(run, f"{RUN_EVENTS}/events.out.tfevents.1")
     before = files(run)
     assert main(["gc", run.location, "--yes"]) == 0
     assert capsys.readouterr().out == f"nothing to delete in {run.location}\n"
@@ -355,8 +355,8 @@ def test_what_a_run_tells_of_itself_as_a_whole_is_no_training_under_way(
 @pytest.mark.parametrize(
     "path",
     [
-        f"{tracking.EVENTS}/events.out.tfevents.1",
-        tracking.MEMORY,
+        f"{RUN_EVENTS}/events.out.tfevents.1",
+        TRACKING,
         "wandb/offline-run-1/files/config.yaml",
         "exports/labels/000001/tasks.json",
         "exports/labels/000001/tasks.json#1",

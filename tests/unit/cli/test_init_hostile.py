@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raypipe.cli.init import main
-from raypipe.intake import sheets
-from raypipe.intake.listings import MAX_NAMES
-from raypipe.intake.photos import split_names
+from raypipe.ingest import sheets
+from raypipe.ingest.listings import MAX_NAMES
+from raypipe.ingest.photos import split_names
 
 HEADER = "sku,category,colour,image\n"
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from begun import STAGES, Begin, Finish
 
-from raypipe import command, progress
+from raypipe.cli import jobs
 from raypipe.cli.main import COMMANDS, JOBS, main
 from raypipe.config import Config
 from raypipe.errors import EngineStartError, RaypipeError
+from raypipe.runtime import progress
+from tests.fakes.partial_runs import STAGES, Begin, Finish
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,7 +74,7 @@ def test_a_job_gets_what_its_script_would_get(monkeypatch: pytest.MonkeyPatch) -
     )
     arguments = ["sampling.num_chains=5", "run.seed=3"]
     assert main(["round", *arguments]) == 0
-    assert command.main("round", None, arguments) == 0
+    assert jobs.main("round", None, arguments) == 0
     assert seen[0] == seen[1]
     assert seen[0].sampling.num_chains == 5
 
@@ -106,12 +107,13 @@ def test_a_sweep_says_how_it_was_asked_for(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        "raypipe.sweep.driver.run_sweep", lambda config, console, command: asked.append(command)
+        "raypipe.experiments.driver.run_sweep",
+        lambda config, console, command: asked.append(command),
     )
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/raypipe", "sweep", "sweep.seeds=[0, 1]"])
     assert main() == 0
     monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", "sweep.seeds=[0, 1]"])
-    assert command.main("sweep", None) == 0
+    assert jobs.main("sweep", None) == 0
     assert asked == [
         "raypipe sweep 'sweep.seeds=[0, 1]'",
         "python jobs/sweep.py 'sweep.seeds=[0, 1]'",
@@ -148,7 +150,7 @@ def test_the_page_of_an_unfinished_run_is_written(begin: Begin) -> None:
     ("content", "exit_code", "says"),
     [
         (b"{", 3, "ArtifactError: "),
-        (b'{"run": {"name": "mine", "colour": "red"}}', 2, "unknown key 'run.colour'"),
+        (b'{"layout": 2, "run": {"name": "mine", "colour": "red"}}', 2, "unknown key 'run.colour'"),
     ],
 )
 def test_a_run_whose_configuration_is_not_understood_has_no_page(
@@ -165,8 +167,8 @@ def test_the_page_of_a_sweep_is_written_from_its_results(
 ) -> None:
     run = begin()
     run.replace("results.json", (ROOT / "docs" / "results.json").read_bytes())
-    monkeypatch.setattr("raypipe.report.stage.build_gallery", lambda *_: None)
-    monkeypatch.setattr("raypipe.report.stage.FlipGallery", lambda *_: None)
+    monkeypatch.setattr("raypipe.experiments.report.stage.build_gallery", lambda *_: None)
+    monkeypatch.setattr("raypipe.experiments.report.stage.FlipGallery", lambda *_: None)
     assert main(["report", run.location]) == 0
     assert b"DPO from SFT" in (run.read("results.md") or b"")
     run.replace("results.json", b"{}")

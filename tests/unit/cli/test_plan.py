@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from raypipe import progress
-from raypipe.artifacts import Run
 from raypipe.cli.main import main
 from raypipe.config import Config, load, resolve
-from raypipe.rounds.estimate import Expectation, expect
+from raypipe.rounds.estimate import plan_rounds
+from raypipe.runtime import progress
+from raypipe.runtime.cost import Plan
 from raypipe.schemas import LISTINGS
+from raypipe.store.artifacts import Run
 from tests.conftest import CommitRows, MakeListing
 
 GREEDY = 2 * (3 + 2)  # two questions for each listing of eval and anchor
@@ -40,16 +41,16 @@ def settings(directory: Path, **sections: Any) -> Config:
     return resolve({"run": {"directory": str(directory)}, **sections})
 
 
-def chains(expected: Expectation) -> dict[str, int]:
-    return {line.policy: line.chains for line in expected.lines}
+def chains(plan: Plan) -> dict[str, int]:
+    return {item.name: item.chains for item in plan.items}
 
 
-def examples(expected: Expectation) -> dict[str, int]:
-    return {line.policy: line.examples for line in expected.lines}
+def examples(plan: Plan) -> dict[str, int]:
+    return {item.name: item.examples for item in plan.items}
 
 
 def test_chains_are_counted_policy_by_policy(prepared: Path) -> None:
-    expected = expect(settings(prepared, rounds={"num_rounds": 2}))
+    expected = plan_rounds(settings(prepared, rounds={"num_rounds": 2}))
     sampled = GREEDY + 7 * 2 * (5 + 2)
     assert expected.counted
     assert chains(expected) == {
@@ -58,53 +59,53 @@ def test_chains_are_counted_policy_by_policy(prepared: Path) -> None:
         "round-1": sampled,
         "round-2": GREEDY,  # no round learns from it
     }
-    assert expected.chains == 2 * (GREEDY + sampled)
+    assert expected.left.chains == 2 * (GREEDY + sampled)
 
 
 def test_pairs_are_bounded_by_the_votes_that_a_query_needs(prepared: Path) -> None:
-    expected = expect(settings(prepared, rounds={"num_rounds": 1}, sft={"epochs": 3}))
+    expected = plan_rounds(settings(prepared, rounds={"num_rounds": 1}, sft={"epochs": 3}))
     assert examples(expected) == {"pretrained": 0, "sft": 3 * 2, "round-1": 2 * 5 * (7 - 4)}
     method = {"method": "self_learning"}
-    imitating = expect(settings(prepared, rounds={"num_rounds": 1}, training=method))
+    imitating = plan_rounds(settings(prepared, rounds={"num_rounds": 1}, training=method))
     assert examples(imitating)["round-1"] == 2 * 5 * 7
 
 
 def test_rounds_from_the_pretrained_model_have_no_sft(prepared: Path) -> None:
     rounds = {"num_rounds": 1, "start": "pretrained"}
-    expected = expect(settings(prepared, rounds=rounds))
+    expected = plan_rounds(settings(prepared, rounds=rounds))
     assert chains(expected) == {"pretrained": GREEDY + 7 * 2 * (5 + 2), "round-1": GREEDY}
 
 
 def test_a_slice_of_the_pool_is_asked_less(prepared: Path) -> None:
-    whole = expect(settings(prepared, rounds={"num_rounds": 2}))
-    halves = expect(settings(prepared, rounds={"num_rounds": 2, "pool_slices": 2}))
+    whole = plan_rounds(settings(prepared, rounds={"num_rounds": 2}))
+    halves = plan_rounds(settings(prepared, rounds={"num_rounds": 2, "pool_slices": 2}))
     assert chains(whole)["sft"] - chains(halves)["sft"] == 7 * 5
     assert examples(halves)["round-1"] == examples(whole)["round-1"] / 2
 
 
 def test_what_is_made_is_not_counted_again_and_gives_the_pace(prepared: Path) -> None:
     run = Run(str(prepared / "local"))
-    before = expect(settings(prepared, rounds={"num_rounds": 1}))
-    assert before.tokens is None
+    before = plan_rounds(settings(prepared, rounds={"num_rounds": 1}))
+    assert before.left.tokens is None
     attempt = run.artifact("pretrained/chains").attempt({})
     attempt.started -= 5.0
     attempt.commit(counts={"chains": GREEDY, "tokens": 20 * GREEDY})
     config = settings(prepared, rounds={"num_rounds": 1})
-    after = expect(config)
-    assert before.chains - after.chains == GREEDY
-    assert after.tokens == pytest.approx(20 * after.chains)
-    hours = after.engine_hours(config)
-    assert hours == pytest.approx(after.chains / (GREEDY / 5.0) / 3600, rel=0.1)
+    after = plan_rounds(config)
+    assert before.left.chains - after.left.chains == GREEDY
+    assert after.left.tokens == pytest.approx(20 * after.left.chains)
+    hours = after.left.engine_hours
+    assert hours == pytest.approx(after.left.chains / (GREEDY / 5.0) / 3600, rel=0.1)
 
 
 def test_rates_and_prices_make_money(prepared: Path) -> None:
     rates = {"chains_per_second": 10.0, "examples_per_second": 5.0}
     known = settings(prepared, rates={**rates, "engine_hour": 2.0, "trainer_hour": 6.0})
-    expected = expect(known)
-    engines, trainers = expected.chains / 10 / 3600, expected.examples / 5 / 3600
-    assert expected.cost(known) == pytest.approx(2 * engines + 6 * trainers)
-    assert expected.cost(settings(prepared, rates=rates)) is None
-    assert expect(settings(prepared)).engine_hours(settings(prepared)) is None
+    expected = plan_rounds(known)
+    engines, trainers = expected.left.chains / 10 / 3600, expected.left.examples / 5 / 3600
+    assert expected.left.price(known) == pytest.approx(2 * engines + 6 * trainers)
+    assert expected.left.price(settings(prepared, rates=rates)) is None
+    assert plan_rounds(settings(prepared)).left.engine_hours is None
 
 
 def test_the_plan_of_a_prepared_run_is_one_table(

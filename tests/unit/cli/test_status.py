@@ -7,19 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from begun import PREPARED, ROUND_1, SFT, STAGES, Begin, Finish, WriteRows, summarise
 
-from raypipe.artifacts import Run
 from raypipe.cli import status
 from raypipe.cli.main import main
 from raypipe.config import load
-from raypipe.sweep.arms import plan, scope_of
-from raypipe.upkeep.standing import Standing, stand
+from raypipe.experiments.arms import plan_arms, scope_of
+from raypipe.maintenance.status import RunStatus, inspect
+from raypipe.store.artifacts import Run
+from tests.fakes.documents import record, summary_json
+from tests.fakes.partial_runs import (
+    PREPARED,
+    ROUND_1,
+    SFT,
+    STAGES,
+    Begin,
+    Finish,
+    WriteRows,
+    summarise,
+)
 
 
 def states(run: Run) -> dict[str, str]:
-    standing = stand(run, time.time())
-    return {line.name: line.state for line in (*standing.stages, *standing.besides)}
+    run_status = inspect(run, time.time())
+    return {line.name: line.state for line in (*run_status.stages, *run_status.others)}
 
 
 def age(run: Run, scope: str, seconds: float) -> None:
@@ -35,7 +45,7 @@ def test_of_a_run_that_was_only_begun_the_catalog_is_next(begin: Begin) -> None:
     assert list(found) == STAGES
     assert found["catalog/seed"] == "next"
     assert set(list(found.values())[1:]) == {"waiting"}
-    assert stand(run, time.time()).upshot == "next: catalog/seed"
+    assert inspect(run, time.time()).summary == "next: catalog/seed"
 
 
 @pytest.mark.parametrize("done", range(1, len(STAGES)))
@@ -45,7 +55,7 @@ def test_the_first_stage_that_is_not_done_is_next(begin: Begin, finish: Finish, 
     found = list(states(run).items())
     assert found[:done] == [(name, "done") for name in STAGES[:done]]
     assert found[done] == (STAGES[done], "next")
-    assert stand(run, time.time()).upshot == f"next: {STAGES[done]}"
+    assert inspect(run, time.time()).summary == f"next: {STAGES[done]}"
 
 
 def test_a_finished_run_is_told_with_rows_seconds_and_the_policy_to_use(
@@ -181,9 +191,9 @@ def test_a_run_json_that_cannot_be_read_hides_nothing_else(
 @pytest.mark.parametrize(
     ("outcome", "says"),
     [
-        ("no_pairs", "round 1 found nothing to learn from"),
-        ("unchanged", "round 1 changed nothing"),
-        ("diverged", "round 1 diverged: loss is nan"),
+        ("no_pairs", "the chains gave no pair"),
+        ("unchanged", "training changed nothing"),
+        ("diverged", "loss is nan"),
     ],
 )
 def test_a_run_that_ended_early_is_done_and_says_why(
@@ -192,9 +202,9 @@ def test_a_run_that_ended_early_is_done_and_says_why(
     run = begin("rounds.num_rounds=3")
     finish(run, *(name for name in STAGES if name not in ROUND_1))
     summarise(run, outcome, best="sft")
-    standing = stand(run, time.time())
-    assert standing.is_done
-    assert standing.upshot == f"done: the policy to use is sft; {says}"
+    run_status = inspect(run, time.time())
+    assert run_status.is_done
+    assert run_status.summary == f"done: the policy to use is sft; round 1 has no policy: {says}"
     assert set(states(run).values()) == {"done"}
 
 
@@ -211,25 +221,25 @@ def test_a_run_that_is_continued_with_more_rounds_is_told_by_what_is_there(
 def test_without_its_summary_a_run_is_not_done(begin: Begin, finish: Finish) -> None:
     run = begin()
     finish(run, *STAGES)
-    standing = stand(run, time.time())
-    assert not standing.is_done
-    assert standing.upshot == "next: summary and report, which the same command writes"
+    run_status = inspect(run, time.time())
+    assert not run_status.is_done
+    assert run_status.summary == "next: summary and report, which the same command writes"
 
 
 def test_labels_evaluations_and_a_sweep_are_told_in_short(begin: Begin, finish: Finish) -> None:
     run = begin("sweep.groups=[table4]")
-    arms = [scope_of(0, arm.name) for arm in plan(load(None, ["sweep.groups=[table4]"]), 0)]
+    arms = [scope_of(0, arm.name) for arm in plan_arms(load(None, ["sweep.groups=[table4]"]), 0)]
     finish(run, *PREPARED, *(f"{arm}/evaluation" for arm in arms[:2]))
     finish(run, "labels/000001/calibration", "labels/000001/labels", "labels/000002/calibration")
     finish(run, "evaluations/gpt-0123456789ab/chains", "evaluations/catalog-0123456789ab/listings")
-    standing = stand(run, time.time())
-    told = {line.name: (line.state, line.detail) for line in standing.besides}
+    run_status = inspect(run, time.time())
+    told = {line.name: (line.state, line.detail) for line in run_status.others}
     assert told["seed-0"] == ("next", f"2 of {len(arms)} arms")
     assert told["labels/000001/labels"][0] == "done"
     assert told["labels/000002/labels"][0] == "next"
     assert told["evaluations/gpt-0123456789ab/evaluation"][0] == "next"
     assert len(told) == 4
-    assert [line.name for line in standing.stages] == PREPARED  # no rounds were begun
+    assert [line.name for line in run_status.stages] == PREPARED  # no rounds were begun
 
 
 def test_labels_that_a_finished_generation_supersedes_are_not_next(
@@ -244,7 +254,7 @@ def test_labels_that_a_finished_generation_supersedes_are_not_next(
     summarise(run)
     write_rows(run, "labels/000003/labels", "a")
     assert states(run)["labels/000001/labels"] == "superseded"
-    assert stand(run, time.time()).upshot == "under way: labels/000003/labels"
+    assert inspect(run, time.time()).summary == "under way: labels/000003/labels"
     run.artifact("labels/000003/labels").attempt({}).commit()
     monkeypatch.setattr(status.time, "sleep", lambda _: pytest.fail("there is nothing to wait for"))
     assert main(["status", run.location, "--watch"]) == 0
@@ -259,9 +269,9 @@ def test_an_older_generation_that_somebody_is_at_work_on_counts(
     run = begin()
     finish(run, *PREPARED, "labels/000002/labels")
     write_rows(run, "labels/000001/labels", "a")
-    assert stand(run, time.time()).upshot == "under way: labels/000001/labels"
+    assert inspect(run, time.time()).summary == "under way: labels/000001/labels"
     age(run, "labels/000001", 3600)
-    assert stand(run, time.time()).is_done
+    assert inspect(run, time.time()).is_done
 
 
 def test_annotations_are_told_and_one_that_was_given_up_for_another_does_not_count(
@@ -273,38 +283,40 @@ def test_annotations_are_told_and_one_that_was_given_up_for_another_does_not_cou
     left = "annotation/aaaaaaaaaaaa/answers"
     write_rows(run, left, "a")
     age(run, "annotation", 3600)
-    assert stand(run, time.time()).upshot == f"next: {left}, where the same command goes on"
+    assert inspect(run, time.time()).summary == f"next: {left}, where the same command goes on"
     done = write_rows(run, "annotation/bbbbbbbbbbbb/answers", "a", "b")
-    done.commit(receipts=done.salvage(), counts={"questions": 9, "answered": 8})
+    done.commit(written=done.salvage(), counts={"questions": 9, "answered": 8})
     run.create("annotation/replies/ab/abcd.json", b"{}")
-    standing = stand(run, time.time())
-    told = {line.name: (line.state, line.detail) for line in standing.besides}
+    run_status = inspect(run, time.time())
+    told = {line.name: (line.state, line.detail) for line in run_status.others}
     assert told[left][0] == "superseded"
     assert told["annotation/bbbbbbbbbbbb/answers"] == ("done", "8 answered")
     assert len(told) == 2
-    assert standing.is_done
+    assert run_status.is_done
 
 
 @pytest.mark.parametrize(
     "summary",
     [
-        {"alarm": None, "pairs": []},
-        {"best": "sft", "pairs": [{"round": 1}]},
-        {"best": "sft", "pairs": [{"outcome": "trained"}]},
-        {"best": "sft", "pairs": [{"round": "first", "outcome": "trained"}]},
-        {"best": "sft", "pairs": 3},
-        {"best": "sft", "alarm": {"policy": "round-1"}},
+        {"best": None},
+        {"best": "../elsewhere"},
+        {"pairs": [{"round": 1}]},
+        {"pairs": [record(1, outcome="stopped")]},
+        {"pairs": [record(1, round="first")]},
+        {"pairs": 3},
+        {"alarm": {"policy": "round-1"}},
+        {"note": "one field too many"},
     ],
 )
-def test_a_summary_that_lacks_what_is_told_of_it_is_a_line_and_exits_3(
+def test_a_malformed_summary_is_a_line_that_names_the_field_and_exits_3(
     begin: Begin, finish: Finish, capsys: pytest.CaptureFixture[str], summary: dict[str, Any]
 ) -> None:
     run = begin()
     finish(run, *STAGES)
-    run.replace("summary.json", json.dumps(summary).encode())
+    run.replace("summary.json", json.dumps(summary_json(**summary)).encode())
     assert main(["status", run.location]) == 3
     shown = capsys.readouterr().out
-    assert "summary.json lacks what a run ends with" in shown
+    assert "summary.json is unreadable: " + next(iter(summary)) in " ".join(shown.split())
     assert "next: summary and report" in shown
 
 
@@ -315,7 +327,7 @@ def test_json_holds_what_the_table_shows(
     finish(run, *PREPARED, "pretrained/chains")
     assert main(["status", run.location, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["upshot"] == "next: pretrained/evaluation"
+    assert told["summary"] == "next: pretrained/evaluation"
     assert not told["is_done"]
     by_name = {line["name"]: line for line in told["stages"]}
     assert by_name["pretrained/chains"]["detail"] == "70 chains, 700 tokens"
@@ -359,5 +371,5 @@ def test_looking_changes_nothing(begin: Begin, finish: Finish) -> None:
         return {str(path): path.stat().st_mtime_ns for path in Path(run.root).rglob("*")}
 
     before = files()
-    assert isinstance(stand(run, time.time()), Standing)
+    assert isinstance(inspect(run, time.time()), RunStatus)
     assert files() == before

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from raypipe.config import Config, key_names, load, resolve
 from raypipe.errors import EXIT_CONFIG, ConfigError
-from raypipe.runs import CONFIGURATION, open_run
+from raypipe.store.paths import RUN
+from raypipe.store.runs import open_run
 
 HUSH = "hush-canary-4e1f"
 CREDENTIALS = (
@@ -141,7 +142,7 @@ def test_of_an_engine_s_variables_names_alone_are_written(tmp_path: Path) -> Non
         ],
     )
     run = open_run(config)
-    written = (Path(run.location) / CONFIGURATION).read_text()
+    written = (Path(run.location) / RUN).read_text()
     assert '"HF_TOKEN": null' in written
     assert '"SHOP": null' in written
     assert [path for path in files(tmp_path) if HUSH in path.read_text()] == []

@@ -1,15 +1,12 @@
 """A model of the Hugging Face Hub is named with its commit."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raypipe.artifacts import Run
 from raypipe.config import CONFIGS, Config, load, resolve, split_backbone
 from raypipe.errors import ConfigError
-from raypipe.runs import CONFIGURATION, begun_with
 
 COMMIT = "66285546d2b821cf421d4f5eb2576359d3770cd3"
 OTHER = "895c3a49bc3fa70a340399125c650a463535e71c"
@@ -70,10 +67,3 @@ def test_what_is_shipped_names_the_commits() -> None:
     small, large = load(CONFIGS / "qwen2-vl-2b.yaml"), load(CONFIGS / "qwen2.5-vl-3b.yaml")
     assert (small.model.revision, large.model.revision) == (OTHER, COMMIT)
     assert large.sweep.backbones == (f"{small.model.path}@{OTHER}",)
-
-
-def test_a_run_that_was_begun_without_a_commit_can_be_looked_at(tmp_path: Path) -> None:
-    values = configured(path=MODEL, revision=COMMIT).model_dump(mode="json")
-    del values["model"]["revision"], values["model"]["allow_unpinned"]
-    (tmp_path / CONFIGURATION).write_text(json.dumps(values))
-    assert begun_with(Run(str(tmp_path))).model.path == MODEL

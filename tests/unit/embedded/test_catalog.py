@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from raypipe.attributes import load_attribute_schema
+from raypipe.attributes.schema import load_attribute_schema
 from raypipe.embedded.catalog import listing, write_catalog
 from raypipe.embedded.schema import verticals
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLProcessor
 
+from raypipe.attributes.prompts import messages
 from raypipe.config import ModelConfig
 from raypipe.embedded import language
 from raypipe.embedded.bank import draw_views, stacked
-from raypipe.embedded.language import COURSES, Course, Lessons, Row, collate, loss_of
+from raypipe.embedded.language import COURSES, Course, Lessons, TokenRow, collate, loss_of
 from raypipe.embedded.look import Product
 from raypipe.embedded.schema import attributes
-from raypipe.policies import model_path
-from raypipe.prompts import messages
+from raypipe.models.policies import model_path
 
 NANO = model_path(ModelConfig(path="embedded:nano"))
 READING = Course("reading", num_steps=1, batch_size=6, easy_share=0, rate=1)
@@ -27,11 +27,11 @@ def processor() -> Qwen2_5_VLProcessor:
     return AutoProcessor.from_pretrained(NANO)
 
 
-def rows(processor: Qwen2_5_VLProcessor, course: Course, seed: int = 0) -> list[Row]:
+def rows(processor: Qwen2_5_VLProcessor, course: Course, seed: int = 0) -> list[TokenRow]:
     return Lessons(processor, PHOTOS, course).batch(random.Random(seed))
 
 
-def branch(row: Row, question: int, caption: int) -> list[int]:
+def branch(row: TokenRow, question: int, caption: int) -> list[int]:
     """The tokens that lead to a caption's end: photos, its question, itself."""
     return [
         token
@@ -40,12 +40,12 @@ def branch(row: Row, question: int, caption: int) -> list[int]:
     ]
 
 
-def product_of(row: Row) -> Product:
+def product_of(row: TokenRow) -> Product:
     first = next(place for place in row.visual if place >= 0)
     return PHOTOS[first // language.IMAGE_TOKENS].product
 
 
-def branches(row: Row) -> list[tuple[int, int]]:
+def branches(row: TokenRow) -> list[tuple[int, int]]:
     return sorted({pair for pair in zip(row.question, row.caption, strict=True) if -1 not in pair})
 
 
@@ -90,7 +90,7 @@ def test_a_branch_has_the_loss_of_a_row_of_its_own(processor: Qwen2_5_VLProcesso
     model = AutoModelForImageTextToText.from_pretrained(NANO, dtype=torch.float32)
     tokens = language.visual_tokens(model, stacked(DRAWN), processor).flatten(0, 1).detach()
     [row] = rows(processor, Course("speaking", 1, 1, 0, 1))
-    alone = Row()
+    alone = TokenRow()
     for index, (q, c) in enumerate(zip(row.question, row.caption, strict=True)):
         if q in (-1, 0) and c in (-1, 0):
             alone.token_ids.append(row.token_ids[index])
@@ -99,7 +99,7 @@ def test_a_branch_has_the_loss_of_a_row_of_its_own(processor: Qwen2_5_VLProcesso
             alone.question.append(q)
             alone.caption.append(c)
             alone.scored.append(row.scored[index])
-    only = Row(
+    only = TokenRow(
         **vars(row)
         | {
             "scored": [

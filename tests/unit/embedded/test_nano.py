@@ -1,5 +1,6 @@
 """The committed nano checkpoint is a real Qwen2.5-VL, small enough to commit."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLProcessor
 
+from raypipe.attributes.prompts import TEMPLATE_VERSION, messages, template_digest
 from raypipe.config import ModelConfig
+from raypipe.embedded.nano import TEMPLATE_FILE
 from raypipe.embedded.vision import normalised
-from raypipe.policies import model_path
-from raypipe.prompts import messages
+from raypipe.models.policies import model_path
 
 NANO = Path(model_path(ModelConfig(path="embedded:nano")))
 
@@ -59,3 +61,11 @@ def test_it_loads_and_answers_in_the_format(processor: Qwen2_5_VLProcessor) -> N
     )
     assert "<answer>" in said
     assert "view" in said
+
+
+def test_it_was_pretrained_on_todays_prompt_template() -> None:
+    pretrained = json.loads((NANO / TEMPLATE_FILE).read_text())
+    assert pretrained == {"version": TEMPLATE_VERSION, "digest": template_digest()}, (
+        "the prompt template has changed since the nano checkpoint was pretrained on it: raise "
+        "TEMPLATE_VERSION and pretrain again: python -m raypipe.embedded.pretrain --output …"
+    )

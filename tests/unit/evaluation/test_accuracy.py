@@ -70,7 +70,7 @@ def test_the_interval_depends_on_the_seed_and_not_on_memory(monkeypatch):
     whole = estimate(correct, listings, 200, 1)
     assert estimate(correct, listings, 200, 1) == whole
     assert estimate(correct, listings, 200, 2) != whole
-    monkeypatch.setattr(accuracy, "_DRAWN_AT_ONCE", 1)
+    monkeypatch.setattr(accuracy, "_MAX_SAMPLES", 1)
     assert estimate(correct, listings, 200, 1) == whole
 
 
@@ -93,7 +93,7 @@ def test_decision_accuracy_macro_counts_every_group_the_same():
     reference = recall_score(verticals, said, labels=labels, average="macro", zero_division=0)
     assert macro(groups) == pytest.approx(reference)
     assert list(groups) == labels
-    assert sum(group["queries"] for group in groups.values()) == len(correct)
+    assert sum(group.queries for group in groups.values()) == len(correct)
 
 
 def test_a_paired_difference_is_narrower_than_two_policies_apart():

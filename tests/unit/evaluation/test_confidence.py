@@ -56,13 +56,13 @@ def test_a_more_confident_answer_is_never_less_probable(given_answers: Answers) 
 
 def test_a_calibration_reads_back_from_json() -> None:
     calibration = fit([0.2, 0.4, 0.9, 0.9], [0, 1, 1, 0])
-    assert Calibration.from_json(calibration.to_json()) == calibration
+    assert Calibration.through(calibration.points) == calibration
 
 
 def test_without_answers_nothing_is_probable() -> None:
     calibration = fit([], [])
     assert calibration.probabilities([0.1, 0.9]).tolist() == [0, 0]
-    assert Calibration.from_json(calibration.to_json()) == calibration
+    assert Calibration.through(calibration.points) == calibration
     assert threshold_for(0.5, [], []) is None
 
 
@@ -99,12 +99,12 @@ def test_the_curve_falls_from_the_most_confident_to_all_answers(
     confidences, right = columns(given_answers)
     queries = len(right) + unanswered
     curve = coverage_curve(confidences, right, queries)
-    assert [point["threshold"] for point in curve] == sorted(set(confidences), reverse=True)
+    assert [point.threshold for point in curve] == sorted(set(confidences), reverse=True)
     for point in curve:
-        covered = confidences >= point["threshold"]
-        assert point["queries"] == covered.sum()
-        assert point["coverage"] == pytest.approx(covered.sum() / queries)
-        assert point["accuracy"] == pytest.approx(right[covered].mean())
+        covered = confidences >= point.threshold
+        assert point.queries == covered.sum()
+        assert point.coverage == pytest.approx(covered.sum() / queries)
+        assert point.accuracy == pytest.approx(right[covered].mean())
 
 
 @given(answers)
@@ -116,7 +116,7 @@ def test_the_brier_score_is_scikit_learns(given_answers: Answers) -> None:
 
 def test_reliability_compares_what_is_said_with_what_is_so() -> None:
     bins = reliability([0.1, 0.15, 1.0, 0.95], [0, 1, 1, 1])
-    assert [found["queries"] for found in bins] == [2, 2]
-    assert [found["accuracy"] for found in bins] == [0.5, 1.0]
-    assert bins[0]["probability"] == pytest.approx(0.125)
+    assert [found.queries for found in bins] == [2, 2]
+    assert [found.accuracy for found in bins] == [0.5, 1.0]
+    assert bins[0].probability == pytest.approx(0.125)
     assert calibration_error(bins) == pytest.approx((2 * 0.375 + 2 * 0.025) / 4)

@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from raypipe.attributes import AttributeSchema
+from raypipe.attributes.prompts import completion
+from raypipe.attributes.schema import AttributeSchema
 from raypipe.evaluation.confidence import Calibration
 from raypipe.labeling.labels import Labeler, Mode, calibrated, label_key
-from raypipe.prompts import completion
-from raypipe.sampling.chains import Answered, Chain
+from raypipe.sampling.chains import AnsweredQuery, Chain
 from raypipe.schemas import LABELS
 from tests.conftest import MakeListing, Row
 
@@ -35,12 +35,12 @@ def labeler(mode: Mode = "vote", num_chains: int = 4, **settings: Any) -> Labele
         num_chains=num_chains,
         answer_format="reasoning",
         policy_id="policy",
-        law="law",
+        outcome_fingerprint="fingerprint",
         **settings,
     )
 
 
-def label(listing: Row, answered: Answered, made_by: Labeler) -> Row:
+def label(listing: Row, answered: AnsweredQuery, made_by: Labeler) -> Row:
     (row,) = made_by([listing], [[answered]]).to_pylist()
     return dict(row)
 
@@ -52,8 +52,8 @@ def shoe(make_listing: MakeListing) -> Row:
 
 def test_a_vote_becomes_a_label_with_its_counts(shoe: Row) -> None:
     chains = [chain("Red"), chain("Crimson", -1.0), chain("Blue"), chain("Plaid")]
-    found = label(shoe, Answered(None, chains), labeler())
-    assert (found["value"], found["answer"], found["outcome"]) == ("Red", "Red", "published")
+    found = label(shoe, AnsweredQuery(None, chains), labeler())
+    assert (found["value"], found["answer"], found["reason"]) == ("Red", "Red", "published")
     assert found["confidence"] == 0.5
     assert found["votes"] == [{"value": "Red", "count": 2}, {"value": "Blue", "count": 1}]
     assert (found["num_chains"], found["num_valid"]) == (4, 3)
@@ -62,11 +62,11 @@ def test_a_vote_becomes_a_label_with_its_counts(shoe: Row) -> None:
 
 def test_the_reasoning_is_the_clearest_chains_that_gives_the_answer(shoe: Row) -> None:
     chains = [chain("Red", -8.0), chain("Crimson", -1.0), chain("Blue", -0.1), chain("Red", -4.0)]
-    assert label(shoe, Answered(None, chains), labeler())["reasoning"] == "it looks Crimson"
+    assert label(shoe, AnsweredQuery(None, chains), labeler())["reasoning"] == "it looks Crimson"
 
 
 @pytest.mark.parametrize(
-    ("chains", "outcome"),
+    ("chains", "reason"),
     [
         ([chain("Red"), chain("Blue"), chain("Red"), chain("Blue")], "tie"),
         ([chain("Plaid"), chain("Red", finish="length")], "no_valid_chain"),
@@ -74,19 +74,19 @@ def test_the_reasoning_is_the_clearest_chains_that_gives_the_answer(shoe: Row) -
     ],
 )
 def test_without_a_winner_a_label_abstains_and_says_why(
-    shoe: Row, chains: list[Chain], outcome: str
+    shoe: Row, chains: list[Chain], reason: str
 ) -> None:
-    found = label(shoe, Answered(None, chains), labeler())
-    assert (found["value"], found["answer"], found["outcome"]) == (None, None, outcome)
+    found = label(shoe, AnsweredQuery(None, chains), labeler())
+    assert (found["value"], found["answer"], found["reason"]) == (None, None, reason)
     assert (found["confidence"], found["reasoning"]) == (0.0, None)
 
 
 def test_a_greedy_label_is_as_confident_as_its_tokens(shoe: Row) -> None:
-    found = label(shoe, Answered(chain("Blue", -2.0, 8), []), labeler("greedy", 1))
+    found = label(shoe, AnsweredQuery(chain("Blue", -2.0, 8), []), labeler("greedy", 1))
     assert found["value"] == "Blue"
     assert found["confidence"] == pytest.approx(math.exp(-0.25))
     assert found["num_chains"] == 1
-    broken = label(shoe, Answered(chain("Plaid"), []), labeler("greedy", 1))
+    broken = label(shoe, AnsweredQuery(chain("Plaid"), []), labeler("greedy", 1))
     assert (broken["value"], broken["confidence"]) == (None, 0.0)
 
 
@@ -98,20 +98,20 @@ def test_a_seller_is_contradicted_only_by_another_allowed_value(
     shoe: Row, seller: str | None, conflict: bool | None
 ) -> None:
     shoe["queries"][0]["seller_value"] = seller
-    found = label(shoe, Answered(None, [chain("Red")] * 4), labeler())
+    found = label(shoe, AnsweredQuery(None, [chain("Red")] * 4), labeler())
     assert (found["seller_value"], found["seller_conflict"]) == (seller, conflict)
 
 
 @pytest.mark.parametrize(
-    ("votes", "outcome", "value"), [(4, "published", "Red"), (2, "below_precision", None)]
+    ("votes", "reason", "value"), [(4, "published", "Red"), (2, "below_precision", None)]
 )
 def test_a_calibrated_label_is_published_from_the_threshold_on(
-    shoe: Row, votes: int, outcome: str, value: str | None
+    shoe: Row, votes: int, reason: str, value: str | None
 ) -> None:
     chains = [chain("Red")] * votes + [chain("Plaid")] * (4 - votes)
     made_by = labeler(calibration=RISING, threshold=0.8)
-    found = label(shoe, Answered(None, chains), made_by)
-    assert (found["outcome"], found["value"], found["answer"]) == (outcome, value, "Red")
+    found = label(shoe, AnsweredQuery(None, chains), made_by)
+    assert (found["reason"], found["value"], found["answer"]) == (reason, value, "Red")
     assert found["probability"] == pytest.approx(0.9 * votes / 4)
 
 
@@ -120,15 +120,19 @@ def test_without_a_threshold_nothing_is_published_and_abstentions_keep_their_rea
 ) -> None:
     other = make_listing("b", "pool", ["colour"])
     made_by = labeler(calibration=RISING)
-    table = made_by([shoe, other], [[Answered(None, [chain("Red")] * 4)], [Answered(None, [])]])
-    assert table.column("outcome").to_pylist() == ["below_precision", "no_valid_chain"]
+    table = made_by(
+        [shoe, other], [[AnsweredQuery(None, [chain("Red")] * 4)], [AnsweredQuery(None, [])]]
+    )
+    assert table.column("reason").to_pylist() == ["below_precision", "no_valid_chain"]
     assert table.column("value").null_count == 2
     assert table.column("probability").to_pylist() == [0.9, None]
 
 
 def test_labels_are_published_anew_with_another_calibration(shoe: Row) -> None:
-    strict = labeler(calibration=RISING, threshold=1.0)([shoe], [[Answered(None, [chain("Red")])]])
-    assert strict.column("outcome").to_pylist() == ["below_precision"]
+    strict = labeler(calibration=RISING, threshold=1.0)(
+        [shoe], [[AnsweredQuery(None, [chain("Red")])]]
+    )
+    assert strict.column("reason").to_pylist() == ["below_precision"]
     eased = calibrated(strict, RISING, 0.2)
     assert eased.column("value").to_pylist() == ["Red"]
     assert calibrated(eased, RISING, 1.0).equals(strict)
@@ -138,13 +142,13 @@ def test_labels_are_published_anew_with_another_calibration(shoe: Row) -> None:
 def test_the_key_follows_images_questions_seller_and_law(
     shoe: Row, make_listing: MakeListing
 ) -> None:
-    def key(listing: Row, law: str = "law") -> str:
-        made_by = Labeler(SHOP, "vote", 4, "reasoning", "policy", law)
-        return str(label(listing, Answered(None, []), made_by)["label_key"])
+    def key(listing: Row, recipe: str = "recipe") -> str:
+        made_by = Labeler(SHOP, "vote", 4, "reasoning", "policy", recipe)
+        return str(label(listing, AnsweredQuery(None, []), made_by)["label_key"])
 
     same = make_listing("a", "pool", ["colour"])
     assert key(shoe) == key(same)
-    keys = {key(shoe), key(shoe, "another law")}
+    keys = {key(shoe), key(shoe, "another recipe")}
     for column, value in (("prompt", "another"), ("seller_value", "Red"), ("options", ["Red"])):
         changed = make_listing("a", "pool", ["colour"])
         changed["queries"][0][column] = value
@@ -153,12 +157,12 @@ def test_the_key_follows_images_questions_seller_and_law(
     keys.add(key(changed))
     aliased = SHOP.to_json()
     aliased[0]["aliases"]["Ruby"] = "Red"
-    other = Labeler(AttributeSchema.from_json(aliased), "vote", 4, "reasoning", "policy", "law")
-    keys.add(str(label(shoe, Answered(None, []), other)["label_key"]))
+    other = Labeler(AttributeSchema.from_json(aliased), "vote", 4, "reasoning", "policy", "recipe")
+    keys.add(str(label(shoe, AnsweredQuery(None, []), other)["label_key"]))
     assert len(keys) == 7
 
 
 def test_a_prepared_listings_own_source_key_has_the_last_word(shoe: Row) -> None:
-    found = label(shoe | {"source_key": "known"}, Answered(None, []), labeler())
-    assert found["label_key"] == label_key("known", "law", SHOP.attributes("Shoe"))
+    found = label(shoe | {"source_key": "known"}, AnsweredQuery(None, []), labeler())
+    assert found["label_key"] == label_key("known", "fingerprint", SHOP.attributes("Shoe"))
     assert isinstance(pa.Table.from_pylist([found], schema=LABELS.schema), pa.Table)

@@ -12,20 +12,20 @@ import pyarrow as pa
 import pytest
 
 from raypipe import config as configuration
-from raypipe import progress
-from raypipe.artifacts import Attempt, Run
 from raypipe.catalog.snapshots import Snapshot
 from raypipe.errors import EngineDiedError, InputError
-from raypipe.labeling.console import LabelingConsole
-from raypipe.labeling.driver import Driver
-from raypipe.labeling.generations import generations
-from raypipe.manifest import Commit
-from raypipe.runs import open_run
+from raypipe.labeling.driver import LabelingDriver
+from raypipe.labeling.label_versions import label_versions
+from raypipe.runtime import progress
+from raypipe.runtime.console import Console
 from raypipe.schemas import LABELS
+from raypipe.store.artifacts import Attempt, Run
+from raypipe.store.manifest import Commit
+from raypipe.store.runs import open_run
 from tests.conftest import CommitRows
-from tests.unit.catalog.lakes import Lake
-from tests.unit.catalog.shop import LISTINGS, Shop
-from tests.unit.labeling.test_generations import label
+from tests.fakes.catalog_files import LISTINGS, CatalogFiles
+from tests.fakes.table_formats import Lake
+from tests.unit.labeling.test_label_versions import label
 
 NUMBERS = count()
 SIZES = ("num_pool=4", "num_eval=3", "num_anchor=2", "seed_per_vertical=1")
@@ -39,7 +39,7 @@ def lake(tmp_path: Path) -> Lake:
 
 def grow(lake: Lake, name: str = "listings") -> None:
     """Commit another listing to a table."""
-    shop = Shop(lake.directory)
+    shop = CatalogFiles(lake.directory)
     shop.add(f"L{next(NUMBERS)}", 1)
     lake.append(name, pa.Table.from_pylist(shop.listings, schema=LISTINGS))
 
@@ -51,9 +51,9 @@ def labeled_run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def begin(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> BeginLabels:
-    """Label a table with an engine that dies once the generation is begun.
+    """Label a table with an engine that dies once the label version is begun.
 
-    Rows are copied and the trial is committed here, without Ray.
+    Rows are copied and the calibration_run is committed here, without Ray.
     """
 
     def copy(attempt: Attempt, snapshot: Snapshot, contract: Any) -> Commit:
@@ -69,8 +69,8 @@ def begin(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> BeginL
 
     monkeypatch.setattr(progress.logger, "handlers", list(progress.logger.handlers))
     monkeypatch.setattr("raypipe.catalog.tables._copy", copy)
-    monkeypatch.setattr("raypipe.catalog.tables.ray_at_hand", lambda _: nullcontext())
-    monkeypatch.setattr("raypipe.labeling.driver.sampling.plan", lambda *_, **__: None)
+    monkeypatch.setattr("raypipe.catalog.tables.ensure_ray", lambda _: nullcontext())
+    monkeypatch.setattr("raypipe.labeling.driver.sampling.sampling_plan", lambda *_, **__: None)
     monkeypatch.setattr(
         "raypipe.labeling.driver.stream.run", lambda attempt, *_, **__: attempt.commit()
     )
@@ -82,14 +82,16 @@ def begin(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> BeginL
                f"labeling.listings={lake.location('listings')}{pin}"]  # fmt: skip
         config = configuration.load(None, [*own, *overrides])
         with pytest.raises(EngineDiedError):
-            Driver(config, open_run(config), LabelingConsole()).go()
+            LabelingDriver(config, open_run(config), Console()).go()
 
     return begin
 
 
 def begun_with(run: Run) -> list[str]:
-    """The snapshot of each generation, by its number."""
-    requests = [json.loads(run.read(f"{scope}/request.json") or b"") for scope in generations(run)]
+    """The snapshot of each label version, by its number."""
+    requests = [
+        json.loads(run.read(f"{scope}/request.json") or b"") for scope in label_versions(run)
+    ]
     return [request["listings"][0][0].partition(" @ ")[2][0] for request in requests]
 
 

@@ -1,7 +1,7 @@
 import pytest
-from experiment import write_run
 
-from raypipe.artifacts import Run
+from raypipe.store.artifacts import Run
+from tests.fakes.experiment_run import write_run
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,12 @@ import re
 
 import pytest
 
-from raypipe.report import figures, words
+from raypipe.report import figures, formatting
 from raypipe.report.drawing import Drawing, Scale, ticks
-from raypipe.report.figures import Level, wilson
-from raypipe.report.record import Confidence, ConfidenceLevel, Stage, scope_title
+from raypipe.report.figures import FunnelBar
+from raypipe.report.run_data import Confidence, scope_title
+from raypipe.summaries import ConfidenceLevel, StageSummary, wilson
+from tests.fakes.documents import stage
 
 
 @pytest.mark.parametrize(
@@ -56,11 +58,16 @@ def test_training_curves_skip_absent_and_unfinished_figures():
 
 
 def test_no_stage_no_accuracy_figure():
-    assert figures.accuracy_figure([Stage(name="sft")], None) == ""
+    assert (
+        figures.accuracy_figure(
+            [StageSummary.model_validate(stage("sft", accuracy=None, ci95=None))], None
+        )
+        == ""
+    )
 
 
 def test_a_funnel_of_nothing_is_drawn():
-    drawn = figures.funnel_figure([Level("Asked", 0), Level("Kept", 0)], "queries")
+    drawn = figures.funnel_figure([FunnelBar("Asked", 0), FunnelBar("Kept", 0)], "queries")
     assert "Asked" in drawn
 
 
@@ -76,7 +83,7 @@ def test_reliability_leaves_out_what_has_no_queries():
     levels = [
         ConfidenceLevel(votes=0, queries=4, accuracy=0.0),
         ConfidenceLevel(votes=2, queries=10, accuracy=0.4),
-        ConfidenceLevel(votes=3, queries=0, accuracy=None),
+        ConfidenceLevel(votes=3, queries=0, accuracy=0.0),
     ]
     drawn = figures.reliability_figure(levels, 3)
     assert drawn.count("<circle") == 1
@@ -84,13 +91,17 @@ def test_reliability_leaves_out_what_has_no_queries():
 
 
 def test_numbers_as_words():
-    assert words.points(-0.0213) == "−2.1"
-    assert words.points(-0.00001) == "0.0"
-    assert words.whole_percent(0.004) == "<1 %"
-    assert words.duration(59.94) == "59.9 s"
-    assert words.duration(3725) == "1 h 02 min"
+    assert formatting.points(-0.0213) == "−2.1"
+    assert formatting.points(-0.00001) == "0.0"
+    assert formatting.whole_percent(0.004) == "<1 %"
+    assert formatting.duration(59.94) == "59.9 s"
+    assert formatting.duration(3725) == "1 h 02 min"
     assert (
-        words.score(None) == words.percent(None) == words.points(None) == words.count(None) == "–"
+        formatting.score(None)
+        == formatting.percent(None)
+        == formatting.points(None)
+        == formatting.count(None)
+        == "–"
     )
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from PIL import Image
 
 from raypipe.report.gallery import build_gallery, choose, find_flips
-from raypipe.report.record import read_evaluation
+from raypipe.report.run_data import read_evaluation
 from raypipe.schemas import EVALUATION
 
 VERTICALS = ("shoe", "sari", "watch")

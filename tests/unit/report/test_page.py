@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
-from experiment import Experiment, write_run
-from reader import ACTIVE, ADDRESSES, HOSTILE, Reader
 
-from raypipe.artifacts import Run
 from raypipe.config import Config, resolve
 from raypipe.errors import ArtifactError
 from raypipe.report import stage
+from raypipe.store.artifacts import Run
+from tests.fakes.documents import record, summary_json
+from tests.fakes.documents import stage as stage_of
+from tests.fakes.experiment_run import Experiment, write_run
+from tests.fakes.html_reader import ACTIVE, ADDRESSES, HOSTILE, Reader
 
 SECTIONS = (
     "accuracy",
@@ -145,9 +147,8 @@ def test_a_summary_whose_artifacts_are_gone_still_has_its_table(tmp_path, finish
 
 def test_absent_figures_are_dashes(tmp_path):
     run = Run(str(tmp_path))
-    stages = [{"name": "sft", "accuracy": float("nan"), "anchor_accuracy": None, "queries": 0}]
-    pairs = [{"round": 1, "start": "sft", "source": "sft", "pairs": 0, "outcome": "no_pairs"}]
-    summary = {"stages": stages, "best": "sft", "pairs": pairs, "comparison": None}
+    stages = [stage_of("sft", accuracy=float("nan"), anchor_accuracy=None, queries=0)]
+    summary = summary_json(stages=stages, pairs=[record(1, pairs=0, outcome="no_pairs")])
     run.replace("summary.json", json.dumps(summary).encode())
     page = render(run)
     assert "no round has been trained" in page
@@ -156,9 +157,8 @@ def test_absent_figures_are_dashes(tmp_path):
 
 def test_a_round_that_changed_nothing_is_told(tmp_path):
     run = Run(str(tmp_path))
-    pairs = [{"round": 1, "start": "sft", "source": "sft", "pairs": 1, "outcome": "unchanged"}]
-    stages = [{"name": "sft", "accuracy": 0.5, "anchor_accuracy": 0.5, "queries": 1}]
-    summary = {"stages": stages, "best": "sft", "pairs": pairs}
+    pairs = [record(1, pairs=1, outcome="unchanged")]
+    summary = summary_json(stages=[stage_of("sft", queries=1)], pairs=pairs)
     run.replace("summary.json", json.dumps(summary).encode())
     page = render(run)
     assert "not trained: training changed nothing" in page
@@ -169,7 +169,7 @@ def test_a_round_that_diverged_says_why_and_a_training_tells_its_time_apart(tmp_
     run = write_run(tmp_path, 24, ("pretrained", "sft", "round-3"))
     summary = json.loads(run.read("summary.json"))
     reason = "loss is nan at step 3, in p0/colour"
-    summary["pairs"].append({"round": 4, "start": "sft", "outcome": "diverged", "reason": reason})
+    summary["pairs"].append(record(4, outcome="diverged", reason=reason))
     summary["within"] = {"sft/adapter": {"reference": 3.0, "steps": 61.0}}
     run.replace("summary.json", json.dumps(summary).encode())
     page = render(run)
@@ -178,17 +178,24 @@ def test_a_round_that_diverged_says_why_and_a_training_tells_its_time_apart(tmp_
     assert "reference 3.0 s, steps 1 min 01 s" in page
 
 
-def test_a_collapse_shows_its_evidence_under_the_outcome_and_the_vital_signs(tmp_path):
+def test_a_collapse_shows_its_evidence_under_the_headline_and_in_the_metrics(tmp_path):
     run = write_run(tmp_path, 24, ("pretrained", "sft", "round-3"))
     summary = json.loads(run.read("summary.json"))
     summary["stages"][-1]["decision"] = "collapsed"
-    summary["alarm"] = {"reason": f"round-3 collapsed: '{HOSTILE}' is 95% of the answers"}
+    summary["alarm"] = {
+        "policy": "round-3",
+        "since": "sft",
+        "anchor_accuracy": [0.5, 0.5],
+        "gain": {"difference": 0.0, "error": 0.02},
+        **dict.fromkeys(("confidence", "unanimity", "entropy", "takeover")),
+        "reason": f"round-3 collapsed: '{HOSTILE}' is 95% of the answers",
+    }
     run.replace("summary.json", json.dumps(summary | {"best": "sft", "comparison": None}).encode())
     page = render(run)
     assert '<p class="alarm">The alarm stopped the run. round-3 collapsed: ' in page
     assert "<script>alert" not in page
     assert '<span class="badge collapsed">collapsed</span>' in page
-    assert "<details open><summary>Vital signs on the anchor split</summary>" in page
+    assert "<details open><summary>Signs of collapse on the anchor split</summary>" in page
     assert page.count("of the answers, ") == 3
     assert '<p class="alarm">' not in render(write_run(tmp_path / "well", 16, ("sft",)))
 
@@ -204,8 +211,9 @@ def test_rounds_that_are_all_rolled_back_are_compared_with_their_start(tmp_path)
 
 def test_a_summary_of_another_shape_is_refused(tmp_path):
     run = Run(str(tmp_path))
-    run.replace("summary.json", b'{"stages": [{"accuracy": "high"}]}')
-    with pytest.raises(ArtifactError, match=r"summary\.json is not of its agreed shape"):
+    written = summary_json(stages=[stage_of("sft", accuracy="high")])
+    run.replace("summary.json", json.dumps(written).encode())
+    with pytest.raises(ArtifactError, match=r"summary\.json is unreadable: stages\.0\.accuracy: "):
         render(run)
 
 

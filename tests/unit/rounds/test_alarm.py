@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 
 from raypipe.config import RoundsConfig
 from raypipe.evaluation.accuracy import paired_difference
-from raypipe.evaluation.signs import Examined, Lean, Signs, vital_signs
-from raypipe.rounds.alarm import Evidence, Gain, Measured, collapse
+from raypipe.evaluation.collapse import (
+    AnchorAnswer,
+    collapse_metrics,
+)
+from raypipe.rounds.alarm import Measured, collapse, gain_of
+from raypipe.summaries import CollapseMetrics, Comparison, Evidence, Gain, OverpredictedValue
 
 LIMITS = RoundsConfig()
 VALUES = ("Red", "Blue", "Green", "Black")
 ATTRIBUTES = ("colour", "trim", "lining", "pattern")
 LISTINGS_PER_VERTICAL = 8
 VERTICALS = 12
-Policy = list[Examined]
+Policy = list[AnchorAnswer]
 
 
 def questions() -> Iterator[tuple[str, str, str, str]]:
@@ -35,7 +39,7 @@ def policy(skill: float, sureness: float, luck: int = 0) -> Policy:
     consensus with probability ``sureness``."""
     rng = random.Random(luck)
     return [
-        Examined(
+        AnchorAnswer(
             listing_id,
             vertical,
             attribute,
@@ -74,10 +78,22 @@ def accuracy(told: Policy) -> float:
     return sum(query.answer == query.truth for query in told) / len(told)
 
 
+def measured_anchor(
+    queries: int, entropy: float, error: float, confidence: float, unanimity: float
+) -> CollapseMetrics:
+    return CollapseMetrics(
+        queries=queries,
+        entropy=entropy,
+        entropy_error=error,
+        confidence=confidence,
+        unanimity=unanimity,
+    )
+
+
 def alarm(before: Policy, after: Policy, limits: RoundsConfig = LIMITS) -> Evidence | None:
     measured = []
     for name, told in (("sft", before), ("round-1", after)):
-        signs = vital_signs(told)
+        signs = collapse_metrics(told)
         assert signs is not None
         measured.append(Measured(name, accuracy(told), signs))
     right = [
@@ -85,9 +101,14 @@ def alarm(before: Policy, after: Policy, limits: RoundsConfig = LIMITS) -> Evide
         for told in (before, after)
     ]
     gain = paired_difference(right[0], right[1], 200, seed=4)
-    return collapse(
-        *measured, Gain.of({"difference": gain.value, "ci95": [gain.low, gain.high]}), limits
+    comparison = Comparison(
+        start=measured[0].policy,
+        to=measured[1].policy,
+        difference=gain.value,
+        ci95=gain.ci95,
+        queries=1,
     )
+    return collapse(*measured, gain_of(comparison), limits)
 
 
 START = policy(0.6, 0.7)
@@ -186,60 +207,62 @@ def test_of_many_equal_policies_with_other_luck_none_has_collapsed() -> None:
 
 
 def test_a_fall_that_few_queries_cannot_tell_from_chance_is_none() -> None:
-    before = Signs(12, 1.0, 0.1, (), 0.6, 0.2)
-    after = Signs(12, 0.8, 0.1, (), 0.9, 0.8)
+    before = measured_anchor(12, 1.0, 0.1, 0.6, 0.2)
+    after = measured_anchor(12, 0.8, 0.1, 0.9, 0.8)
     measured = Measured("sft", 0.5, before), Measured("round-1", 0.5, after)
-    assert collapse(*measured, Gain(0.0, 0.02), LIMITS) is None
-    certain = replace(measured[1], signs=replace(after, entropy_error=0.02, entropy=0.7))
-    assert collapse(measured[0], certain, Gain(0.0, 0.02), LIMITS) is not None
+    assert collapse(*measured, Gain(difference=0.0, error=0.02), LIMITS) is None
+    certain = replace(
+        measured[1], metrics=after.model_copy(update={"entropy_error": 0.02, "entropy": 0.7})
+    )
+    assert collapse(measured[0], certain, Gain(difference=0.0, error=0.02), LIMITS) is not None
 
 
 @pytest.mark.parametrize(("difference", "collapsed"), [(0.03, False), (0.02, True), (-0.1, True)])
 def test_a_gain_of_more_than_a_standard_error_silences_the_alarm(
     difference: float, collapsed: bool
 ) -> None:
-    before = Measured("sft", 0.5, Signs(400, 0.9, 0.02, (), 0.6, 0.2))
-    after = Measured("round-1", 0.5 + difference, Signs(400, 0.5, 0.02, (), 0.9, 0.8))
-    evidence = collapse(before, after, Gain(difference, 0.02), LIMITS)
+    before = Measured("sft", 0.5, measured_anchor(400, 0.9, 0.02, 0.6, 0.2))
+    after = Measured("round-1", 0.5 + difference, measured_anchor(400, 0.5, 0.02, 0.9, 0.8))
+    evidence = collapse(before, after, Gain(difference=difference, error=0.02), LIMITS)
     assert (evidence is not None) == collapsed
 
 
 def test_confidence_and_unanimity_must_both_rise() -> None:
-    before = Measured("sft", 0.5, Signs(400, 0.9, 0.02, (), 0.6, 0.2))
+    before = Measured("sft", 0.5, measured_anchor(400, 0.9, 0.02, 0.6, 0.2))
     for confidence, unanimity in ((0.9, 0.2), (0.6, 0.8)):
-        after = Measured("round-1", 0.5, Signs(400, 0.5, 0.02, (), confidence, unanimity))
-        assert collapse(before, after, Gain(0.0, 0.02), LIMITS) is None
+        after = Measured("round-1", 0.5, measured_anchor(400, 0.5, 0.02, confidence, unanimity))
+        assert collapse(before, after, Gain(difference=0.0, error=0.02), LIMITS) is None
 
 
-def test_the_evidence_is_said_in_one_sentence_and_kept_as_json() -> None:
-    evidence = Evidence(
-        policy="round-2",
-        since="sft",
-        anchor_accuracy=(0.702, 0.655),
-        gain=Gain(-0.047, 0.012),
-        confidence=(0.71, 0.934),
-        unanimity=(0.4, 0.88),
-        entropy=(0.91, 0.54),
-        takeover=Lean("Dress/colour", "Black", 0.95, 0.3, 40),
+def test_the_evidence_has_one_sentence_and_survives_json() -> None:
+    black = OverpredictedValue(
+        attribute="Dress/colour", value="Black", share=0.95, truth_share=0.3, queries=40
     )
+    collapsed = measured_anchor(400, 0.54, 0.02, 0.934, 0.88)
+    evidence = collapse(
+        Measured("sft", 0.702, measured_anchor(400, 0.91, 0.02, 0.71, 0.4)),
+        Measured("round-2", 0.655, collapsed.model_copy(update={"overpredicted": (black,)})),
+        Gain(difference=-0.047, error=0.012),
+        LIMITS,
+    )
+    assert evidence is not None
     assert evidence.reason == (
         "round-2 collapsed: since sft it is no more often right (anchor accuracy 0.702 → 0.655), "
         "yet confidence 0.71 → 0.93, unanimous 40% → 88%; entropy of the answers 0.91 → 0.54 of "
         "the truth's; 'Black' is 95% of the answers for Dress/colour and 30% of the verified values"
     )
-    assert evidence.to_json()["takeover"]["value"] == "Black"
-    assert evidence.to_json()["reason"] == evidence.reason
+    assert Evidence.model_validate_json(evidence.model_dump_json(), strict=True) == evidence
 
 
 share = st.floats(0, 1)
 signs = st.builds(
-    Signs,
+    CollapseMetrics,
     queries=st.integers(1, 500),
     entropy=st.none() | st.floats(0, 2),
     entropy_error=st.floats(0, 1),
-    leans=st.lists(
+    overpredicted=st.lists(
         st.builds(
-            Lean,
+            OverpredictedValue,
             attribute=st.sampled_from(ATTRIBUTES),
             value=st.sampled_from(VALUES),
             share=share,
@@ -247,7 +270,7 @@ signs = st.builds(
             queries=st.integers(1, 50),
         ),
         max_size=6,
-        unique_by=lambda lean: (lean.attribute, lean.value),
+        unique_by=lambda over: (over.attribute, over.value),
     ).map(tuple),
     confidence=st.none() | share,
     unanimity=st.none() | share,
@@ -258,7 +281,10 @@ signs = st.builds(
 def test_a_policy_never_collapses_since_itself(signs, accuracy, error, limit) -> None:
     same = Measured("sft", accuracy, signs)
     limits = RoundsConfig(alarm_confidence_rise=limit, alarm_entropy_fall=limit)
-    assert collapse(same, replace(same, policy="round-1"), Gain(0.0, error), limits) is None
+    assert (
+        collapse(same, replace(same, policy="round-1"), Gain(difference=0.0, error=error), limits)
+        is None
+    )
 
 
 @given(st.randoms())
@@ -274,7 +300,7 @@ def test_whoever_got_better_has_not_collapsed(before, after, gain, part) -> None
     evidence = collapse(
         Measured("sft", 0.5, before),
         Measured("round-1", 0.5, after),
-        Gain(gain, gain * part * 0.9),
+        Gain(difference=gain, error=gain * part * 0.9),
         LIMITS,
     )
     assert evidence is None

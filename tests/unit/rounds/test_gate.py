@@ -2,13 +2,13 @@
 
 import pytest
 
-from raypipe.rounds.gate import Judged, best, decide, next_start
+from raypipe.rounds.gate import GateDecision, best, decide, next_start
 
 DROP = 0.02
-START = Judged("sft", 0.70, "start")
+START = GateDecision("sft", 0.70, "start")
 
 
-def judge(*accuracies: float, drop: float = DROP) -> list[Judged]:
+def judge(*accuracies: float, drop: float = DROP) -> list[GateDecision]:
     """The start and then a round for each anchor accuracy, as the driver judges them."""
     judged = [START]
     for round_index, accuracy in enumerate(accuracies, start=1):
@@ -16,7 +16,7 @@ def judge(*accuracies: float, drop: float = DROP) -> list[Judged]:
     return judged
 
 
-def decisions(judged: list[Judged]) -> list[str]:
+def decisions(judged: list[GateDecision]) -> list[str]:
     return [judgement.decision for judgement in judged]
 
 
@@ -34,7 +34,7 @@ def test_a_collapse_is_rolled_back_and_the_next_round_starts_from_the_best() -> 
 
 def test_after_a_rollback_rounds_go_on() -> None:
     judged = judge(0.80, 0.30, 0.82)
-    assert judged[-1] == Judged("round-3", 0.82, "accepted")
+    assert judged[-1] == GateDecision("round-3", 0.82, "accepted")
     assert next_start(judged) == "round-3"
 
 
@@ -59,8 +59,10 @@ def test_small_drops_do_not_add_up_since_each_is_measured_from_the_best() -> Non
 
 def test_a_drop_of_exactly_the_tolerance_is_accepted() -> None:
     assert decisions(judge(0.5, drop=0.25))[-1] == "accepted"
-    assert decide([Judged("sft", 0.75, "start")], "round-1", 0.5, 0.25).decision == "accepted"
-    assert decide([Judged("sft", 0.75, "start")], "round-1", 0.5, 0.24).decision == "rolled_back"
+    assert decide([GateDecision("sft", 0.75, "start")], "round-1", 0.5, 0.25).decision == "accepted"
+    assert (
+        decide([GateDecision("sft", 0.75, "start")], "round-1", 0.5, 0.24).decision == "rolled_back"
+    )
 
 
 def test_no_tolerance_accepts_what_is_equal_and_nothing_below() -> None:
@@ -73,12 +75,16 @@ def test_of_equals_the_latest_is_the_best() -> None:
 
 
 def test_what_was_rolled_back_is_never_the_best_however_high() -> None:
-    judged = [START, Judged("round-1", 0.99, "rolled_back")]
+    judged = [START, GateDecision("round-1", 0.99, "rolled_back")]
     assert best(judged) == START
 
 
 def test_what_collapsed_is_never_the_best_nor_a_start() -> None:
-    judged = [START, Judged("round-1", 0.70, "accepted"), Judged("round-2", 0.71, "collapsed")]
+    judged = [
+        START,
+        GateDecision("round-1", 0.70, "accepted"),
+        GateDecision("round-2", 0.71, "collapsed"),
+    ]
     assert best(judged).policy == next_start(judged) == "round-1"
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from raypipe.sampling.actor import Blame, ChainSource, Draw, SamplingActor
+from raypipe.runtime.stream import BlockResult
+from raypipe.sampling.actor import ChainSource, CrashReporter, SamplingActor, SamplingRequest
 from raypipe.sampling.chains import Chain, chains_table
+from raypipe.sampling.crash_tracker import CrashTracker
 from raypipe.sampling.engine import Failure, Prompt, Request
 from raypipe.sampling.stage import GREEDY_SPLITS, SAMPLED_SPLITS
-from raypipe.sampling.suspects import Suspects
 from raypipe.schemas import CHAINS, LISTINGS
-from raypipe.stream import Outcome
 from tests.conftest import MakeListing, Row
 
 
@@ -45,8 +45,8 @@ class ScriptedEngine:
 Answers = tuple[list[Row], list[Row]]
 
 
-def draw(num_chains: int = 3, *, greedy: bool = True, round_index: int = 1) -> Draw:
-    return Draw(
+def draw(num_chains: int = 3, *, greedy: bool = True, round_index: int = 1) -> SamplingRequest:
+    return SamplingRequest(
         num_chains=num_chains,
         greedy=GREEDY_SPLITS if greedy else frozenset(),
         sampled=SAMPLED_SPLITS,
@@ -54,23 +54,25 @@ def draw(num_chains: int = 3, *, greedy: bool = True, round_index: int = 1) -> D
     )
 
 
-def receipt(outcome: Outcome) -> pa.Table:
+def receipt(outcome: BlockResult) -> pa.Table:
     """What a writer gives back, without writing."""
     return pa.table({"rows": [len(outcome.rows)], "refused": [len(outcome.refused)]})
 
 
-def actor_of(engine: ChainSource, asked: Draw, blame: Blame | None = None) -> SamplingActor:
-    present = partial(chains_table, policy_id="policy-1")
-    return SamplingActor(lambda: engine, asked, present, receipt, blame)
+def actor_of(
+    engine: ChainSource, asked: SamplingRequest, report_crash: CrashReporter | None = None
+) -> SamplingActor:
+    make_rows = partial(chains_table, policy_id="policy-1")
+    return SamplingActor(lambda: engine, asked, make_rows, receipt, report_crash)
 
 
-def read(outcome: Outcome) -> Answers:
+def read(outcome: BlockResult) -> Answers:
     """The rows and the refusals of an outcome."""
     assert outcome.rows.schema == CHAINS.schema
     return outcome.rows.to_pylist(), [dict(row) for row in outcome.refused]
 
 
-def asked_of(engine: ChainSource, rows: list[Row], asked: Draw | None = None) -> Answers:
+def asked_of(engine: ChainSource, rows: list[Row], asked: SamplingRequest | None = None) -> Answers:
     return read(actor_of(engine, asked or draw()).answer(LISTINGS.from_rows(rows)))
 
 
@@ -241,16 +243,16 @@ def test_constrained_requests_carry_the_options_and_others_do_not(
 def test_a_listing_that_came_back_is_asked_alone_and_a_deadly_one_is_refused(
     make_listing: MakeListing,
 ) -> None:
-    suspects = Suspects(max_deaths=8)
+    suspects = CrashTracker(max_deaths=8)
 
-    def blame(method: str, *arguments: Any) -> Any:
+    def report_crash(method: str, *arguments: Any) -> Any:
         return getattr(suspects, method)(*arguments)
 
     suspects.begin(["came back", "deadly"])
-    suspects.isolate("other", "deadly")
+    suspects.ask_alone("other", "deadly")
     suspects.start("other")
     engine = ScriptedEngine()
-    actor = actor_of(engine, draw(), blame)
+    actor = actor_of(engine, draw(), report_crash)
     listings = [make_listing(name, "pool") for name in ("a", "came back", "b", "deadly")]
     rows, refused = read(actor.answer(LISTINGS.from_rows(listings)))
     assert [row["listing_id"] for row in rows] == ["a", "came back", "b"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.prompts import completion
+from raypipe.attributes.prompts import completion
 from raypipe.sampling.engine import answer_pattern
 
 OPTIONS = ("Red", "A-line (full)", "3.5", "None")

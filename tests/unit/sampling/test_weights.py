@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from raypipe.config import ModelConfig
-from raypipe.policies import Policy, model_path
+from raypipe.models.policies import Policy, model_path
 from raypipe.sampling.weights import MergedCheckpoint, merged_checkpoint
 
 MODEL = ModelConfig(path="embedded:nano", dtype="float32")

@@ -6,8 +6,8 @@ import pytest
 
 from raypipe.training.examples import Examples
 from raypipe.training.trees import Tree
-from tests.unit.training import models
-from tests.unit.training.steps import with_reference
+from tests.fakes import tiny_models as models
+from tests.fakes.training_steps import with_reference
 
 
 @pytest.fixture(scope="module", autouse=True)

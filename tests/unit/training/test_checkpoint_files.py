@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
+from raypipe.store.paths import TRAINING_LOG
 from raypipe.training.checkpoint_files import DamagedCheckpointError, copy_whole, list_files
-from raypipe.training.checkpoints import TRAINING_LOG, choose
+from raypipe.training.checkpoints import choose
 
 LOCAL = pafs.LocalFileSystem()
 OLD, NEW = "checkpoint_2026-01-01_00-00-01.000001", "checkpoint_2026-01-01_00-00-02.000001"

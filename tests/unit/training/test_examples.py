@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from raypipe.artifacts import Run
-from raypipe.prompts import SYSTEM_PROMPTS, WORD_JOINER
+from raypipe.attributes.prompts import SYSTEM_PROMPTS, WORD_JOINER
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, SEED
+from raypipe.store.artifacts import Run
 from raypipe.training.examples import Examples, preference_pairs, preferred_targets, seed_targets
 from tests.conftest import CommitRows, MakeListing, Row
 

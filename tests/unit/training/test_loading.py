@@ -90,7 +90,7 @@ def test_tensors_are_loaded(load: Callable[[Path], Any], tmp_path: Path) -> None
 
 
 def test_deepspeeds_states_are_loaded(tmp_path: Path) -> None:
-    """The classes that the states of ZeRO 1, 2 and 3 hold besides tensors."""
+    """The classes that the states of ZeRO 1, 2 and 3 hold others tensors."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

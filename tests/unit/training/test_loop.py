@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.artifacts import Run
 from raypipe.config import load
 from raypipe.errors import ConfigError, NonFiniteLossError
 from raypipe.schemas import LISTINGS, PAIRS
+from raypipe.store.artifacts import Run
 from raypipe.training import stage as training
 from raypipe.training.checkpoints import check_finite, check_weights
-from raypipe.training.loop import Task, deepspeed_config, warmup_steps
+from raypipe.training.loop import TrainingTask, deepspeed_config, warmup_steps
 from tests.conftest import CommitRows, MakeListing
 
 SLIDING = {"use_sliding_window": True, "max_window_layers": 0, "sliding_window": 64}
@@ -82,9 +82,9 @@ def test_deepspeed_leaves_the_optimizer_to_torch() -> None:
 
 def test_sft_has_its_own_optimizer_settings_and_both_methods_of_a_round_share_theirs() -> None:
     config = load()
-    assert Task("sft", "pretrained", None, None, 0).optimizer(config) is config.sft
+    assert TrainingTask("sft", "pretrained", None, None, 0).optimizer(config) is config.sft
     for method in ("dpo", "self_learning"):
-        assert Task(method, "sft", None, "sft", 0).optimizer(config) is config.training
+        assert TrainingTask(method, "sft", None, "sft", 0).optimizer(config) is config.training
 
 
 def test_a_dpo_task_trains_on_its_sources_pairs(
@@ -99,7 +99,7 @@ def test_a_dpo_task_trains_on_its_sources_pairs(
     listings = [make_listing("p0", "pool"), make_listing("p1", "pool")]
     commit_rows(run, "catalog/listings", LISTINGS, listings)
     commit_rows(run, "round-2-draw/pairs", PAIRS, rows)
-    task = Task("dpo", "sft", "sft", "round-2-draw", 0)
+    task = TrainingTask("dpo", "sft", "sft", "round-2-draw", 0)
     for pair_weight, weights in (("uniform", [1.0, 1.0]), ("margin", [0.5, 1.5])):
         examples = task.examples(load(None, [f"training.pair_weight={pair_weight}"]), run)
         assert [example["listing_id"] for example in examples.rows] == ["p0", "p1"]
@@ -118,9 +118,9 @@ def test_a_model_that_the_step_cannot_train_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match=says):
-        training.check(load(None, [f"model.path={tmp_path}"]))
-    training.check(load(None, [f"model.path={tmp_path}", "training.step=stock"]))
-    training.check(load())
+        training.check_training(load(None, [f"model.path={tmp_path}"]))
+    training.check_training(load(None, [f"model.path={tmp_path}", "training.step=stock"]))
+    training.check_training(load())
 
 
 @pytest.mark.parametrize("content", [b'{"latest": null}', b'{"latest": nu', b"", b"[" * 9999])

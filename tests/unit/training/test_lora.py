@@ -24,13 +24,13 @@ from transformers import (
 
 from raypipe.config import CONFIGS, LoraConfig, load
 from raypipe.errors import ConfigError
+from raypipe.models.families import QWEN2_5_VL
 from raypipe.training.lora import (
     check_trainable,
     expected_parameters,
     load_reference,
     lora_config,
     same_adapter,
-    target_pattern,
     with_adapter,
 )
 
@@ -154,7 +154,7 @@ def test_another_rank_or_a_missing_target_is_refused_with_both_counts() -> None:
     ],
 )
 def test_the_pattern_hits_the_language_models_projections_alone(module: str, hit: bool) -> None:
-    assert bool(re.fullmatch(target_pattern(LoraConfig()), module)) is hit
+    assert bool(re.fullmatch(QWEN2_5_VL.lora_pattern(LoraConfig().targets), module)) is hit
 
 
 class Projections(nn.Module):

@@ -9,11 +9,11 @@ from torch.nn.functional import logsigmoid
 
 from raypipe.config import TrainingConfig
 from raypipe.training.examples import Examples
-from raypipe.training.loop import stock_loss
+from raypipe.training.loss import LossOptions, trl_settings
 from raypipe.training.shared_prefix import Batch
 from raypipe.training.trees import Tree
-from tests.unit.training import models
-from tests.unit.training.steps import (
+from tests.fakes import tiny_models as models
+from tests.fakes.training_steps import (
     BETA,
     EVERYTHING,
     assert_same,
@@ -28,9 +28,9 @@ from tests.unit.training.steps import (
 def test_smoothed_labels_have_the_loss_and_the_gradients_of_the_stock_step(
     pairs: Examples, trees: list[Tree], tmp_path: Path, adapter: Path
 ) -> None:
-    loss = stock_loss(TrainingConfig(beta=BETA, label_smoothing=0.1))
-    found = step_of(ours(pairs, trees, tmp_path, label_smoothing=0.1))
-    assert_same(found, step_of(trl_dpo(pairs, tmp_path, adapter, **loss)))
+    loss = LossOptions.from_config(TrainingConfig(beta=BETA, label_smoothing=0.1))
+    found = step_of(ours(pairs, trees, tmp_path, loss=loss))
+    assert_same(found, step_of(trl_dpo(pairs, tmp_path, adapter, **trl_settings(loss))))
     assert found.loss != pytest.approx(step_of(ours(pairs, trees, tmp_path)).loss, rel=1e-3)
 
 
@@ -39,7 +39,8 @@ def test_smoothed_labels_are_the_conservative_dpo_of_trl(tmp_path: Path, adapter
     trees = with_reference(pair, "qwen2_5_vl", adapter)
     # Of one pair alone, alignment by optimal transport has nothing to sort.
     wanted = trl_dpo(pair, tmp_path, adapter, loss_type=["aot"], label_smoothing=0.3)
-    assert_same(step_of(ours(pair, trees, tmp_path, label_smoothing=0.3)), step_of(wanted))
+    found = step_of(ours(pair, trees, tmp_path, loss=LossOptions(BETA, label_smoothing=0.3)))
+    assert_same(found, step_of(wanted))
 
 
 @pytest.mark.parametrize("max_tokens", [150, EVERYTHING])
@@ -63,10 +64,10 @@ def test_equal_weights_and_certain_labels_are_the_papers_loss_to_the_last_bit(
     pairs: Examples, trees: list[Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def papers(
-        logprobs: torch.Tensor, batch: Batch, beta: float, _: float
+        logprobs: torch.Tensor, batch: Batch, options: LossOptions
     ) -> tuple[torch.Tensor, torch.Tensor]:
         gains = logprobs - batch.reference
-        margins = beta * (gains[batch.examples[:, 0]] - gains[batch.examples[:, 1]])
+        margins = options.beta * (gains[batch.examples[:, 0]] - gains[batch.examples[:, 1]])
         return -logsigmoid(margins), margins
 
     found = step_of(ours(pairs, trees, tmp_path))

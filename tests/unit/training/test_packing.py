@@ -9,9 +9,16 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.training.packing import Pack, Plan, Step, in_order, plan, spread
+from raypipe.training.packing import (
+    Pack,
+    PackingPlan,
+    Step,
+    balance_by_tokens,
+    in_order,
+    plan_packs,
+)
 from raypipe.training.trees import Tree
-from tests.unit.training import models
+from tests.fakes import tiny_models as models
 
 Example = tuple[Any, ...]
 
@@ -26,8 +33,8 @@ class Setting:
     max_tokens: int
     seed: int
 
-    def plan(self, forest: list[Tree], **changed: int) -> Plan:
-        return plan(forest, **(vars(self) | changed))
+    def plan(self, forest: list[Tree], **changed: int) -> PackingPlan:
+        return plan_packs(forest, **(vars(self) | changed))
 
 
 SETTINGS = st.builds(
@@ -64,7 +71,7 @@ def size(pack: Pack) -> int:
     return sum(tree.num_tokens for tree in pack)
 
 
-def epochs_of(laid_out: Plan, epochs: int) -> list[tuple[Step, ...]]:
+def epochs_of(laid_out: PackingPlan, epochs: int) -> list[tuple[Step, ...]]:
     count, left_over = divmod(len(laid_out.steps), epochs)
     assert left_over == 0
     return [laid_out.steps[at * count : (at + 1) * count] for at in range(epochs)]
@@ -144,7 +151,7 @@ def test_loads_of_workers_differ_by_no_more_than_the_largest_tree(
 @given(FORESTS, st.integers(1, 5))
 @settings(deadline=None)
 def test_trees_are_spread_without_loss_and_evenly(forest: list[Tree], num_workers: int) -> None:
-    shares = spread(forest, num_workers)
+    shares = balance_by_tokens(forest, num_workers)
     assert len(shares) == num_workers
     assert sorted(tree.listing_id for share in shares for tree in share) == sorted(
         tree.listing_id for tree in forest
@@ -162,7 +169,7 @@ def test_what_is_scored_is_the_sum_over_examples(forest: list[Tree], setting: Se
         assert step.num_scored == sum(lengths)
 
 
-def outline(laid_out: Plan) -> list[list[list[list[list[Example]]]]]:
+def outline(laid_out: PackingPlan) -> list[list[list[list[list[Example]]]]]:
     return [
         [[[named(tree) for tree in pack] for pack in packs] for packs in step.packs]
         for step in laid_out.steps

@@ -15,12 +15,12 @@ from trl import SFTConfig, SFTTrainer
 
 from raypipe.training import shared_prefix
 from raypipe.training.examples import Examples
-from raypipe.training.packing import plan
-from raypipe.training.shared_prefix import chain_logprobs, prepare
+from raypipe.training.packing import plan_packs
+from raypipe.training.shared_prefix import chain_logprobs, prepare_model
 from raypipe.training.trees import Tree
-from tests.unit.training import models
-from tests.unit.training.models import Family
-from tests.unit.training.steps import (
+from tests.fakes import tiny_models as models
+from tests.fakes.tiny_models import Family
+from tests.fakes.training_steps import (
     EVERYTHING,
     TOLERANCE,
     arguments,
@@ -99,7 +99,7 @@ def test_every_pair_has_the_log_probabilities_of_trl(
     reference = adapter if case.reference == "adapter" else None
     wanted = one_by_one(trl_dpo(pairs, tmp_path, reference, case.family), pairs)
     base = policy(case.family).get_base_model()
-    prepare(base, checkpointing=False)
+    prepare_model(base, checkpointing=False)
     batch = collator_of(base, pairs)(with_reference(pairs, case.family, reference))
     assert batch is not None
     logprobs = chain_logprobs(base, batch).detach()
@@ -182,7 +182,7 @@ class Worker(TrainingArguments):
 def test_workers_average_to_the_step_of_a_single_one(
     pairs: Examples, trees: list[Tree], tmp_path: Path, num_workers: int
 ) -> None:
-    laid_out = plan(
+    laid_out = plan_packs(
         trees,
         batch_size=len(pairs.rows),
         epochs=1,
@@ -251,7 +251,7 @@ def test_a_bfloat16_base_trains_a_float32_adapter_in_nearly_the_same_direction(
     for dtype in (torch.float32, torch.bfloat16):
         model = models.with_adapter(models.model().to(dtype))
         base = model.get_base_model()
-        prepare(base, checkpointing=False)
+        prepare_model(base, checkpointing=False)
         logprobs = chain_logprobs(base, collator_of(base, pairs)(trees_of(pairs)))
         assert logprobs.dtype == torch.float32
         logprobs.sum().backward()
@@ -266,7 +266,7 @@ def trained(
     pairs: Examples, trees: Sequence[Tree], directory: Path, seed: int
 ) -> dict[str, torch.Tensor]:
     """The adapter after two epochs of several steps, and of several packs in each."""
-    laid_out = plan(trees, batch_size=5, epochs=2, num_workers=1, max_tokens=150, seed=seed)
+    laid_out = plan_packs(trees, batch_size=5, epochs=2, num_workers=1, max_tokens=150, seed=seed)
     settings = arguments(
         directory, gradient_accumulation_steps=laid_out.packs_per_step, learning_rate=1e-3
     )

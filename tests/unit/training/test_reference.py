@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from raypipe.artifacts import Run
 from raypipe.errors import ArtifactError
 from raypipe.schemas import REFERENCE
+from raypipe.store.artifacts import Run
 from raypipe.training.examples import Examples
 from raypipe.training.reference import commit_rows as commit_rows_of_reference
 from raypipe.training.reference import reference_logprobs, reference_rows, with_reference
-from raypipe.training.shared_prefix import Collator, prepare
-from raypipe.training.trees import Tree, grow
+from raypipe.training.shared_prefix import Collator, prepare_model
+from raypipe.training.trees import Tree, build_trees
 from tests.conftest import CommitRows, Row
-from tests.unit.training import models
-from tests.unit.training.models import Family
+from tests.fakes import tiny_models as models
+from tests.fakes.tiny_models import Family
 
 NAME = "round-1/reference"
 EVERYTHING = 1 << 30
@@ -30,12 +30,12 @@ def examples() -> Examples:
 
 @pytest.fixture(scope="module")
 def trees(examples: Examples) -> list[Tree]:
-    return grow(examples, models.processor(), models.TOKENS_PER_IMAGE)
+    return build_trees(examples, models.processor(), models.TOKENS_PER_IMAGE)
 
 
 def prepared(family: Family = "qwen2_5_vl") -> Any:
     base = models.with_adapter(models.model(family)).get_base_model()
-    prepare(base, checkpointing=False)
+    prepare_model(base, checkpointing=False)
     return base
 
 
@@ -216,4 +216,4 @@ def test_of_two_writers_that_differ_in_the_last_digits_one_wins(
     with pytest.raises(ArtifactError):
         late.commit()
     kept = commit_rows_of_reference(artifact, {"of": "pairs"}, second)
-    assert kept.digest == artifact.required().digest
+    assert kept.digest == artifact.require_commit().digest

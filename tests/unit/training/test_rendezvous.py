@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-from tests.small_run import ROOT
+from tests.fakes.small_run import ROOT
 
 PROGRAM = """
 import sys

@@ -12,13 +12,13 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from raypipe.errors import InputError
 from raypipe.training.examples import Examples
-from raypipe.training.trees import Tree, grow
-from tests.unit.training import models
-from tests.unit.training.models import TOKENS_PER_IMAGE
+from raypipe.training.trees import Tree, build_trees
+from tests.fakes import tiny_models as models
+from tests.fakes.tiny_models import TOKENS_PER_IMAGE
 
 
 def grown(examples: Examples) -> list[Tree]:
-    return grow(examples, models.processor(), TOKENS_PER_IMAGE)
+    return build_trees(examples, models.processor(), TOKENS_PER_IMAGE)
 
 
 def branch(tree: Tree, index: int) -> list[int]:
@@ -184,4 +184,6 @@ def test_a_completion_without_a_token_is_refused_where_the_template_ends_no_turn
     processor = copy.copy(models.processor())
     processor.chat_template = "{% for m in messages %}{{ m.content[0].text }}{% endfor %}"
     with pytest.raises(InputError, match="listing: an example has an empty completion"):
-        grow(Examples([pair("heel", "red", "")], {"listing": []}), processor, TOKENS_PER_IMAGE)
+        build_trees(
+            Examples([pair("heel", "red", "")], {"listing": []}), processor, TOKENS_PER_IMAGE
+        )

@@ -1,0 +1,129 @@
+"""Labels are kept in versions: ``labels/000001``, ``labels/000002``, …
+
+A label version belongs to one request: a catalog, a policy and a precision. The same request
+resumes its label version; another request begins the next one, which copies what has not changed
+from the last finished one. While the newest label version is unfinished, a newer snapshot of its
+table is no new request: the version is finished first, at the snapshot it was begun with.
+"""
+
+import json
+import logging
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from raypipe.errors import ArtifactError
+from raypipe.schemas import LABELS
+from raypipe.store.artifacts import Artifact, Run
+from raypipe.store.manifest import Fingerprint, plain_fingerprint
+from raypipe.store.paths import LABEL_VERSION_SCOPE, LABELS_ROOT, Paths
+
+logger = logging.getLogger("raypipe.labeling")
+
+
+@dataclass(frozen=True)
+class LabelVersion:
+    """One label version: its scope in the run, and the finished one before it."""
+
+    scope: str
+    previous: Artifact | None
+
+    def labels(self, run: Run) -> Artifact:
+        return run.artifact(Paths(self.scope).labels, LABELS)
+
+
+def open_label_version(run: Run, request: Fingerprint) -> LabelVersion:
+    """The label version of this request, or the next one."""
+    scopes = label_versions(run)
+    for scope in reversed(scopes):
+        if _request(run, scope) == plain_fingerprint(request):
+            return LabelVersion(scope, newest(run, scopes[: scopes.index(scope)]))
+    # Of those that were deleted none leaves its number to another request.
+    number = max((int(scope.rpartition("/")[2]) for scope in scopes), default=0) + 1
+    while not run.create(Paths.of_label_version(number).request, _encoded(request)):
+        number += 1  # another driver was faster; its request is another one
+    return LabelVersion(Paths.of_label_version(number), newest(run, scopes))
+
+
+def unfinished(run: Run, request: Fingerprint) -> tuple[str, Any] | None:
+    """The newest label version and the ``listings`` of its request, when it has no labels yet
+    and its request is this one, in which they are left out."""
+    scopes = label_versions(run)
+    if not scopes or newest(run, scopes[-1:]) is not None:
+        return None
+    begun = _request(run, scopes[-1]) or {}
+    listings = begun.pop("listings", None)
+    return (scopes[-1], listings) if begun == plain_fingerprint(request) else None
+
+
+def made_for(run: Run, recipe: str) -> str | None:
+    """The versions that the newest label version of this recipe was labeled again for; None when it
+    never was."""
+    for scope in reversed(label_versions(run)):
+        request = _request(run, scope) or {}
+        if request.get("recipe") == recipe:
+            versions = request.get("made_for")
+            return None if versions is None else str(versions)
+    return None
+
+
+def _request(run: Run, scope: str) -> dict[str, Any] | None:
+    """What a label version was begun for; None where it cannot be read."""
+    try:
+        return run.read_json(Paths(scope).request)
+    except ArtifactError as error:
+        logger.warning("%s; %s stays as it is and cannot be resumed", error, scope)
+        return None
+
+
+def label_versions(run: Run) -> list[str]:
+    """The scopes of all label versions, oldest first."""
+    selector = pafs.FileSelector(run.path(LABELS_ROOT), allow_not_found=True)
+    names = (info.base_name for info in run.filesystem.get_file_info(selector))
+    scopes = (f"{LABELS_ROOT}/{name}" for name in sorted(names))
+    return [scope for scope in scopes if re.fullmatch(LABEL_VERSION_SCOPE, scope)]
+
+
+def newest(run: Run, scopes: list[str]) -> Artifact | None:
+    """The labels of the last of these label versions that is finished."""
+    for scope in reversed(scopes):
+        artifact = run.artifact(Paths(scope).labels, LABELS)
+        if artifact.commit() is not None:
+            return artifact
+    return None
+
+
+def unchanged(previous: Artifact | None, keys: pa.Table) -> pa.Array:
+    """The listings whose labels of the previous label version still hold.
+
+    Args:
+        keys: ``listing_id`` and ``label_key`` of every listing now.
+    """
+    if previous is None:
+        return pa.array([], pa.string())
+    known = pa.concat_tables(
+        table.group_by(["listing_id", "label_key"]).aggregate([])
+        for table in previous.read_files(["listing_id", "label_key"])
+    )
+    same = keys.join(known, ["listing_id", "label_key"], join_type="inner")
+    return pc.unique(same.column("listing_id"))
+
+
+def outdated(previous: Artifact, kept: pa.Array, versions: str) -> Counter[str]:
+    """Of the labels of ``kept`` listings, how many were made with which other versions."""
+    found: Counter[str] = Counter()
+    for table in previous.read_files(["listing_id", "versions"]):
+        others = pc.not_equal(table.column("versions"), versions)
+        mask = pc.and_(others, pc.is_in(table.column("listing_id"), kept))
+        for count in pc.value_counts(table.filter(mask).column("versions")).to_pylist():
+            found[count["values"]] += count["counts"]
+    return found
+
+
+def _encoded(request: Fingerprint) -> bytes:
+    return json.dumps(dict[str, Any](plain_fingerprint(request)), indent=1).encode()

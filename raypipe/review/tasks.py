@@ -1,0 +1,175 @@
+"""Labels that a person should look at, as Label Studio tasks.
+
+A task is a query: its listing's images, the question, what the chains said. What comes back is read
+by :mod:`raypipe.review.label_studio`.
+"""
+
+import base64
+import heapq
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from raypipe.seeds import derive
+from raypipe.storage import whole
+from raypipe.store.artifacts import Artifact
+
+ReviewOrder = Literal["worst", "random"]
+TASKS, INTERFACE = "tasks.json", "interface.xml"
+ANSWER, REASONING = "answer", "reasoning"
+"""The controls of the interface. JSON-MIN lays them among the keys of the task's data, so none of
+those may be called the same."""
+CANNOT_TELL = "None of these, or cannot tell"
+"""The choice that is an abstention."""
+_COLUMNS = [
+    "listing_id",
+    "vertical",
+    "attribute",
+    "answer",
+    "reason",
+    "confidence",
+    "probability",
+    "votes",
+    "reasoning",
+    "seller_value",
+    "seller_conflict",
+    "policy_id",
+]
+# Options differ from task to task, so the choices come out of the task (value="$options").
+_VIEW = f"""<View>
+  <Header value="$vertical: $attribute"/>
+  <Image name="images" valueList="$images"/>
+  <Text name="question" value="$question"/>
+  <Text name="belief" value="$belief"/>
+  <Text name="seller" value="$seller"/>
+  <Choices name="{ANSWER}" toName="images" value="$options" choice="single" required="true"/>
+  <TextArea name="{REASONING}" toName="images" rows="3" maxSubmissions="1" editable="true"
+            required="false" placeholder="Why, in your own words (optional)"/>
+</View>
+"""
+Row = dict[str, Any]
+
+
+def export_review(
+    labels: Artifact,
+    listings: Artifact,
+    target: Path,
+    limit: int,
+    order: ReviewOrder = "worst",
+    seed: int = 0,
+) -> Path:
+    """Write ``limit`` labels as tasks, and the interface to judge them in.
+
+    Images travel inside the tasks, so that the file can be imported anywhere.
+
+    Args:
+        labels: a committed label version.
+        listings: what was labeled; a label whose listing is not there has no images.
+        target: directory for ``tasks.json`` and ``interface.xml``.
+        order: those that need a person most, or any of them, drawn by ``seed``.
+    """
+    keys: Mapping[ReviewOrder, Callable[[Row], Any]] = {
+        "worst": urgency,
+        "random": lambda row: derive(seed, "review", row["listing_id"], row["attribute"]),
+    }
+    chosen = _first(labels, limit, keys[order])
+    prepared = _listings(listings, {row["listing_id"] for row in chosen})
+    provenance = {"scope": labels.name.rpartition("/")[0], "review_order": order}
+    tasks = [_task(row, prepared.get(row["listing_id"]), provenance) for row in chosen]
+    path = target / TASKS
+    with whole(target / INTERFACE) as interface, whole(path) as partial:
+        interface.write_text(_VIEW)
+        partial.write_text(json.dumps(tasks, indent=1))
+    return path
+
+
+def urgency(row: Row) -> tuple[bool, float]:
+    """Sorts the labels that need a person first: a contradicted seller, then the least probable."""
+    probability = row["probability"]
+    return (not row["seller_conflict"], -1.0 if probability is None else float(probability))
+
+
+def _first(labels: Artifact, limit: int, key: Callable[[Row], Any]) -> list[Row]:
+    numbers = count()
+
+    def ranked() -> Iterator[tuple[Any, int, Row]]:
+        for table in labels.read_files(_COLUMNS):
+            for row in table.to_pylist():
+                yield key(row), next(numbers), row
+
+    return [row for _, _, row in heapq.nsmallest(limit, ranked())]
+
+
+def _listings(listings: Artifact, wanted: set[str]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for table in listings.read_files(["listing_id", "images", "queries"]):
+        ids = table.column("listing_id").to_pylist()
+        places = [place for place, name in enumerate(ids) if name in wanted]
+        rows = table.take(pa.array(places, pa.int64())).to_pylist()
+        found |= {row["listing_id"]: row for row in rows}
+    return found
+
+
+def _task(row: Row, listing: Row | None, provenance: Row) -> Row:
+    queries = {query["attribute"]: query for query in listing["queries"]} if listing else {}
+    query = queries.get(row["attribute"], {"prompt": "", "options": []})
+    options = query["options"] or [vote["value"] for vote in row["votes"]]
+    seller = row["seller_value"]
+    return {
+        "data": {
+            "query": f"{row['listing_id']}/{row['attribute']}",
+            "listing_id": row["listing_id"],
+            "vertical": row["vertical"],
+            "attribute": row["attribute"],
+            "policy_id": row["policy_id"],
+            **provenance,
+            "question": query["prompt"],
+            "images": [_embedded(content) for content in (listing or {"images": []})["images"]],
+            "options": [{"value": option} for option in (*options, CANNOT_TELL)],
+            "model_answer": row["answer"],
+            "model_reasoning": row["reasoning"] or "",
+            "reason": row["reason"],
+            "confidence": row["confidence"],
+            "probability": row["probability"],
+            "votes": {vote["value"]: vote["count"] for vote in row["votes"]},
+            "belief": _belief(row),
+            "seller": "The seller says nothing."
+            if seller is None
+            else f"The seller says: {seller}",
+            "seller_value": seller,
+        },
+        "predictions": [_prediction(row)] if row["answer"] is not None else [],
+    }
+
+
+def _belief(row: Row) -> str:
+    """What the reviewer reads of the model's answer."""
+    if row["answer"] is None:
+        said = f"The model has no answer ({row['reason'].replace('_', ' ')})."
+    else:
+        said = f"The model says: {row['answer']} (confidence {row['confidence']:.2f}"
+        known = row["probability"] is not None
+        said += f", right with probability {row['probability']:.2f})." if known else ")."
+    votes = ", ".join(f"{vote['value']} {vote['count']}" for vote in row["votes"])
+    return f"{said} Votes: {votes or 'none'}."
+
+
+def _prediction(row: Row) -> Row:
+    """The model's answer, and its reasoning as the text that a reviewer begins with."""
+    regions = [_region(ANSWER, "choices", {"choices": [row["answer"]]})]
+    if row["reasoning"]:
+        regions.append(_region(REASONING, "textarea", {"text": [row["reasoning"]]}))
+    score = row["confidence"] if row["probability"] is None else row["probability"]
+    return {"model_version": row["policy_id"], "score": score, "result": regions}
+
+
+def _region(control: str, kind: str, value: Row) -> Row:
+    return {"from_name": control, "to_name": "images", "type": kind, "value": value}
+
+
+def _embedded(content: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,93 @@
+"""Which listings are suspected, cleared and refused, and when an actor has lost enough engines."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypipe.sampling.crash_tracker import CrashTracker
+
+NAMES = [f"l{number}" for number in range(12)]
+
+
+def test_a_call_that_ends_leaves_no_suspects() -> None:
+    suspects = CrashTracker(8)
+    assert suspects.start("one") is None
+    suspects.begin(["a", "b"])
+    suspects.end("one", ["a", "b"])
+    handling = suspects.begin(["a", "b"])
+    assert (handling.alone, handling.refused) == (frozenset(), frozenset())
+
+
+def test_what_a_dead_actor_had_begun_is_asked_alone_by_whoever_gets_it() -> None:
+    suspects = CrashTracker(8)
+    suspects.start("one")
+    suspects.begin(["a", "b"])
+    suspects.start("two")
+    assert suspects.begin(["b", "c"]).alone == {"b"}
+
+
+def test_a_death_that_was_nobodys_alone_refuses_nobody() -> None:
+    suspects = CrashTracker(8)
+    for _ in range(3):
+        suspects.start("one")
+        assert suspects.begin(["a", "b"]).refused == frozenset()
+
+
+def test_a_suspect_that_was_cleared_is_not_blamed_for_the_next_death() -> None:
+    suspects = CrashTracker(8)
+    suspects.start("one")
+    suspects.begin(["a", "b"])
+    suspects.start("one")
+    suspects.begin(["a", "b"])
+    suspects.ask_alone("one", "a")
+    suspects.answered_alone("one")
+    suspects.start("one")
+    assert suspects.begin(["a", "b"]).refused == frozenset()
+
+
+def test_an_actor_may_lose_so_many_engines_without_finishing_a_call() -> None:
+    suspects = CrashTracker(2)
+    said = [suspects.start("one") for _ in range(4)]
+    assert said[:3] == [None, None, None]
+    assert said[3] is not None
+    assert "3 engines died" in said[3]
+    assert "max_engine_deaths=2" in said[3]
+
+
+def test_a_finished_call_forgives_the_deaths_before_it() -> None:
+    suspects = CrashTracker(1)
+    suspects.start("one")
+    for _ in range(5):
+        assert suspects.start("one") is None, "the deaths before were not forgiven"
+        suspects.begin(["a"])
+        suspects.end("one", ["a"])
+
+
+@given(st.sets(st.sampled_from(NAMES), max_size=4), st.integers(1, 5))
+def test_all_deadly_listings_are_found_and_no_other_is_refused(deadly: set[str], size: int) -> None:
+    """An engine that dies of the deadly ones, asked in calls of any size, ends with them alone
+    refused, after two deaths for each at most and one more for every call."""
+    suspects, answered, refused, deaths = CrashTracker(1000), set(), set(), 0
+    calls = [NAMES[first : first + size] for first in range(0, len(NAMES), size)]
+    suspects.start("one")
+    for call in calls:
+        while True:
+            handling = suspects.begin(call)
+            asked = [name for name in call if name not in handling.refused]
+            together = [name for name in asked if name not in handling.alone]
+            died = bool(deadly.intersection(together))
+            for name in () if died else sorted(handling.alone):
+                suspects.ask_alone("one", name)
+                if name in deadly:
+                    died = True
+                    break
+                suspects.answered_alone("one")
+            if not died:
+                break
+            deaths += 1
+            suspects.start("one")
+        suspects.end("one", call)
+        answered.update(asked)
+        refused |= handling.refused
+    assert refused == deadly
+    assert answered == set(NAMES) - deadly
+    assert deaths <= 2 * len(deadly)
