@@ -55,8 +55,11 @@ class TrainingConfig(OptimizerConfig):
     """DPO on preference pairs, or next-token training on the preferred chains (paper §5)."""
     learning_rate: float = Field(1e-5, gt=0)
     """Peak learning rate of AdamW (paper §4.1: 1e-5)."""
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """Of pairs: DPO's sigmoid loss (the paper), or IPO's squared distance between the difference of
+    the mean log-ratios and 1 / (2 beta)."""
     beta: float = Field(0.2, gt=0)
-    """Strength of DPO's pull to the reference (paper §4.1: 0.2)."""
+    """Strength of the pull to the reference (paper §4.1: 0.2)."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Conservative DPO: the probability that a pair's preference is the wrong way round; 0 is the
     paper's DPO."""
@@ -78,12 +81,14 @@ class TrainingConfig(OptimizerConfig):
 
     @model_validator(mode="after")
     def _every_option_takes_effect(self) -> "TrainingConfig":
-        weighted = self.pair_weight != "uniform"
-        if self.method == "self_learning" and (weighted or self.label_smoothing > 0):
+        weighted, smoothed = self.pair_weight != "uniform", self.label_smoothing > 0
+        if self.method == "self_learning" and (weighted or smoothed or self.loss != "sigmoid"):
             raise ValueError(
-                "training.label_smoothing and training.pair_weight are of pairs, and need "
-                "training.method=dpo"
+                "training.loss, training.label_smoothing and training.pair_weight are of pairs, "
+                "and need training.method=dpo"
             )
+        if smoothed and self.loss != "sigmoid":
+            raise ValueError("training.label_smoothing needs training.loss=sigmoid")
         if self.step == "stock" and weighted:
             raise ValueError(
                 f"training.pair_weight={self.pair_weight} needs training.step=shared_prefix: "

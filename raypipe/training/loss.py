@@ -4,8 +4,9 @@ Another loss is another field of :class:`LossOptions` and a case in both functio
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -21,14 +22,17 @@ class LossOptions:
         beta: strength of DPO's pull to the reference (paper §4.1).
         label_smoothing: probability (0-0.5) that a preference is the wrong way round; the loss is
             the expected one (conservative DPO).
+        kind: "sigmoid" is DPO's loss, "ipo" that of Azar et al. 2023 (arXiv 2310.12036), of means
+            over tokens, as in TRL.
     """
 
     beta: float
     label_smoothing: float = 0.0
+    kind: Literal["sigmoid", "ipo"] = "sigmoid"
 
     @classmethod
     def from_config(cls, training: TrainingConfig) -> "LossOptions":
-        return cls(training.beta, training.label_smoothing)
+        return cls(training.beta, training.label_smoothing, training.loss)
 
 
 def preference_losses(
@@ -42,8 +46,13 @@ def preference_losses(
     examples = batch.examples.to(logprobs.device)
     gains = logprobs - batch.reference.to(logprobs.device)
     margins = options.beta * (gains[examples[:, 0]] - gains[examples[:, 1]])
-    smoothing = options.label_smoothing
-    losses = (1 - smoothing) * -logsigmoid(margins) + smoothing * -logsigmoid(-margins)
+    if options.kind == "ipo":
+        lengths = torch.bincount(batch.chain, minlength=batch.num_chains).to(gains)
+        means = (gains / lengths)[examples]
+        losses = (means[:, 0] - means[:, 1] - 1 / (2 * options.beta)) ** 2
+    else:
+        smoothing = options.label_smoothing
+        losses = (1 - smoothing) * -logsigmoid(margins) + smoothing * -logsigmoid(-margins)
     return batch.weights.to(logprobs.device) * losses, margins
 
 
@@ -53,7 +62,7 @@ def trl_settings(options: LossOptions) -> dict[str, Any]:
     With losses s of a pair and w of its reverse, conservative DPO is (1-e)s + ew, and TRL's robust
     loss ((1-e)s - ew) / (1-2e): the first is 2(1-e) times s less (1-2e) times the second.
     """
-    settings: dict[str, Any] = {"beta": options.beta}
+    settings: dict[str, Any] = {"beta": options.beta, "loss_type": [options.kind]}
     smoothing = options.label_smoothing
     if smoothing > 0:
         settings |= {

@@ -1,13 +1,15 @@
-"""Smoothed labels and weighted pairs: what TRL makes of them, and by default nothing new."""
+"""IPO, smoothed labels and weighted pairs: what TRL makes of them, and by default nothing new."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from raypipe.config import TrainingConfig
+from raypipe.config import TrainingConfig, resolve
+from raypipe.errors import ConfigError
 from raypipe.training.examples import Examples
 from raypipe.training.loss import LossOptions, trl_settings
 from raypipe.training.shared_prefix import Batch
@@ -32,6 +34,23 @@ def test_smoothed_labels_have_the_loss_and_the_gradients_of_the_stock_step(
     found = step_of(ours(pairs, trees, tmp_path, loss=loss))
     assert_same(found, step_of(trl_dpo(pairs, tmp_path, adapter, **trl_settings(loss))))
     assert found.loss != pytest.approx(step_of(ours(pairs, trees, tmp_path)).loss, rel=1e-3)
+
+
+def test_ipo_has_the_loss_and_the_gradients_of_the_stock_step(
+    pairs: Examples, trees: list[Tree], tmp_path: Path, adapter: Path
+) -> None:
+    loss = LossOptions.from_config(TrainingConfig(beta=BETA, loss="ipo"))
+    found = step_of(ours(pairs, trees, tmp_path, loss=loss))
+    assert_same(found, step_of(trl_dpo(pairs, tmp_path, adapter, **trl_settings(loss))))
+    assert found.loss != pytest.approx(step_of(ours(pairs, trees, tmp_path)).loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "ignored", [{"method": "self_learning"}, {"label_smoothing": 0.1}], ids=str
+)
+def test_ipo_is_refused_where_it_would_be_ignored(ignored: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"training\.loss"):
+        resolve({"training": {"loss": "ipo"} | ignored})
 
 
 def test_smoothed_labels_are_the_conservative_dpo_of_trl(tmp_path: Path, adapter: Path) -> None:
