@@ -162,13 +162,16 @@ class TensorBoard:
         self._flush()
 
     def end(self, *, failed: bool) -> None:
-        self._flush()
-        self._writer.close()
+        self._writer.close()  # flush() leaves out what the writer's thread has not taken yet
+        self._upload()
         if self._local is not None:
             self._local.cleanup()
 
     def _flush(self) -> None:
         self._writer.flush()
+        self._upload()
+
+    def _upload(self) -> None:
         if self._local is not None:
             for path in self._directory.iterdir():
                 self._run.replace(f"{RUN_EVENTS}/{path.name}", path.read_bytes())
