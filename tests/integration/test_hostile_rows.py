@@ -215,5 +215,5 @@ def test_ten_thousand_hostile_rows_end_as_rows_or_refusals(
     assert len({*kept, *refused}) == len(kept) + len(refused) == ROWS + GOOD
     labeled, unanswered = accounted(run, f"{scope}/labels", LABELS)
     assert sorted([*labeled, *unanswered]) == sorted(kept)
-    outcomes = run.artifact(f"{scope}/labels", LABELS).read(["outcome"]).column("outcome")
+    outcomes = run.artifact(f"{scope}/labels", LABELS).read(["reason"]).column("reason")
     assert set(outcomes.unique().to_pylist()) >= {"published", "no_valid_chain"}
