@@ -8,6 +8,7 @@
     │   └── SpendingLimitError   exit 3   the money or tokens set aside for an endpoint are used
     ├── ArtifactError            exit 3   a committed artifact is missing, corrupt or incomplete
     ├── AdapterInactiveError     exit 3   the engine does not serve the adapter it was given
+    ├── MergeLossError           exit 3   merged weights keep too little of the adapter's effect
     ├── NonFiniteLossError       exit 3   training produced NaN or Inf
     ├── CollapseError            exit 3   a round's policy got surer without getting better
     ├── EngineStartError         exit 4   the engine or the cluster could not start; worth retrying
@@ -71,6 +72,10 @@ class ArtifactError(RaypipeError):
 
 
 class AdapterInactiveError(RaypipeError):
+    pass
+
+
+class MergeLossError(RaypipeError):
     pass
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe.config import ModelConfig
+from raypipe.models.base_model import load_base_model
 from raypipe.models.policies import model_path
 
 
@@ -18,18 +19,12 @@ def embed(tables: Iterable[pa.Table], config: ModelConfig) -> dict[str, np.ndarr
         config: the base model; it is loaded here, on a GPU where there is one.
     """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     path, revision = model_path(config), config.revision
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images = AutoProcessor.from_pretrained(path, revision=revision).image_processor
-    model = AutoModelForImageTextToText.from_pretrained(
-        path,
-        revision=revision,
-        dtype=getattr(torch, config.dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-    ).to(device)
+    model = load_base_model(path, revision, config.dtype).to(device)
     found: dict[str, np.ndarray] = {}
     with torch.inference_mode():
         for table in tables:

@@ -153,15 +153,18 @@ def _export(config: Config) -> None:
         raise InputError(f"{run.location} has nothing to export yet: finish a round first")
 
 
-def _merge(config: Config, *, policy: str | None, target: str) -> None:
+def _merge(config: Config, *, policy: str | None, target: str, dtype: str | None) -> None:
     from raypipe.exports.merged_checkpoint import merge
     from raypipe.models.base_model import check_base_model
     from raypipe.runtime.console import Console
     from raypipe.store.runs import begun_run
 
     check_base_model(config.model)
-    path = merge(config, begun_run(config), policy or "best", target)
-    Console().note(f"merged weights: {path}")
+    merged = merge(config, begun_run(config), policy or "best", target, dtype=dtype)
+    made_in = dtype or config.model.dtype
+    Console().note(
+        f"merged weights: {merged.path} ({made_in}, {merged.kept:.1%} of the adapter's effect kept)"
+    )
 
 
 def _label(config: Config, *, plan: bool) -> None:
@@ -255,6 +258,10 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "merge": {
         "--policy": {"help": "a policy of the run or an adapter's directory; default: best"},
         "--target": {"required": True, "help": "directory to write, not there yet or empty"},
+        "--dtype": {
+            "choices": ("float32", "bfloat16"),
+            "help": "type of the weights; default: model.dtype. float32 loses nothing",
+        },
     },
 }
 _JOBS: dict[str, Callable[..., None]] = {

@@ -1,4 +1,5 @@
-"""Whether the base model that a configuration names is there, asked before anything is started."""
+"""The base model that a configuration names: whether it is there, asked before anything is started,
+and its weights."""
 
 from pathlib import Path
 from typing import Any
@@ -83,4 +84,22 @@ def _out_of_reach(what: str, error: BaseException) -> ConfigError | StorageError
     return StorageError(
         f"{what} is not in the hub's cache, and the hub is out of reach: "
         f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}"
+    )
+
+
+def load_base_model(path: str, revision: str | None, dtype: str) -> Any:
+    """A checkpoint as transformers loads it: from safetensors, and never with code of its own.
+
+    Args:
+        dtype: name of a torch type that the weights get.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(
+        path,
+        revision=revision,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
     )

@@ -1,6 +1,7 @@
 """One policy served by vLLM."""
 
 import io
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -18,8 +19,11 @@ from raypipe.models.families import family_of_checkpoint
 from raypipe.sampling import probe
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.clients import Client, InProcessEngine, SeparateEngine
-from raypipe.sampling.weights import MergedCheckpoint, merged_checkpoint
+from raypipe.sampling.probe import Reference
+from raypipe.sampling.weights import adapter_reference, merged_checkpoint
 from raypipe.store.documents import parse_object
+
+logger = logging.getLogger("raypipe.sampling.engine")
 
 ENGINE_DEFAULTS: dict[str, Any] = {
     "enable_prefix_caching": True,
@@ -77,6 +81,7 @@ class Engine:
     Raises:
         EngineStartError: vLLM could not start; says what to try.
         AdapterInactiveError: the engine does not serve the adapter.
+        MergeLossError: merged weights would keep too little of it.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class Engine:
         self._sampling = sampling
         self._answer_format = model.answer_format
         self._lora: Any = None
-        merged: MergedCheckpoint | None = None
+        reference: Reference | None = None
         family = family_of_checkpoint(base, model.revision)
         arguments = ENGINE_DEFAULTS | {
             "model": base,
@@ -107,8 +112,10 @@ class Engine:
         }
         if adapter is not None and sampling.adapter == "merged":
             merged = merged_checkpoint(base, model.revision, model.dtype, adapter, policy_id)
+            reference = merged.reference
             arguments |= {"model": merged.path, "revision": None}
         elif adapter is not None:
+            reference = adapter_reference(base, model.revision, model.dtype, adapter, policy_id)
             self._lora = LoRARequest(policy_id, 1, str(adapter))
             arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(adapter)}
         arguments |= sampling.engine
@@ -125,7 +132,7 @@ class Engine:
             image_size, partial(_processor, base, model.revision)
         )
         self.max_prompt_tokens = self._client.max_model_len - sampling.max_tokens - visual
-        self.probe_figures = self._prove(merged)
+        self.probe_figures = {} if reference is None else self._prove(reference)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Chain] | Failure]:
         """Chains per request, in order. Requests of one listing should be adjacent: they share
@@ -183,24 +190,31 @@ class Engine:
             "multi_modal_uuids": {"image": list(prompt.image_hashes)},
         }
 
-    def _prove(self, merged: MergedCheckpoint | None) -> dict[str, float]:
-        if merged is not None:
-            served = self._score(None)
-            return probe.check_merged(served, merged.policy_logprobs, merged.base_logprobs)
-        if self._lora is not None:
-            return probe.check_attached(
-                self._score(self._lora), self._score(None), self._score(None)
-            )
-        return {}
+    def _prove(self, reference: Reference) -> dict[str, float]:
+        served = self._score(reference, self._lora)
+        base = reference.base if self._lora is None else self._score(reference, None)
+        figures = probe.check(probe.difference(served, base), reference)
+        if not figures["probe_shown"]:
+            logger.warning("%s", probe.not_shown(figures))
+        return figures
 
-    def _score(self, lora: Any) -> list[float]:
-        """Per-token log-probabilities (nats) of the probe text but for its first token."""
+    def _score(self, reference: Reference, lora: Any) -> list[list[float]]:
+        """Log-probabilities (nats) of each text's tokens that not all texts begin with."""
         from vllm import SamplingParams
 
-        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        output = self._client.submit(probe.TEXT, parameters, lora).result()
-        scored = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
-        return [float(entry[token_id].logprob) for token_id, entry in scored]
+        parameters = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+        )
+        answers = [
+            self._client.submit({"prompt_token_ids": list(text)}, parameters, lora)
+            for text in reference.token_ids
+        ]
+        return [_scored(answer.result(), reference.shared) for answer in answers]
+
+
+def _scored(output: Any, start: int) -> list[float]:
+    scored = zip(output.prompt_token_ids[start:], output.prompt_logprobs[start:], strict=True)
+    return [float(entry[token_id].logprob) for token_id, entry in scored]
 
 
 class _DecodedImages:

@@ -1,70 +1,150 @@
-"""Proof that an engine serves the adapter it was given.
+"""Proof that an engine serves the adapter it was given, as far as its noise allows one.
 
 An adapter that is silently inactive (a name that matches no module, a stale path, a cache keyed by
-name) gives plausible chains of the wrong policy. A fixed text is scored by the engine and compared
-with what the policy and the base model should give.
+name) gives plausible chains of the wrong policy. Texts are scored by the engine; the change of
+their log-probabilities is regressed on the change that the adapter makes by transformers in
+float32. The slope is 1 for the adapter, 0 for the base, 0.5 for a halved one, and the noise of the
+engine's arithmetic only makes it less certain.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from raypipe.errors import AdapterInactiveError
 
-TEXT = (
-    "Respond in the following format:<reasoning> ... </reasoning><answer> ... </answer> "
-    "what is the most suitable value for color for this shirt."
-)
+TOLERANCE = 0.25
+"""How far the slope may be from 1."""
+WANTED_ERROR = 0.05
+"""Standard error of the slope at which the tolerance is five of them."""
+_ERRORS = 5
+_SAFETY = 2
+"""Times the tokens that independent noise would need: that of neighbouring tokens is correlated."""
+_QUIET = 8
+_UNEXPLAINED = 0.5
+
+LogProbs = Sequence[Sequence[float]]
+"""Nats, text by text."""
 
 
-def distance(first: Sequence[float], second: Sequence[float]) -> float:
-    """Mean absolute difference of per-token log-probabilities, in nats."""
-    if len(first) != len(second) or not first:
-        raise ValueError(f"cannot compare {len(first)} with {len(second)} log-probabilities")
-    return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)
+@dataclass(frozen=True)
+class Reference:
+    """The probe's texts and what they should score.
+
+    ``policy`` and ``base`` are log-probabilities (nats) of each text's tokens from ``shared`` on,
+    the number of tokens that all texts begin with; ``noise`` is the root mean square difference of
+    the engine's arithmetic from float32.
+    """
+
+    token_ids: tuple[tuple[int, ...], ...]
+    shared: int
+    policy: tuple[tuple[float, ...], ...]
+    base: tuple[tuple[float, ...], ...]
+    noise: float
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Reference":
+        """From its JSON form. Raises KeyError or TypeError where it is none."""
+        rows = {name: tuple(map(tuple, values[name])) for name in ("token_ids", "policy", "base")}
+        return cls(**rows, shared=int(values["shared"]), noise=float(values["noise"]))
+
+    @property
+    def change(self) -> list[list[float]]:
+        """What the adapter changes, in nats."""
+        return difference(self.policy, self.base)
+
+    @property
+    def effect(self) -> float:
+        """Root mean square of :attr:`change`."""
+        return _rms(self.change)
 
 
-def check_merged(
-    served: Sequence[float], policy: Sequence[float], base: Sequence[float]
-) -> dict[str, float]:
-    """Require that the engine is nearer to the merged policy than to the base model.
+def difference(first: LogProbs, second: LogProbs) -> list[list[float]]:
+    """Token by token. Raises ValueError for texts of other lengths."""
+    return [
+        [a - b for a, b in zip(row, other, strict=True)]
+        for row, other in zip(first, second, strict=True)
+    ]
+
+
+def tokens_needed(noise: float, effect: float) -> int:
+    """Tokens at which the slope's standard error is ``WANTED_ERROR``; both in nats a token."""
+    return math.ceil(_SAFETY * (noise / (effect * WANTED_ERROR)) ** 2)
+
+
+def check(served: LogProbs, reference: Reference) -> dict[str, float]:
+    """Require that the engine makes the adapter's change.
 
     Args:
-        served: per-token log-probabilities of the probe as the engine gives them.
-        policy: the same by transformers, adapter merged; ``base`` without it.
+        served: what the engine's log-probabilities differ from the base's by, in the shape of
+            ``reference.change``.
+
+    Returns:
+        Slope, its standard error, effect, noise and residual in nats a token, tokens, and whether
+        the adapter is shown to be served (1) or the noise leaves it open (0).
 
     Raises:
-        AdapterInactiveError: the adapter changes nothing, or the engine serves the base.
+        AdapterInactiveError: the slope is further from 1 than chance explains, or, where noise is
+            small, most of what the engine changes is not the adapter's.
     """
+    change = reference.change
+    slope, error = _slope(served, change)
     figures = {
-        "probe_effect": distance(policy, base),
-        "probe_to_policy": distance(served, policy),
-        "probe_to_base": distance(served, base),
+        "probe_slope": slope,
+        "probe_error": error,
+        "probe_effect": reference.effect,
+        "probe_noise": reference.noise,
+        "probe_residual": _rms(difference(served, change)),
+        "probe_tokens": float(sum(map(len, change))),
     }
-    if figures["probe_effect"] == 0:
-        raise AdapterInactiveError("the adapter does not change the model: all its updates are 0")
-    if not figures["probe_to_policy"] < figures["probe_to_base"]:  # also when one is NaN
+    allowed = max(TOLERANCE, _ERRORS * error)
+    if not abs(slope - 1) <= allowed or _is_another(figures):  # also when one is NaN
         raise AdapterInactiveError(_refusal(figures))
-    return figures
+    return figures | {"probe_shown": float(allowed == TOLERANCE)}
 
 
-def check_attached(
-    with_adapter: Sequence[float], without: Sequence[float], without_again: Sequence[float]
-) -> dict[str, float]:
-    """Require that the engine's log-probabilities change when the adapter is asked for.
+def not_shown(figures: dict[str, float]) -> str:
+    """What to log where the noise leaves it open."""
+    return (
+        f"not shown that the engine serves the adapter: it changes {figures['probe_effect']:.1e} "
+        f"nats a token, and {figures['probe_tokens']:.0f} tokens are too few against a noise of "
+        f"{figures['probe_noise']:.1e}; going on"
+    )
 
-    ``without_again`` repeats the base's pass and measures the engine's own noise.
 
-    Raises:
-        AdapterInactiveError: the change is not above that noise.
-    """
-    figures = {
-        "probe_effect": distance(with_adapter, without),
-        "probe_noise": distance(without, without_again),
-    }
-    if not figures["probe_effect"] > figures["probe_noise"]:  # also when one is NaN
-        raise AdapterInactiveError(_refusal(figures))
-    return figures
+def _is_another(figures: dict[str, float]) -> bool:
+    """Whether the residual is no noise; engines differ by up to a few times ``noise``."""
+    effect = figures["probe_effect"]
+    is_quiet = _QUIET * figures["probe_noise"] <= effect
+    return is_quiet and not figures["probe_residual"] <= _UNEXPLAINED * effect
+
+
+def _slope(served: LogProbs, change: LogProbs) -> tuple[float, float]:
+    """Least squares through the origin; the standard error allows for noise that the tokens of a
+    text share (clustered by text), and is never below that of independent tokens."""
+    import numpy as np
+
+    x, d = np.concatenate([*served]), np.concatenate([*change])
+    power = float(d @ d)
+    slope = float(x @ d) / power
+    scores = d * (x - slope * d)
+    starts = np.cumsum([0, *map(len, change)])[:-1]
+    sums = np.add.reduceat(scores, starts)
+    clustered = float(sums @ sums) * len(sums) / max(1, len(sums) - 1)
+    return slope, math.sqrt(max(clustered, float(scores @ scores))) / power
+
+
+def _rms(rows: LogProbs) -> float:
+    import numpy as np
+
+    values = np.concatenate([*rows])
+    return math.sqrt(float(values @ values) / len(values))
 
 
 def _refusal(figures: dict[str, float]) -> str:
-    listed = ", ".join(f"{name} {value:.2e}" for name, value in figures.items())
-    return f"the engine does not serve the adapter: {listed} (mean nats per token)"
+    listed = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
+    return (
+        f"the engine does not serve the adapter as it was trained: the slope should be 1, and the "
+        f"residual like the noise ({listed}; in nats a token)"
+    )

@@ -1,33 +1,44 @@
 """Merge an adapter into the base weights, once per policy and machine.
 
-On the CPU an engine with a LoRA beside the weights is much slower than one with merged weights
-(``docs/decisions/merged-weights.md``); in float32 the merge is exact.
+An engine with a LoRA beside the weights is slower than one with merged weights, and in bfloat16 it
+loses as much of a small adapter as plain rounding does (``docs/decisions/merged-weights.md``).
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raypipe import storage
-from raypipe.errors import ArtifactError, StorageError
-from raypipe.sampling import probe
+from raypipe.errors import AdapterInactiveError, ArtifactError, MergeLossError, StorageError
+from raypipe.models.base_model import load_base_model
+from raypipe.sampling.calibration import Moments, input_moments
+from raypipe.sampling.probe import Reference
+from raypipe.sampling.reference import make_reference
+from raypipe.sampling.rounding import Effect, add_update, effect
 from raypipe.store.documents import parse_object
 
+MIN_KEPT = 0.9
+"""A merge that keeps a smaller share of the adapter's effect is refused."""
 _PROBE_FILE = "raypipe_probe.json"
+_MOMENT_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
 class MergedCheckpoint:
-    """A checkpoint directory and the probe's per-token log-probabilities before and after."""
+    """A checkpoint directory, what the probe should find, and the share of the adapter's effect
+    that rounding to the weights' type kept."""
 
     path: str
-    base_logprobs: tuple[float, ...]
-    policy_logprobs: tuple[float, ...]
+    reference: Reference
+    kept: float
 
 
 def merged_checkpoint(
@@ -41,32 +52,77 @@ def merged_checkpoint(
     again, so that ``raypipe gc`` of any run knows what is in use.
 
     Raises:
+        AdapterInactiveError: the adapter changes nothing.
+        MergeLossError: too little of its effect survives in ``dtype``.
         StorageError: it cannot be written.
     """
-    target = Path.home() / ".cache" / "raypipe" / "merged" / policy_id
-    values = _used(target)
-    if values is None:
+    target = _cached(policy_id)
+    found = _used(target)
+    if found is None:
         shutil.rmtree(target, ignore_errors=True)
-        with storage.whole(target, replace=False) as partial:
-            before, after = write_merged(base, revision, dtype, adapter, partial)
-            probed = {"base": before, "policy": after, "sha256": _sums(partial)}
-            (partial / _PROBE_FILE).write_text(json.dumps(probed))
-        values = _used(target)
-    if values is None:
+        with storage.whole(target, replace=False) as partial_target:
+            reference, kept = _apart(_proved, base, revision, dtype, adapter, partial_target)
+            probed = {"kept": kept, "reference": dataclasses.asdict(reference)}
+            probed["sha256"] = _sums(partial_target)
+            (partial_target / _PROBE_FILE).write_text(json.dumps(probed))
+        found = _used(target)
+    if found is None:
         raise StorageError(f"{target} changes while it is used: its merged weights are not whole")
-    return MergedCheckpoint(str(target), tuple(values["base"]), tuple(values["policy"]))
+    return found
 
 
-def _used(target: Path) -> dict[str, Any] | None:
-    """What the probe of a checkpoint found, which is used from now; None where there is none, or
-    where a file of it is no longer what was merged."""
+def adapter_reference(
+    base: str, revision: str | None, dtype: str, adapter: Path, policy_id: str
+) -> Reference:
+    """What the probe of an engine that serves the adapter beside the weights should find.
+
+    Raises:
+        AdapterInactiveError: the adapter changes nothing.
+        StorageError: it cannot be written.
+    """
+    target = _cached(f"{policy_id}.lora")
+    file = target / _PROBE_FILE
+    with contextlib.suppress(FileNotFoundError, ArtifactError, KeyError, TypeError):
+        return Reference.of(parse_object(file.read_bytes(), str(file)))
+    reference: Reference = _apart(_reference, base, revision, dtype, adapter)
+    with storage.whole(target) as partial_target:
+        partial_target.mkdir()
+        (partial_target / _PROBE_FILE).write_text(json.dumps(dataclasses.asdict(reference)))
+    return reference
+
+
+def write_merged(base: str, revision: str | None, dtype: str, adapter: Path, target: Path) -> float:
+    """Write a checkpoint of the base model with the adapter merged in.
+
+    Returns:
+        The share of the adapter's effect on the outputs of the layers it changes that is kept, on
+        listings that the weights were not rounded for; 1 up to float32's precision in float32.
+
+    Raises:
+        AdapterInactiveError: the adapter changes nothing.
+        MergeLossError: less than ``MIN_KEPT`` survives in ``dtype``.
+    """
+    kept: float = _apart(_merged, base, revision, dtype, adapter, target)
+    return kept
+
+
+def _cached(name: str) -> Path:
+    return Path.home() / ".cache" / "raypipe" / "merged" / name
+
+
+def _used(target: Path) -> MergedCheckpoint | None:
+    """A checkpoint, used from now; None where there is none, or one that is no longer what was
+    merged."""
     probe_file = target / _PROBE_FILE
     try:
         with contextlib.suppress(PermissionError):  # another user's, and as good to read
             os.utime(probe_file)
         probed = parse_object(probe_file.read_bytes(), str(probe_file))
-        return probed if probed.get("sha256") == _sums(target) else None
-    except (FileNotFoundError, ArtifactError):
+        if probed["sha256"] != _sums(target):
+            return None
+        reference = Reference.of(probed["reference"])
+        return MergedCheckpoint(str(target), reference, float(probed["kept"]))
+    except (FileNotFoundError, ArtifactError, KeyError, TypeError):
         return None
 
 
@@ -80,40 +136,115 @@ def _sums(directory: Path) -> dict[str, str]:
     return found
 
 
-def write_merged(
-    base: str, revision: str | None, dtype: str, adapter: Path, target: Path
-) -> tuple[list[float], list[float]]:
-    """Write a checkpoint of the base model with the adapter merged in.
+def _apart(work: Callable[..., Any], *arguments: object) -> Any:
+    """Run ``work``, with a GPU in a process of its own: its memory is the engine's afterwards."""
+    import torch
 
-    Returns:
-        The probe's per-token log-probabilities (nats) before and after.
-    """
+    if not torch.cuda.is_available():
+        return work(*arguments)
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _proved(
+    base: str, revision: str | None, dtype: str, adapter: Path, target: Path
+) -> tuple[Reference, float]:
+    model, processor = _adapted(base, revision, dtype, adapter)
+    return make_reference(model, processor), _merge(model, processor, dtype, target)
+
+
+def _reference(base: str, revision: str | None, dtype: str, adapter: Path) -> Reference:
+    return make_reference(*_adapted(base, revision, dtype, adapter))
+
+
+def _merged(base: str, revision: str | None, dtype: str, adapter: Path, target: Path) -> float:
+    model, processor = _adapted(base, revision, dtype, adapter)
+    return _merge(model, processor, dtype, target)
+
+
+def _adapted(base: str, revision: str | None, dtype: str, adapter: Path) -> tuple[Any, Any]:
+    """The base with the adapter beside it, and its processor."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     processor = AutoProcessor.from_pretrained(base, revision=revision)
-    model = AutoModelForImageTextToText.from_pretrained(
-        base,
-        revision=revision,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    token_ids = torch.tensor([processor.tokenizer(probe.TEXT)["input_ids"]])
-    before = _logprobs(model, token_ids)
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    after = _logprobs(merged, token_ids)
-    merged.save_pretrained(target, safe_serialization=True)
-    processor.save_pretrained(target)
-    return before, after
+    model = load_base_model(base, revision, dtype).to(device)
+    return PeftModel.from_pretrained(model, str(adapter)).eval(), processor
 
 
-def _logprobs(model: Any, token_ids: Any) -> list[float]:
-    """Log-probability of each token of the text but the first, in nats."""
+def _merge(model: Any, processor: Any, dtype: str, target: Path) -> float:
     import torch
 
+    merge = _merge_exactly if dtype == "float32" else partial(_merge_rounded, processor=processor)
     with torch.no_grad():
-        logits = model(input_ids=token_ids).logits[0, :-1].float()
-    chosen = logits.log_softmax(-1).gather(-1, token_ids[0, 1:, None])
-    return [float(value) for value in chosen[:, 0]]
+        total = merge(model)
+    if total.asked == 0:
+        raise AdapterInactiveError("merging the adapter changes nothing: all its updates are 0")
+    if not total.share >= MIN_KEPT:
+        raise MergeLossError(
+            f"merged into {dtype}, the weights keep {total.share:.2f} of the adapter's effect, and "
+            f"at least {MIN_KEPT} is needed: set model.dtype=float32, or train further"
+        )
+    model.unload().save_pretrained(target, safe_serialization=True)
+    processor.save_pretrained(target)
+    return total.share
+
+
+def _merge_exactly(model: Any) -> Effect:
+    """Add every update as it is; the effect is taken on uncorrelated inputs."""
+    import torch
+
+    total = Effect(0.0, 0.0)
+    for layer in _lora_layers(model).values():
+        weight = layer.base_layer.weight
+        update = layer.get_delta_weight("default").float()
+        merged = weight.float() + update
+        total += effect(weight, merged, update, torch.eye(update.shape[1], device=update.device))
+        weight.data = merged.to(weight.dtype)
+    return total
+
+
+def _merge_rounded(model: Any, processor: Any) -> Effect:
+    """Round every sum for the inputs that its layer meets."""
+    total = Effect(0.0, 0.0)
+    for group in filter(None, _groups(_lora_layers(model))):
+        inner = {name: layer.base_layer for name, layer in group.items()}
+        with model.disable_adapter():
+            moments = input_moments(model, processor, inner)
+        for name, layer in group.items():
+            total += _round_layer(layer, moments[name])
+    return total
+
+
+def _round_layer(layer: Any, moments: Moments) -> Effect:
+    weight = layer.base_layer.weight
+    update = layer.get_delta_weight("default").float()
+    merged = add_update(weight.data, update, moments.fitted)
+    found = effect(weight.data, merged, update, moments.held_out)
+    weight.data = merged
+    return found
+
+
+def _lora_layers(model: Any) -> dict[str, Any]:
+    from peft.tuners.lora import Linear
+
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, Linear)}
+
+
+def _groups(layers: dict[str, Any]) -> list[dict[str, Any]]:
+    """Layers whose moments fit into memory together, in the model's order."""
+    groups: list[dict[str, Any]] = [{}]
+    size = 0
+    for name, layer in layers.items():
+        needed = 8 * int(layer.base_layer.weight.shape[1]) ** 2
+        if groups[-1] and size + needed > _MOMENT_BYTES:
+            groups.append({})
+            size = 0
+        groups[-1][name] = layer
+        size += needed
+    return groups

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from raypipe.config import Config, OptimizerConfig
 from raypipe.errors import InputError, NonFiniteLossError
+from raypipe.models.base_model import load_base_model
 from raypipe.models.families import family_of
 from raypipe.models.policies import model_path, policy
 from raypipe.schemas import REFERENCE
@@ -155,19 +156,12 @@ def _keep_events(job: Job, trainer: Any, directory: Path) -> None:
 
 def _load(job: Job) -> tuple[Any, Any]:
     """The processor, and the base model with the adapter that training starts from."""
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     config = job.config
     base, revision = model_path(config.model), config.model.revision
     processor = AutoProcessor.from_pretrained(base, revision=revision)
-    model = AutoModelForImageTextToText.from_pretrained(
-        base,
-        revision=revision,
-        dtype=getattr(torch, config.model.dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    model = load_base_model(base, revision, config.model.dtype)
     family_of(model).bound_pixels(processor, config.catalog.image_size)
     start = policy(job.run, config.model, job.task.start).adapter_directory()
     return processor, with_adapter(model, config.lora, start)

@@ -88,7 +88,7 @@ from raypipe.sampling.stage import start_engine
 if __name__ == "__main__":
     config = configuration.load(None, ["sampling.adapter=lora"])
     engine = start_engine(config, policy(Run(sys.argv[1]), config.model, "round-1"))
-    print("probe effect", engine.probe_figures["probe_effect"])
+    print("probe slope", engine.probe_figures["probe_slope"])
 """
 
 
@@ -105,8 +105,8 @@ def test_the_adapter_loads_as_a_vllm_lora_and_is_proved_active(
         timeout=400,
     )
     assert served.returncode == 0, served.stderr
-    effect = float(served.stdout.rsplit("probe effect", 1)[1].split()[0])
-    assert effect > 0
+    slope = float(served.stdout.rsplit("probe slope", 1)[1].split()[0])
+    assert slope == pytest.approx(1, abs=0.01)
 
 
 def test_trl_trains_on_the_exported_pairs_unchanged(

@@ -11,7 +11,13 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from raypipe.cli.jobs import main
-from raypipe.errors import AdapterInactiveError, ArtifactError, ConfigDriftError, ConfigError
+from raypipe.errors import (
+    AdapterInactiveError,
+    ArtifactError,
+    ConfigDriftError,
+    ConfigError,
+    MergeLossError,
+)
 from raypipe.exports.merged_checkpoint import merge
 from raypipe.models.policies import model_path
 from raypipe.store.artifacts import Run
@@ -25,7 +31,8 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def merged(adapted: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return merge(nano_config(), adapted, "best", tmp_path_factory.mktemp("served") / "shoes")
+    target = tmp_path_factory.mktemp("served") / "shoes"
+    return merge(nano_config(), adapted, "best", target).path
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -57,6 +64,37 @@ def test_its_card_says_how_to_serve_it(merged: Path) -> None:
     card = ModelCard.load(merged / "README.md")
     assert card.data.library_name == "transformers"
     assert "vllm serve THIS_DIRECTORY" in card.text
+    assert "Made in float32: of the adapter's effect" in card.text
+    assert "100.0% is kept" in card.text
+
+
+@pytest.mark.parametrize("std", [1e-4, 7e-4])
+def test_in_bfloat16_it_keeps_a_small_adapters_effect(tmp_path: Path, std: float) -> None:
+    small = adapted_run(tmp_path / "small", std=std)
+    base = AutoModelForImageTextToText.from_pretrained(model_path(NANO), dtype=torch.float32)
+    plain = logits(base)
+    adapter = small.artifact("round-1/adapter").local_directory()
+    wanted = logits(PeftModel.from_pretrained(base, str(adapter))) - plain
+    merged = merge(nano_config(), small, "best", tmp_path / "served", dtype="bfloat16")
+    served = AutoModelForImageTextToText.from_pretrained(merged.path)
+    assert served.dtype == torch.bfloat16
+    found = logits(served.float()) - plain
+    assert float((found * wanted).sum() / (wanted * wanted).sum()) > 0.85
+    assert merged.kept > 0.9
+    assert (
+        "Made in bfloat16: of the adapter's effect on the outputs"
+        in (merged.path / "README.md").read_text()
+    )
+
+
+def test_a_merge_that_loses_too_much_is_refused_and_leaves_nothing(
+    adapted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypipe.sampling.weights.MIN_KEPT", 1.5)
+    target = tmp_path / "served" / "shoes"
+    with pytest.raises(MergeLossError, match=r"merged into bfloat16, the weights keep 1\.00 of"):
+        merge(nano_config(), adapted, "best", target, dtype="bfloat16")
+    assert os.listdir(target.parent) == []
 
 
 def test_nothing_but_a_checkpoint_is_in_it(merged: Path) -> None:
@@ -126,7 +164,7 @@ def test_a_base_that_lies_elsewhere_by_now_is_the_same_by_its_files(
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(model_path(NANO), moved)
-    served = merge(nano_config(path=str(moved)), adapted, "best", tmp_path / "served")
+    served = merge(nano_config(path=str(moved)), adapted, "best", tmp_path / "served").path
     assert (served / "model.safetensors").is_file()
     (moved / "generation_config.json").write_text("{}")
     with pytest.raises(ConfigDriftError, match=r"model\.files"):
@@ -157,6 +195,7 @@ def test_the_job_takes_policy_and_target(
     assert not target.exists()
     where.append("catalog.image_size=224")
     assert main("merge", None, ["--policy", "round-1", "--target", str(target), *where]) == 0
+    assert "(float32, 100.0% of the adapter's effect kept)" in capsys.readouterr().out
     assert (target / "model.safetensors").is_file()
     assert main("merge", None, ["--target", str(target), *where]) == 2
     assert "is not empty" in capsys.readouterr().err

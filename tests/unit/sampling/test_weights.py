@@ -1,17 +1,20 @@
 """Merged weights belong to one policy: another adapter at the same place never finds them."""
 
+import copy
 import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from raypipe.config import ModelConfig
+from raypipe.errors import AdapterInactiveError
 from raypipe.models.policies import Policy, model_path
-from raypipe.sampling.weights import MergedCheckpoint, merged_checkpoint
+from raypipe.sampling.weights import MergedCheckpoint, adapter_reference, merged_checkpoint
 
 MODEL = ModelConfig(path="embedded:nano", dtype="float32")
 
@@ -21,14 +24,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-def write_adapter(directory: Path, seed: int) -> Path:
+def write_adapter(directory: Path, seed: int, std: float = 0.05) -> Path:
     base = AutoModelForImageTextToText.from_pretrained(model_path(MODEL))
     lora = LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|v_proj)")
     model = get_peft_model(base, lora)
     torch.manual_seed(seed)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
+            torch.nn.init.normal_(weight, std=std)
     model.save_pretrained(directory)
     return directory
 
@@ -36,6 +39,13 @@ def write_adapter(directory: Path, seed: int) -> Path:
 def merged(adapter: Path) -> MergedCheckpoint:
     policy = Policy("round-1", MODEL, adapter)
     return merged_checkpoint(model_path(MODEL), None, MODEL.dtype, adapter, policy.policy_id)
+
+
+def logprobs(model: torch.nn.Module, text: tuple[int, ...]) -> torch.Tensor:
+    token_ids = torch.tensor([text])
+    with torch.no_grad():
+        said = model.eval()(input_ids=token_ids).logits[0, :-1].log_softmax(-1)
+    return said.gather(-1, token_ids[0, 1:, None])[:, 0]
 
 
 def weights_of(checkpoint: MergedCheckpoint) -> str:
@@ -52,8 +62,9 @@ def test_another_adapter_written_over_the_first_is_served_by_weights_of_its_own(
     assert again == first
     assert second.path != first.path
     assert weights_of(second) != weights_of(first)
-    assert second.base_logprobs == first.base_logprobs
-    assert second.policy_logprobs != first.policy_logprobs
+    assert second.reference.base == first.reference.base
+    assert second.reference.policy != first.reference.policy
+    assert first.kept == pytest.approx(1)
 
 
 def test_every_use_makes_a_checkpoint_young_again(tmp_path: Path) -> None:
@@ -62,6 +73,48 @@ def test_every_use_makes_a_checkpoint_young_again(tmp_path: Path) -> None:
     os.utime(probe, (1e9, 1e9))
     merged(place)
     assert probe.stat().st_mtime > 1e9
+
+
+def test_weights_of_a_version_that_did_not_measure_its_loss_are_made_again(tmp_path: Path) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1)
+    first = merged(place)
+    probe = Path(first.path) / "raypipe_probe.json"
+    probe.write_text(json.dumps({"sha256": json.loads(probe.read_text())["sha256"]}))
+    assert merged(place) == first
+    assert json.loads(probe.read_text())["kept"] == first.kept
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_probe_expects_what_adapter_and_base_say_in_float32(tmp_path: Path, dtype: str) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1)
+    policy_id = Policy("round-1", MODEL, place).policy_id
+    reference = merged_checkpoint(model_path(MODEL), None, dtype, place, policy_id).reference
+    base = AutoModelForImageTextToText.from_pretrained(
+        model_path(MODEL), dtype=getattr(torch, dtype)
+    ).float()
+    (before, after) = (
+        logprobs(model, reference.token_ids[0])[reference.shared - 1 :]
+        for model in (base, PeftModel.from_pretrained(copy.deepcopy(base), str(place)))
+    )
+    torch.testing.assert_close(before, torch.tensor(reference.base[0]), rtol=0, atol=2e-3)
+    torch.testing.assert_close(after, torch.tensor(reference.policy[0]), rtol=0, atol=2e-3)
+    assert reference.noise == 1e-4 if dtype == "float32" else reference.noise > 1e-3
+
+
+def test_an_adapter_beside_the_weights_has_the_same_reference_kept_for_the_next_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1)
+    first = adapter_reference(model_path(MODEL), None, MODEL.dtype, place, "0" * 16)
+    assert first == merged(place).reference
+    monkeypatch.setattr("raypipe.sampling.weights.load_base_model", lambda *_: pytest.fail("again"))
+    assert adapter_reference(model_path(MODEL), None, MODEL.dtype, place, "0" * 16) == first
+
+
+def test_no_policy_of_no_change_has_a_reference(tmp_path: Path) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1, std=0.0)
+    with pytest.raises(AdapterInactiveError, match="all its updates are 0"):
+        adapter_reference(model_path(MODEL), None, MODEL.dtype, place, "0" * 16)
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "deleted", "no probe", "cut probe", "foreign"])
