@@ -153,7 +153,6 @@ def parameters(config: Config, request: Request) -> dict[str, Any]:
         "top_k": -1,
         "max_tokens": config.sampling.max_tokens,
         "seed": None if greedy else request.seed,
-        "logprobs": 0,
         "output_kind": RequestOutputKind.FINAL_ONLY,
         "ignore_eos": True,
         "min_tokens": config.sampling.max_tokens,
@@ -233,9 +232,13 @@ def async_llm(work: Workload) -> ArmMeasurement:
 async def _async_llm(work: Workload) -> ArmMeasurement:
     counted = prepared(work.config)
     from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(work.config)))
+    # With the batch sizes that vLLM's LLM has by default.
+    engine = AsyncLLM.from_engine_args(
+        AsyncEngineArgs(**engine_arguments(work.config)), usage_context=UsageContext.LLM_CLASS
+    )
 
     async def last(prompt: Any, chosen: Any, name: str) -> Any:
         return [output async for output in engine.generate(prompt, chosen, name)][-1]

@@ -159,8 +159,8 @@ TRUTH = Table(
 _CHAIN = (
     _required("text", _STRING),
     _required("token_ids", _list_of(pa.int32())),
-    # Sum over the completion of the engine's log-probabilities (nats). An endpoint's chains have
-    # no token ids and NaN here: servers need not tell them.
+    # Sum over the completion of the engine's log-probabilities (nats); NaN where nothing uses it.
+    # An endpoint's chains have no token ids and NaN here: servers need not tell them.
     _required("logprob", pa.float64()),
     _required("finish_reason", _STRING),
 )

@@ -60,9 +60,10 @@ def export_chains(config: Config, run: Run, scope: str, directory: str | Path) -
 
     ``datasets.load_dataset("parquet", data_files=…)`` decodes its images. ``answer`` is the
     allowed value that a chain resolves to, or null with the ``reason``; ``logprob`` is the sum over
-    its tokens in nats. ``greedy`` is null but for eval and anchor; ``consensus``, ``confidence``,
-    ``gate`` and ``votes`` are null where nothing was voted on. Votes are held in memory; images and
-    chains are streamed, a file of listings at a time. A listing's images are in each of its rows.
+    its tokens in nats, NaN for a round's chains, whose vote does not use it. ``greedy`` is null but
+    for eval and anchor; ``consensus``, ``confidence``, ``gate`` and ``votes`` are null where
+    nothing was voted on. Votes are held in memory; images and chains are streamed, a file of
+    listings at a time. A listing's images are in each of its rows.
 
     Args:
         directory: local directory, made when it is not there.

@@ -396,6 +396,7 @@ def draw_of(config: Config) -> SamplingRequest:
         sampled=everything if vote else frozenset(),
         seed_parts=(config.run.seed, "label"),
         constrained=config.labeling.constrained,
+        logprobs=True,
     )
 
 

@@ -48,7 +48,8 @@ class SamplingRequest:
     """Which chains a query gets, by the split of its listing.
 
     ``seed_parts`` is what the seeds depend on beside listing and attribute; ``constrained`` lets
-    the engine write nothing but the answer format with an allowed value.
+    the engine write nothing but the answer format with an allowed value; ``logprobs`` asks for the
+    chains' log-probabilities, which cost the engine's front-end time for every token.
     """
 
     num_chains: int
@@ -56,6 +57,7 @@ class SamplingRequest:
     sampled: frozenset[str]
     seed_parts: tuple[str | int, ...]
     constrained: bool = False
+    logprobs: bool = False
 
 
 class SamplingActor:
@@ -148,10 +150,10 @@ class SamplingActor:
             prompt = _prompt(listing, query)
             options = tuple(query["options"]) if request.constrained else ()
             if listing["split"] in request.greedy:
-                yield Request(prompt, 0, 0, options)
+                yield Request(prompt, 0, 0, options, request.logprobs)
             if request.num_chains and listing["split"] in request.sampled:
                 seed = seeds.derive(*request.seed_parts, listing["listing_id"], query["attribute"])
-                yield Request(prompt, request.num_chains, seed, options)
+                yield Request(prompt, request.num_chains, seed, options, request.logprobs)
 
     def _answers(
         self, listing: dict[str, Any], made: Iterator[list[Chain] | Failure]

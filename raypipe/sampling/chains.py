@@ -16,7 +16,7 @@ from raypipe.schemas import CHAINS
 
 @dataclass(frozen=True)
 class Chain:
-    """One completion: ``logprob`` is the sum over its tokens in nats."""
+    """One completion: ``logprob`` is the sum over its tokens in nats, NaN where none was asked."""
 
     text: str
     token_ids: tuple[int, ...]

@@ -63,9 +63,12 @@ class SeparateEngine:
 
 async def _async_llm(arguments: Mapping[str, Any]) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_log_requests=False))
+    asked = AsyncEngineArgs(**arguments, enable_log_requests=False)
+    # How many sequences and tokens a step takes by default depends on it: as many as for LLM.
+    return AsyncLLM.from_engine_args(asked, usage_context=UsageContext.LLM_CLASS)
 
 
 class _Asked(NamedTuple):
@@ -97,11 +100,14 @@ class InProcessEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else the engine is another process
         import torch
         from vllm import EngineArgs, LLMEngine
+        from vllm.usage.usage_lib import UsageContext
 
         try:
             # In this thread: OpenMP's belong to it. Ray's worker may have loaded OpenMP with one.
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-            engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            engine = LLMEngine.from_engine_args(
+                EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
+            )
         except Exception as error:  # noqa: BLE001 - raised where the engine is waited for
             started.set_exception(error)
             return

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -52,13 +53,15 @@ class Prompt:
 class Request:
     """``num_chains`` chains of one prompt; chain ``i`` draws from ``seed + i``. Greedy if 0.
 
-    With ``options`` decoding is constrained to the answer format with one of them.
+    With ``options`` decoding is constrained to the answer format with one of them. Without
+    ``logprobs`` the chains have NaN for theirs, and the engine's front-end less to do.
     """
 
     prompt: Prompt
     num_chains: int
     seed: int
     options: tuple[str, ...] = ()
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,8 @@ class Engine:
             frequency_penalty=0.0,
             max_tokens=self._sampling.max_tokens,
             seed=None if greedy else request.seed,
-            logprobs=0,
+            logprobs=0 if request.logprobs else None,
+            flat_logprobs=True,  # a list of numbers in place of an object for each token
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=grammar,
         )
@@ -190,31 +194,45 @@ class Engine:
             "multi_modal_uuids": {"image": list(prompt.image_hashes)},
         }
 
-    def _prove(self, reference: Reference) -> dict[str, float]:
-        served = self._score(reference, self._lora)
-        base = reference.base if self._lora is None else self._score(reference, None)
-        figures = probe.check(probe.difference(served, base), reference)
-        if not figures["probe_shown"]:
-            logger.warning("%s", probe.not_shown(figures))
-        return figures
+    def score(self, texts: Sequence[Sequence[int]], *, adapted: bool = True) -> list[list[float]]:
+        """Log-probabilities (nats) of each text's tokens but its first.
 
-    def _score(self, reference: Reference, lora: Any) -> list[list[float]]:
-        """Log-probabilities (nats) of each text's tokens that not all texts begin with."""
+        Args:
+            texts: token ids.
+            adapted: False asks the base model, where the adapter is served beside the weights.
+        """
         from vllm import SamplingParams
 
         parameters = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
         )
+        lora = self._lora if adapted else None
         answers = [
             self._client.submit({"prompt_token_ids": list(text)}, parameters, lora)
-            for text in reference.token_ids
+            for text in texts
         ]
-        return [_scored(answer.result(), reference.shared) for answer in answers]
+        return [_scored(answer.result()) for answer in answers]
+
+    def _prove(self, reference: Reference) -> dict[str, float]:
+        served = self.score(reference.token_ids)
+        if self._lora is None:
+            changed = probe.difference(_from(served, reference.shared), reference.base)
+        else:
+            base = self.score(reference.token_ids, adapted=False)
+            changed = _from(probe.difference(served, base), reference.shared)
+        figures = probe.check(changed, reference)
+        if not figures["probe_shown"]:
+            logger.warning("%s", probe.not_shown(figures))
+        return figures
 
 
-def _scored(output: Any, start: int) -> list[float]:
-    scored = zip(output.prompt_token_ids[start:], output.prompt_logprobs[start:], strict=True)
+def _scored(output: Any) -> list[float]:
+    scored = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
     return [float(entry[token_id].logprob) for token_id, entry in scored]
+
+
+def _from(rows: list[list[float]], shared: int) -> list[list[float]]:
+    return [row[shared - 1 :] for row in rows]
 
 
 class _DecodedImages:
@@ -244,11 +262,15 @@ def _chains(answer: "Future[Any]") -> list[Chain] | Failure:
         Chain(
             text=completion.text,
             token_ids=tuple(completion.token_ids),
-            logprob=float(completion.cumulative_logprob),
+            logprob=_number(completion.cumulative_logprob),
             finish_reason=str(completion.finish_reason),
         )
         for completion in sorted(output.outputs, key=lambda item: item.index)
     ]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def prompt_text(tokenizer: Any, prompt: Prompt, answer_format: AnswerFormat) -> str:

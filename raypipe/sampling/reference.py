@@ -50,9 +50,9 @@ def make_reference(model: Any, processor: Any) -> Reference:
 
 def _compared(model: Any, rows: list[list[int]]) -> Reference:
     with _float32(model):
-        policy = _logprobs(model, rows)
+        policy = logprobs(model, rows)
         with model.disable_adapter():
-            base = _logprobs(model, rows)
+            base = logprobs(model, rows)
     # What all texts begin with would count once for each of them.
     shared = max(1, _common(rows))
     return Reference(
@@ -72,7 +72,7 @@ def _common(rows: list[list[int]]) -> int:
 
 def _noise(model: Any, rows: list[list[int]], exact: Sequence[Sequence[float]]) -> float:
     """Root mean square of what the model's own arithmetic differs by, in nats a token."""
-    plain = [row[-len(wanted) :] for row, wanted in zip(_logprobs(model, rows), exact, strict=True)]
+    plain = [row[-len(wanted) :] for row, wanted in zip(logprobs(model, rows), exact, strict=True)]
     squares = [
         (a - b) ** 2
         for row, wanted in zip(plain, exact, strict=True)
@@ -124,7 +124,7 @@ def _convert(weights: "list[tuple[Tensor, Any]]", *_: object) -> None:
         weight.data = weight.data.to(dtype)
 
 
-def _logprobs(model: Any, rows: list[list[int]]) -> list[list[float]]:
+def logprobs(model: Any, rows: list[list[int]]) -> list[list[float]]:
     """Log-probability of each token of each row but its first, in nats."""
     import torch
 
