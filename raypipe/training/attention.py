@@ -14,9 +14,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "raypipe_tree"
+LENGTH_MULTIPLE = 16
+"""On a GPU: masks whose rows are aligned, and fewer shapes."""
+_BACKENDS = (
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.MATH,
+)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """``scaled_dot_product_attention``, on a GPU with cuDNN near the end.
+
+    On Hopper torch tries cuDNN first, which makes a plan for every new shape, and packs change
+    shape all the time.
+    """
+    if not query.is_cuda:
+        return scaled_dot_product_attention(query, key, value, **options)
+    with sdpa_kernel(list(_BACKENDS), set_priority=True):
+        return scaled_dot_product_attention(query, key, value, **options)
 
 
 @dataclass(frozen=True)
@@ -34,16 +55,23 @@ class Layout:
     Args:
         lengths: per level, the number of tokens of each block in the order of the row.
         parents: per level but the first, the block of the level above that each block hangs on.
+        multiple: blocks are padded to one of it.
     """
 
-    def __init__(self, lengths: Sequence[Sequence[int]], parents: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[Sequence[int]],
+        parents: Sequence[Sequence[int]],
+        multiple: int = 1,
+    ) -> None:
         self._biases: tuple[Tensor, ...] = ()
         levels: list[TreeLevel] = []
         order, first, padded = [], 0, 0
         for depth, sizes in enumerate(lengths):
             starts = torch.tensor(list(accumulate(sizes, initial=first))[:-1])
             held = torch.tensor(sizes)
-            columns = torch.arange(longest := max(1, *sizes))
+            longest = -(-max(1, *sizes) // multiple) * multiple
+            columns = torch.arange(longest)
             real = columns < held[:, None]
             rows = torch.where(real, starts[:, None] + columns, 0)
             order.append(padded + real.flatten().nonzero().flatten())
@@ -127,7 +155,7 @@ def tree_attention(
             [*(values[d].index_select(0, b) for d, b in above), own_value], dim=2
         )
         if depth == 0:
-            out = scaled_dot_product_attention(
+            out = attend(
                 own_query, seen_keys, seen_values, is_causal=True, scale=scaling, enable_gqa=True
             )
         else:
@@ -157,7 +185,7 @@ def _grouped(
     """Grouped-query attention with a mask, and no key repeated: heads of a group lie end to end."""
     size, heads, length, width = query.shape
     folded = query.reshape(size, key.shape[1], -1, width)
-    out = scaled_dot_product_attention(folded, key, value, attn_mask=bias, scale=scaling)
+    out = attend(folded, key, value, attn_mask=bias, scale=scaling)
     return out.reshape(size, heads, length, width)
 
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from raypipe.errors import ConfigError
 from raypipe.models.families import FAMILIES, QwenVLFamily
-from raypipe.training import attention
+from raypipe.training import attention, vision
 from raypipe.training.attention import Layout
 from raypipe.training.trees import Tree
 
@@ -89,7 +89,11 @@ class Collator:
         return Batch(
             token_ids=torch.from_numpy(row.astype(np.int64)),
             positions=torch.cat(positions, dim=1)[:, None],
-            layout=Layout(lengths, ([tree for tree, _ in stems], [stem for stem, _, _ in chains])),
+            layout=Layout(
+                lengths,
+                ([tree for tree, _ in stems], [stem for stem, _, _ in chains]),
+                attention.LENGTH_MULTIPLE if torch.cuda.is_available() else 1,
+            ),
             source=source,
             target=target,
             chain=chain,
@@ -184,7 +188,7 @@ def check_family(config: Any) -> QwenVLFamily:
 
 
 def prepare_model(model: Any, *, checkpointing: bool) -> None:
-    """Make a model attend along trees; its vision tower stays as it is.
+    """Make a model attend along trees, and its vision tower to all windows at once.
 
     Args:
         checkpointing: recompute activations in the backward pass.
@@ -196,6 +200,8 @@ def prepare_model(model: Any, *, checkpointing: bool) -> None:
     attention.register()
     language = family.language_model_of(model)
     language.set_attn_implementation(attention.NAME)
+    vision.register()
+    model.model.visual.config._attn_implementation = vision.NAME
     if checkpointing:
         language.gradient_checkpointing_enable({"use_reentrant": False})
 
