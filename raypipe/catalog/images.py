@@ -33,6 +33,8 @@ _PACKED_CHUNKS = (b"iCCP", b"zTXt", b"iTXt")
 _PNG = b"\x89PNG"
 _JPEG = b"\xff\xd8\xff"
 _DETAIL = 300
+_DRAFT = 2
+"""An image is decoded at no fewer pixels a side than this many times the result's."""
 # How what is often sent instead of an image begins, in lower case.
 _OTHER_KINDS = (
     (b"<svg", "image/svg+xml"),
@@ -88,6 +90,9 @@ def squash(content: bytes, size: int, max_pixels: int) -> Picture | Refusal:
             if width * height > max_pixels:
                 return Refusal(TOO_MANY_PIXELS, f"{width} x {height} pixels")
             stream.left = MAX_READS
+            # A JPEG file decodes at a half, quarter or eighth for less; what is left is still large
+            # enough for the resizing to choose its pixels.
+            image.draft(None, (_DRAFT * size, _DRAFT * size))
             flat = _flatten(_upright(image))
         return _encode(flat.resize((size, size), Image.Resampling.BICUBIC))
     except UnidentifiedImageError:

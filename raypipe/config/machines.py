@@ -124,10 +124,11 @@ class ClusterConfig(Section):
     """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
     A node that Ray knows to be taken back (a drain, as raypipe.runtime.spot asks for on AWS)
     does not count: its training saves a checkpoint at once."""
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
-    """DeepSpeed ZeRO stage. Only with 0 does a training go on from its checkpoint with another
-    number of workers; but then DeepSpeed tells no gradient norm."""
-    gradient_checkpointing: bool = Field(True, json_schema_extra=RESOURCE)
-    """Recompute activations instead of keeping them: less memory, more time."""
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, json_schema_extra=RESOURCE)
+    """DeepSpeed ZeRO stage: an adapter's few million weights need none. Only with 0 does a training
+    go on from its checkpoint with another number of workers."""
+    gradient_checkpointing: bool | None = Field(None, json_schema_extra=RESOURCE)
+    """Recompute activations instead of keeping them: less memory, more time. None does so where a
+    pack's activations do not fit into the memory that is free; the stock step does it always."""
     capacity_wait_s: int = Field(21_600, ge=-1, json_schema_extra=RESOURCE)
     """How long a stage may wait without progress, for instance for spot capacity; -1 for ever."""

@@ -124,7 +124,7 @@ def check_finite(step: int, row: Mapping[str, float], queries: Sequence[str] = (
 
 
 def check_weights(step: int, model: Any) -> None:
-    """Refuse an adapter that is not finite: DeepSpeed tells no gradient norm without ZeRO.
+    """Refuse an adapter that is not finite.
 
     Raises:
         NonFiniteLossError: a trained weight is NaN or infinite.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from raypipe.config import Config, OptimizerConfig
+from raypipe.config import ClusterConfig, Config, OptimizerConfig
 from raypipe.errors import InputError, NonFiniteLossError
 from raypipe.models.base_model import load_base_model
 from raypipe.models.families import family_of
@@ -24,6 +24,7 @@ from raypipe.store.manifest import Fingerprint
 from raypipe.store.paths import TENSORBOARD, Paths
 from raypipe.training.examples import Examples, preference_pairs, preferred_targets, seed_targets
 from raypipe.training.lora import check_trainable, load_reference, use_adapter, with_adapter
+from raypipe.training.memory import activation_bytes, free_bytes, is_short
 
 TrainingMethod = Literal["sft", "dpo", "self_learning"]
 
@@ -118,6 +119,7 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
     from transformers import set_seed
 
     from raypipe.training.checkpoints import ReportCallback, hand_over
+    from raypipe.training.gradient_norms import GradientNorms
 
     set_seed(job.task.seed)
     processor, model = _load(job)
@@ -129,6 +131,7 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
     trainer = build(job, model, processor, examples, directory, counts)
     callback = ReportCallback(job.progress, job.config.cluster.zero_stage)
     trainer.add_callback(callback)
+    trainer.add_callback(GradientNorms(trainer))
     started = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -187,11 +190,13 @@ def _shared_prefix(
 
     config, task, cluster = job.config, job.task, job.config.cluster
     base = model.get_base_model()
-    shared_prefix.prepare_model(base, checkpointing=cluster.gradient_checkpointing)
+    device = get_device()
+    model.to(device)
+    shared_prefix.prepare_model(base, checkpointing=_checkpoints(cluster, base, device))
     trees, collator = _trees(job, base, processor, examples)
     if task.method == "dpo":
         started = time.monotonic()
-        trees = _with_reference(job, model.to(get_device()), processor, trees, collator)
+        trees = _with_reference(job, model, processor, trees, collator)
         counts["reference_s"] = round(time.monotonic() - started, 3)
     optimizer = task.optimizer(config)
     laid_out = plan_packs(
@@ -217,6 +222,15 @@ def _shared_prefix(
         objective="preference" if task.method == "dpo" else "target",
         loss=LossOptions.from_config(config.training),
     )
+
+
+def _checkpoints(cluster: ClusterConfig, base: Any, device: Any) -> bool:
+    """Whether activations are computed again: as configured, or where memory is short."""
+    if cluster.gradient_checkpointing is not None:
+        return cluster.gradient_checkpointing
+    config, item_bytes = base.config.get_text_config(), base.dtype.itemsize
+    needed = activation_bytes(config, item_bytes, cluster.tokens_per_pack)
+    return is_short(needed, free_bytes(device))
 
 
 def _with_reference(
@@ -307,7 +321,7 @@ def _stock_sizes(job: Job) -> dict[str, Any]:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": share // micro,
         "num_train_epochs": optimizer.epochs,
-        "gradient_checkpointing": cluster.gradient_checkpointing,
+        "gradient_checkpointing": cluster.gradient_checkpointing is not False,
         "dataloader_num_workers": 0,
     }
 

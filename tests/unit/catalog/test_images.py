@@ -43,6 +43,25 @@ def test_squash_is_bicubic_and_nearly_lossless():
     assert np.abs(pixels(squash(encoded(noise()), SIZE, LIMIT)) - expected).mean() < 4
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_large_photo_looks_like_its_full_decoding(orientation, progressive):
+    photo = noise(12, 9).resize((1200, 900), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = encoded(photo, "JPEG", quality=95, exif=exif, progressive=progressive)
+    upright = photo if orientation == 1 else photo.rotate(-90, expand=True)
+    expected = np.asarray(upright.resize((SIZE, SIZE), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(pixels(squash(large, SIZE, 2_000_000)) - expected).mean() < 3
+
+
+def test_a_photo_of_little_more_than_the_size_is_decoded_in_full():
+    photo = noise(2 * SIZE + 1, 3 * SIZE)
+    whole = encoded(photo, "JPEG", quality=100, subsampling=0)
+    decoded = np.asarray(Image.open(io.BytesIO(whole)).resize((SIZE, SIZE), 3)).astype(int)
+    assert np.abs(pixels(squash(whole, SIZE, LIMIT)) - decoded).mean() < 4
+
+
 def test_the_same_bytes_give_the_same_bytes():
     content = encoded(noise())
     assert squash(content, SIZE, LIMIT) == squash(content, SIZE, LIMIT)
