@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 DAMPING = 0.01
 """Added to the diagonal of the inputs' second moments, as a share of its mean."""
 CORRECTIONS = 3
-"""How often the update is scaled by what its last rounding lost."""
+"""How often at most the update is scaled by what its last rounding lost."""
+_CLOSE = 0.01
 _BLOCK = 128
 _LEAST = 0.25
 
@@ -63,6 +64,8 @@ def add_update(weight: "Tensor", update: "Tensor", moments: "Tensor") -> "Tensor
         share = effect(weight, rounded, update, moments).share
         if abs(share - 1) < best_error:
             best, best_error = rounded, abs(share - 1)
+        if best_error < _CLOSE:
+            break
         scale /= min(max(share, _LEAST), 1 / _LEAST)
     return best
 
