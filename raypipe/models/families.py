@@ -131,7 +131,12 @@ QWEN2_5_VL = QwenVLFamily(
         "Qwen/Qwen2.5-VL-3B-Instruct": _QWEN_RESEARCH,
     },
 )
-FAMILIES = {family.model_type: family for family in (QWEN2_VL, QWEN2_5_VL)}
+QWEN3_VL = QwenVLFamily(
+    "qwen3_vl",
+    patch_size=16,
+    licences={f"Qwen/Qwen3-VL-{size}-Instruct": _APACHE for size in ("2B", "4B", "8B")},
+)
+FAMILIES = {family.model_type: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL)}
 LICENCES = {path: text for family in FAMILIES.values() for path, text in family.licences.items()}
 
 
