@@ -187,17 +187,3 @@ def model_settings(path: str, revision: str | None) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"model.path={path} cannot be loaded: {reason}") from error
-
-
-def projection_widths(config: Any) -> dict[str, int]:
-    """Inputs plus outputs of each attention projection of a model's language model."""
-    text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    query = text.num_attention_heads * head
-    key_value = text.num_key_value_heads * head
-    return {
-        "q_proj": text.hidden_size + query,
-        "k_proj": text.hidden_size + key_value,
-        "v_proj": text.hidden_size + key_value,
-        "o_proj": query + text.hidden_size,
-    }
