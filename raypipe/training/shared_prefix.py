@@ -222,7 +222,9 @@ def visual_features(model: Any, batch: Batch, device: Any) -> VisualFeatures | N
             batch.pixel_values.to(device), batch.grids.to(device), return_dict=True
         )
     deepstack = features.get("deepstack_features") or ()
-    return VisualFeatures(torch.cat(features.pooler_output), [torch.cat(each) for each in deepstack])
+    return VisualFeatures(
+        torch.cat(features.pooler_output), [torch.cat(each) for each in deepstack]
+    )
 
 
 def chain_logprobs(model: Any, batch: Batch) -> Tensor:

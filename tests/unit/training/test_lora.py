@@ -146,9 +146,7 @@ def test_the_modules_of_a_model_say_what_to_expect(kind: str) -> None:
     """In Qwen3.5 every fourth layer attends, with queries twice as wide as its heads."""
     lora = LoraConfig(rank=2)
     model = with_adapter(on_meta(of_four_layers(kind)), lora, None)
-    adapted = {
-        name: module for name, module in model.named_modules() if hasattr(module, "lora_A")
-    }
+    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     assert len(adapted) == (2 if kind == "qwen3_5" else 8)
     assert not any("vision" in name for name in adapted)
     widths = [m.base_layer.in_features + m.base_layer.out_features for m in adapted.values()]

@@ -22,7 +22,6 @@ from tests.fakes import tiny_models as models
 from tests.fakes.tiny_models import Family
 from tests.fakes.training_steps import (
     EVERYTHING,
-    TOLERANCE,
     arguments,
     assert_same,
     collator_of,
