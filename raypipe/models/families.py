@@ -28,6 +28,9 @@ class ModelFamily:
     language_model: str = "language_model"
     """Module name of the language model within its parent."""
 
+    def check_side(self, side: int) -> None:
+        """Refuse images of ``side`` pixels with a ConfigError, where they are no whole tokens."""
+
     def bound_pixels(self, processor: Any, side: int) -> None:
         """Keep a processor from resizing images of ``side`` pixels, where that is known."""
 
@@ -85,6 +88,21 @@ class QwenVLFamily(ModelFamily):
     def pixel_multiple(self) -> int:
         """Sides of images are multiples of this."""
         return self.patch_size * self.merge_size
+
+    def check_side(self, side: int) -> None:
+        """Refuse images of ``side`` pixels that are no whole number of tokens.
+
+        Raises:
+            ConfigError: names the nearest sides.
+        """
+        multiple = self.pixel_multiple
+        if side % multiple:
+            below = side // multiple * multiple
+            sides = " or ".join(str(near) for near in (below, below + multiple) if near)
+            raise ConfigError(
+                f"catalog.image_size={side}: images of '{self.model_type}' have sides that are "
+                f"multiples of {multiple}; set {sides}"
+            )
 
     def pixel_size(self, side: int) -> dict[str, int]:
         """The image processor's ``size``: areas in pixels, whatever the keys say."""

@@ -45,7 +45,7 @@ def expected_parameters(model: Any, lora: LoraConfig) -> int:
     if unknown:
         raise ConfigError(f"lora.targets: {unknown} are not among {sorted(named)}")
     adapted = dict(_linear_modules(model, family.lora_pattern(lora.targets)))
-    return lora.rank * sum(m.in_features + m.out_features for m in adapted.values())
+    return lora.rank * sum(int(m.in_features + m.out_features) for m in adapted.values())
 
 
 def _linear_modules(model: Any, pattern: str) -> Iterator[tuple[str, Any]]:
@@ -55,6 +55,31 @@ def _linear_modules(model: Any, pattern: str) -> Iterator[tuple[str, Any]]:
         is_part = name in inner or ".lora_" in name
         if hasattr(module, "in_features") and not is_part and re.fullmatch(pattern, name):
             yield name, module
+
+
+def check_targets(settings: Any, lora: LoraConfig) -> None:
+    """Refuse a model that transformers cannot build, or that has no place for the adapter.
+
+    The model is built without weights, in a second or two whatever its size.
+
+    Args:
+        settings: the model's configuration.
+
+    Raises:
+        ConfigError: names the model's type, or the targets.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(settings)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"'{settings.model_type}' is no vision-language model that transformers can train: "
+            f"{str(error).strip().splitlines()[0][:200]}"
+        ) from error
+    expected_parameters(model, lora)
 
 
 def check_trainable(model: Any, lora: LoraConfig) -> int:

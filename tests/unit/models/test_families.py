@@ -6,6 +6,7 @@ from PIL import Image
 from raypipe.attributes.prompts import answer_turn, conversation, neutralise
 from raypipe.config import CatalogConfig
 from raypipe.config.models import AnswerFormat
+from raypipe.errors import ConfigError
 from raypipe.models.families import FAMILIES, family_named, family_of, family_of_checkpoint
 from raypipe.sampling.engine import Prompt, prompt_text
 from raypipe.training.examples import Examples
@@ -56,10 +57,16 @@ def test_no_control_token_comes_out_of_data(model_type: Family) -> None:
 
 
 @EACH
-def test_image_sizes_are_whole_numbers_of_tokens(model_type: Family) -> None:
-    for rule in CatalogConfig.model_fields["image_size"].metadata:
-        if hasattr(rule, "multiple_of"):
-            assert rule.multiple_of % FAMILIES[model_type].pixel_multiple == 0
+def test_images_of_no_whole_number_of_tokens_are_refused_with_the_nearest_sides(
+    model_type: Family,
+) -> None:
+    family = FAMILIES[model_type]
+    family.check_side(3 * family.pixel_multiple)
+    family.check_side(CatalogConfig.model_fields["image_size"].default)
+    with pytest.raises(
+        ConfigError, match=rf"{model_type}.*; set 224 or {224 + family.pixel_multiple}"
+    ):
+        family.check_side(228)
 
 
 def test_another_family_keeps_its_processors_size() -> None:
@@ -68,6 +75,7 @@ def test_another_family_keeps_its_processors_size() -> None:
     other.bound_pixels(own, 224)
     assert own.image_processor.size == before
     assert other.engine_arguments(224) == {}
+    other.check_side(225)
 
 
 def test_a_model_of_the_hub_is_known_without_asking_for_it() -> None:
