@@ -4,6 +4,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+GPU_PYTHON ?= python3
 UV_VERSION := 0.13.9
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(BIN)/python
 # Every download must match its recorded hash.
@@ -11,7 +12,7 @@ VERIFIED := --require-hashes -r
 GET_UV := $(BIN)/python -m pip install -qq --disable-pip-version-check $(VERIFIED) requirements/uv.txt
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters bench-gpu fix lock clean
+.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters bench-served gpu-check check-3b fix lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,7 +28,9 @@ help:
 	@echo "make bench-sampling  chains/s against vLLM alone, ray.data.llm and no sharing"
 	@echo "make bench-scale     a million listings through everything but the engine"
 	@echo "make bench-adapters  merged weights against a LoRA in the engine"
-	@echo "make bench-gpu      the DPO step of the 3B's shape on a GPU (ARGS=--smoke runs on a CPU)"
+	@echo "make bench-served    the share of an adapter's effect that is served in bfloat16 (after make round)"
+	@echo "make gpu-check  the 3B's shape on a GPU: step, TRL, sampling; two calls under five minutes each"
+	@echo "make check-3b   the 3B's shape on two cores and 24 GiB: one step, one listing of sampling"
 	@echo "make fix        format and apply ruff's fixes"
 	@echo "make lock       compile the pins in requirements/ again"
 	@echo "make clean      remove the virtual environment"
@@ -89,8 +92,16 @@ bench-scale: .venv/.dev
 bench-adapters: .venv/.cpu
 	@$(BIN)/python benchmarks/adapters.py $(ARGS)
 
-bench-gpu: .venv/.cpu
-	@$(BIN)/python benchmarks/gpu.py $(ARGS)
+bench-served: .venv/.cpu
+	@$(BIN)/python benchmarks/served_effect.py $(ARGS)
+
+# With the Python that requirements/gpu.txt is installed in.
+gpu-check:
+	@$(GPU_PYTHON) benchmarks/gpu.py 1 $(ARGS)
+	@$(GPU_PYTHON) benchmarks/gpu.py 2 $(ARGS)
+
+check-3b: .venv/.cpu
+	@$(BIN)/python benchmarks/check_3b.py $(ARGS)
 
 fix: .venv/.dev
 	@$(BIN)/ruff check --fix .

@@ -18,7 +18,6 @@ import dpo
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import scaled_dot_product_attention
 
 from raypipe.attributes.prompts import SYSTEM_PROMPTS
 from raypipe.embedded import nano
@@ -29,11 +28,12 @@ from raypipe.training.loss import LossOptions, preference_losses
 from raypipe.training.packing import PackingPlan, plan_packs
 from raypipe.training.shared_prefix import Batch
 from raypipe.training.trees import build_trees
+from raypipe.training.vision import NAME, register
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-PEAK_FLOPS = 989e12
-"""Of an H100 in bfloat16, dense."""
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12}
+"""Of cards in bfloat16, dense, by a part of their names."""
 MAX_TOKENS = 8192
 LOSS = LossOptions(beta=dpo.BETA)
 IMAGES, ATTRIBUTES = 5, 4
@@ -258,17 +258,22 @@ def epoch(bench: StepBenchmark, batches: Sequence[Batch]) -> Figures:
         "pairs_per_s": round(len(bench.examples.rows) / whole.seconds, 2),
         "tokens_per_s": round(tokens / whole.seconds),
         "tflops": round(rate / 1e12, 1),
-        "mfu": round(rate / PEAK_FLOPS, 3),
+        "mfu": None if peak_flops() is None else round(rate / peak_flops(), 3),
     }
 
 
-def vision(options: argparse.Namespace) -> Figures:
-    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
+def peak_flops() -> float | None:
+    """Of this card; None where it is not known."""
+    name = torch.cuda.get_device_name() if CUDA else ""
+    return next((peak for card, peak in PEAK_FLOPS.items() if card in name), None)
 
+
+def vision(options: argparse.Namespace) -> Figures:
     bench = StepBenchmark(options)
     batches = bench.batches()
 
-    def fastest() -> float:
+    def fastest(implementation: str) -> float:
+        bench.base.model.visual.config._attn_implementation = implementation
         seconds = []
         for _ in range(REPEATS):
             timer = Timer()
@@ -278,25 +283,10 @@ def vision(options: argparse.Namespace) -> Figures:
             seconds.append(timer.seconds)
         return round(min(seconds), 3)
 
-    def one_call(
-        self: Any, hidden_states: Any, cu_seqlens: Any, position_embeddings: Any, **_: Any
-    ) -> Any:
-        """All windows at once: every image has the same size, and so has every window."""
-        size, windows = hidden_states.shape[0], len(cu_seqlens) - 1
-        projected = self.qkv(hidden_states).reshape(size, 3, self.num_heads, -1)
-        query, key, value = projected.permute(1, 0, 2, 3).unbind(0)
-        query, key = modeling.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-        query, key, value = (
-            part.reshape(windows, size // windows, self.num_heads, -1).transpose(1, 2)
-            for part in (query, key, value)
-        )
-        attended = scaled_dot_product_attention(query, key, value, scale=self.scaling)
-        return self.proj(attended.transpose(1, 2).reshape(size, -1))
-
-    stock = fastest()
-    modeling.Qwen2_5_VLVisionAttention.forward = one_call
+    register()
     images = sum(len(batch.grids) for batch in batches if batch.grids is not None)
-    return {"images": images, "transformers_s": stock, "one_call_a_layer_s": fastest()}
+    found = {"transformers_s": fastest("sdpa"), "one_call_a_layer_s": fastest(NAME)}
+    return {"images": images} | found
 
 
 def kernels(options: argparse.Namespace) -> Figures:
@@ -416,7 +406,6 @@ def deepspeed_step(options: argparse.Namespace, stage: int) -> Figures:
 PHASES: dict[str, Callable[[argparse.Namespace], Figures]] = {
     "env": environment,
     "step": step,
-    "step-flash": step,
     "step-full": lambda options: step(options, checkpointing=False),
     "vision": vision,
     "kernels": kernels,
