@@ -270,12 +270,28 @@ def _with_reference(
 def _trees(job: Job, base: Any, processor: Any, examples: Examples) -> tuple[list[Any], Any]:
     """The examples as trees, and the collator of packs of them."""
     from raypipe.training.shared_prefix import Collator, check_family
-    from raypipe.training.trees import build_trees
 
     family = check_family(base.config)
     num_tokens = family.tokens_per_image(job.config.catalog.image_size)
     collator = Collator(processor, examples.images, family.rope_index(base))
-    return build_trees(examples, processor, num_tokens), collator
+    return _built(examples, processor, num_tokens), collator
+
+
+def _built(examples: Examples, processor: Any, num_tokens: int) -> list[Any]:
+    """Trees of all listings; each worker renders and tokenizes a share of them."""
+    import ray.train
+    import torch.distributed as dist
+
+    from raypipe.training.trees import build_trees
+
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    mine = set(sorted(examples.images)[rank::workers])
+    rows = [row for row in examples.rows if row["listing_id"] in mine]
+    shares: list[Any] = [None] * workers
+    share = build_trees(Examples(rows, examples.images), processor, num_tokens)
+    dist.all_gather_object(shares, share)
+    return sorted((tree for part in shares for tree in part), key=lambda tree: tree.listing_id)
 
 
 def _stock(
