@@ -21,7 +21,8 @@ class SamplingConfig(Section):
     max_tokens: int = Field(200, ge=1, json_schema_extra=changes("greedy", "sampling", "endpoint"))
     """Decoding limit of a chain in tokens (paper §3: 200)."""
     adapter: Literal["merged", "lora"] = "merged"
-    """Serve the adapter merged into the weights, or beside them through the engine's LoRA."""
+    """Serve the adapter merged into the weights, or beside them through the engine's LoRA, which in
+    bfloat16 serves a part of a small adapter's effect only, and is then refused."""
     num_actors: int = Field(1, ge=1, json_schema_extra=RESOURCE)
     """vLLM engines that work side by side, at most."""
     min_actors: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)

@@ -78,7 +78,7 @@ def test_the_adapter_loads_as_a_peft_model(finished_run: FinishedRun) -> None:
     assert all(bool(p.abs().sum() > 0) for p in updates)
 
 
-SERVE_AS_LORA = """
+SERVE = """
 import sys
 from raypipe import config as configuration
 from raypipe.store.artifacts import Run
@@ -86,19 +86,22 @@ from raypipe.models.policies import policy
 from raypipe.sampling.stage import start_engine
 
 if __name__ == "__main__":
-    config = configuration.load(None, ["sampling.adapter=lora"])
+    config = configuration.load(None, sys.argv[2:])
     engine = start_engine(config, policy(Run(sys.argv[1]), config.model, "round-1"))
     print("probe slope", engine.probe_figures["probe_slope"])
 """
 
 
-def test_the_adapter_loads_as_a_vllm_lora_and_is_proved_active(
-    finished_run: FinishedRun, tmp_path: Path
+@pytest.mark.parametrize(
+    ("override", "tolerance"), [("sampling.adapter=lora", 0.01), ("model.dtype=bfloat16", 0.2)]
+)
+def test_the_adapter_is_proved_active_as_a_vllm_lora_and_merged_in_bfloat16(
+    finished_run: FinishedRun, tmp_path: Path, override: str, tolerance: float
 ) -> None:
     script = tmp_path / "serve.py"
-    script.write_text(SERVE_AS_LORA)
+    script.write_text(SERVE)
     served = subprocess.run(
-        [sys.executable, str(script), finished_run.run.location],
+        [sys.executable, str(script), finished_run.run.location, override],
         capture_output=True,
         text=True,
         check=False,
@@ -106,7 +109,7 @@ def test_the_adapter_loads_as_a_vllm_lora_and_is_proved_active(
     )
     assert served.returncode == 0, served.stderr
     slope = float(served.stdout.rsplit("probe slope", 1)[1].split()[0])
-    assert slope == pytest.approx(1, abs=0.01)
+    assert slope == pytest.approx(1, abs=tolerance)
 
 
 def test_trl_trains_on_the_exported_pairs_unchanged(
