@@ -221,7 +221,7 @@ def another(kind: Any, value: Any) -> Any:
             return (*value, value[-1] if value else "other")
         case dict():
             return {**value, "other": "1"}
-    types = {choice: choice(1) for choice in (int, float, str) if choice in get_args(kind)}
+    types = {choice: choice(1) for choice in (bool, int, float, str) if choice in get_args(kind)}
     return next(iter(types.values()))
 
 
