@@ -71,6 +71,18 @@ async def _async_llm(arguments: Mapping[str, Any]) -> Any:
     return AsyncLLM.from_engine_args(asked, usage_context=UsageContext.LLM_CLASS)
 
 
+def _llm_engine(arguments: Mapping[str, Any]) -> Any:
+    """An engine that computes in the calling thread, to which OpenMP's threads then belong."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else the engine is another process
+    import torch
+    from vllm import EngineArgs, LLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
+    # Ray's worker may have loaded OpenMP with one.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+
+
 class _Asked(NamedTuple):
     prompt: Any
     parameters: Any
@@ -97,17 +109,8 @@ class InProcessEngine:
         return asked.answer
 
     def _run(self, arguments: Mapping[str, Any], started: "Future[Any]") -> None:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else the engine is another process
-        import torch
-        from vllm import EngineArgs, LLMEngine
-        from vllm.usage.usage_lib import UsageContext
-
         try:
-            # In this thread: OpenMP's belong to it. Ray's worker may have loaded OpenMP with one.
-            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-            engine = LLMEngine.from_engine_args(
-                EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
-            )
+            engine = _llm_engine(arguments)
         except Exception as error:  # noqa: BLE001 - raised where the engine is waited for
             started.set_exception(error)
             return

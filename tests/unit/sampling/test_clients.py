@@ -24,7 +24,8 @@ class ScriptedLLMEngine:
         self._under_way: dict[str, list[Any]] = {}
 
     @classmethod
-    def from_engine_args(cls, arguments: dict[str, Any]) -> "ScriptedLLMEngine":
+    def from_engine_args(cls, arguments: dict[str, Any], usage_context: str) -> "ScriptedLLMEngine":
+        assert usage_context == "the LLM class"
         if arguments["model"] == "nowhere":
             raise OSError("there is no such model")
         return cls()
@@ -60,7 +61,10 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Any:
     vllm = ModuleType("vllm")
     vllm.EngineArgs = dict  # type: ignore[attr-defined]
     vllm.LLMEngine = ScriptedLLMEngine  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    usage = ModuleType("vllm.usage.usage_lib")
+    usage.UsageContext = SimpleNamespace(LLM_CLASS="the LLM class")  # type: ignore[attr-defined]
+    for module in (vllm, ModuleType("vllm.usage"), usage):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return lambda model="nano": InProcessEngine({"model": model})
 
 
