@@ -22,11 +22,12 @@ class SamplingConfig(Section):
     """Decoding limit of a chain in tokens (paper §3: 200)."""
     adapter: Literal["merged", "lora"] = "merged"
     """Serve the adapter merged into the weights, or beside them through the engine's LoRA."""
-    num_actors: int = Field(1, ge=1, json_schema_extra=RESOURCE)
-    """vLLM engines that work side by side, at most."""
+    num_actors: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """vLLM engines that work side by side, at most. None follows the GPUs that the cluster has,
+    or that its autoscaler may bring; without GPUs it is one for each node."""
     min_actors: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
     """Engines to begin with; more are started, up to num_actors, as the cluster has room. None
-    waits for all of them."""
+    waits for all of num_actors, or begins with what there is where that is None too."""
     cpus_per_actor: float = Field(1, ge=0, json_schema_extra=RESOURCE)
     """Logical CPUs that Ray reserves for an engine's actor."""
     gpus_per_actor: float = Field(0, ge=0, json_schema_extra=RESOURCE)
@@ -105,11 +106,14 @@ class ClusterConfig(Section):
     num_cpus: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
     """Logical CPUs of a Ray started here; None takes the machine's, at least four. Ignored when
     a cluster is joined."""
-    num_train_workers: int = Field(2, ge=1, json_schema_extra=RESOURCE)
-    """Data-parallel training workers."""
+    num_train_workers: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """Data-parallel training workers. None takes one for each GPU that the cluster has when a
+    training begins, without use_gpu one for each cpus_per_train_worker of its CPUs; at least one,
+    and with training.step=stock a number that divides the batch."""
     min_train_workers: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
     """Train with as few workers as this while the cluster lacks room for more; None waits for
-    all. Needs training.step=shared_prefix and zero_stage=0."""
+    all. With num_train_workers=null the autoscaler's nodes count as room to grow into. Needs
+    training.step=shared_prefix and zero_stage=0."""
     cpus_per_train_worker: float = Field(1, ge=0, json_schema_extra=RESOURCE)
     """Logical CPUs that Ray reserves for a training worker."""
     use_gpu: bool = Field(False, json_schema_extra=RESOURCE)
@@ -122,12 +126,13 @@ class ClusterConfig(Section):
     """Optimizer steps between checkpoints of a training."""
     max_train_failures: int = Field(3, ge=-1, json_schema_extra=RESOURCE)
     """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
-    A node that Ray knows to be taken back (a drain, as raypipe.runtime.spot asks for on AWS)
-    does not count: its training saves a checkpoint at once."""
+    The loss of a node does not count; of one that Ray knows to be taken back (a drain, as
+    raypipe.runtime.spot asks for on AWS) the training saves a checkpoint first."""
     zero_stage: Literal[0, 1, 2, 3] = Field(1, json_schema_extra=RESOURCE)
     """DeepSpeed ZeRO stage. Only with 0 does a training go on from its checkpoint with another
     number of workers; but then DeepSpeed tells no gradient norm."""
     gradient_checkpointing: bool = Field(True, json_schema_extra=RESOURCE)
     """Recompute activations instead of keeping them: less memory, more time."""
     capacity_wait_s: int = Field(21_600, ge=-1, json_schema_extra=RESOURCE)
-    """How long a stage may wait without progress, for instance for spot capacity; -1 for ever."""
+    """How long a stage may wait without progress, for instance for spot capacity, and a training
+    for its workers; -1 for ever."""

@@ -4,19 +4,48 @@ from typing import Any
 
 
 class TrainingProgress:
-    """The newest optimizer step of a training, and why it must not be tried again."""
+    """The newest optimizer step of a training, where its workers are, and why it must not be tried
+    again."""
 
     def __init__(self) -> None:
         self._text: str | None = None
+        self._steps = 0
+        self._nodes: set[str] = set()
+        self._is_waiting = False
         self._refusal: str | None = None
         self._rejected: dict[str, str] = {}
         self._notes: list[str] = []
 
     def show(self, step: int, num_steps: int, loss: float) -> None:
         self._text = f"step {step} of {num_steps}, loss {loss:.3f}"
+        self._steps += 1
 
     def text(self) -> str | None:
         return self._text
+
+    def steps(self) -> int:
+        """Steps taken so far, those that were repeated included."""
+        return self._steps
+
+    def wait(self) -> None:
+        """There are no workers."""
+        self._is_waiting = True
+        self._nodes = set()
+
+    def go_on(self) -> None:
+        """There are workers again."""
+        self._is_waiting = False
+
+    def is_waiting(self) -> bool:
+        return self._is_waiting
+
+    def place(self, node_id: str) -> None:
+        """A worker has begun on this node."""
+        self._nodes.add(node_id)
+
+    def nodes(self) -> set[str]:
+        """The nodes of the present workers."""
+        return self._nodes
 
     def refuse(self, reason: str) -> None:
         self._refusal = reason
