@@ -93,7 +93,7 @@ def _check(
     least = asked[0] or asked[1] or 1
     place = "the cluster" if joins else "this machine"
     fits = room.fits(need)
-    told = f"{asked[1] if asked[1] is not None else f'null: {most}'} of {amounts(need)} each"
+    told = f"{most}{' (null)' if asked[1] is None else ''} of {amounts(need)} each"
     if fits >= least:
         more = f"; {place} has room for {fits} now" if fits < most else ""
         return ok(what, f"{told}{more}")

@@ -8,6 +8,7 @@ from raypipe.config import ClusterConfig, SamplingConfig
 from raypipe.runtime.local_session import joins_cluster
 
 _NAMES = ("GPU", "CPU")
+_ROUNDING = 1e-6
 Resources = Mapping[str, float]
 """Amounts by Ray's names, "CPU" and "GPU"."""
 
@@ -46,7 +47,7 @@ class Room:
         if not wanted:
             return len(self.nodes)
         return sum(
-            int(min(node.get(name, 0.0) / amount for name, amount in wanted.items()))
+            int(min(node.get(name, 0.0) / amount for name, amount in wanted.items()) + _ROUNDING)
             for node in self.nodes
         )
 

@@ -85,6 +85,15 @@ class WorkerDemand:
         """The same where the cluster has no room for the fewest workers, used or not."""
         return self.waiting(room) if room.fits(self.need) < self.least else None
 
+    def is_pending(self) -> bool:
+        """Whether Ray has found no place yet for workers that were asked for."""
+        groups = ray.util.placement_group_table().values()
+        return any(
+            group["state"] == "PENDING"
+            and all(bundle == self.need for bundle in group["bundles"].values())
+            for group in groups
+        )
+
     def refusal(self, room: Room) -> EngineStartError:
         """What a training ends with that has waited long enough."""
         return EngineStartError(
@@ -106,18 +115,19 @@ class _Patient(ScalingPolicy):  # type: ignore[misc]
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         if self._since is None:
             self._since = time.monotonic()
-            ray.get(self._progress.wait.remote())
         elif 0 <= self._demand.wait_s <= time.monotonic() - self._since:
             raise self._demand.refusal(Room.of_cluster())
         decision = super().make_decision_for_non_running_worker_group()
-        if isinstance(decision, NoopDecision):
+        is_lacking = isinstance(decision, NoopDecision)
+        ray.get(self._progress.turn.remote("lacking" if is_lacking else "asked"))
+        if is_lacking:
             time.sleep(_REST_S)
         return decision
 
     def make_decision_for_running_worker_group(self, **state: Any) -> ScalingDecision:
         if self._since is not None:
             self._since = None
-            ray.get(self._progress.go_on.remote())
+            ray.get(self._progress.turn.remote("there"))
         return super().make_decision_for_running_worker_group(**state)
 
 

@@ -1,6 +1,9 @@
 """Where the workers of a training say how far they are, for the driver to read."""
 
-from typing import Any
+from typing import Any, Literal
+
+WorkerState = Literal["lacking", "asked", "there"]
+"""Of a training's workers: no room for them, asked of Ray, or at work."""
 
 
 class TrainingProgress:
@@ -11,7 +14,7 @@ class TrainingProgress:
         self._text: str | None = None
         self._steps = 0
         self._nodes: set[str] = set()
-        self._is_waiting = False
+        self._workers: WorkerState = "there"
         self._refusal: str | None = None
         self._rejected: dict[str, str] = {}
         self._notes: list[str] = []
@@ -27,17 +30,14 @@ class TrainingProgress:
         """Steps taken so far, those that were repeated included."""
         return self._steps
 
-    def wait(self) -> None:
-        """There are no workers."""
-        self._is_waiting = True
-        self._nodes = set()
+    def turn(self, workers: WorkerState) -> None:
+        """What has become of the workers."""
+        self._workers = workers
+        if workers != "there":
+            self._nodes = set()
 
-    def go_on(self) -> None:
-        """There are workers again."""
-        self._is_waiting = False
-
-    def is_waiting(self) -> bool:
-        return self._is_waiting
+    def workers(self) -> WorkerState:
+        return self._workers
 
     def place(self, node_id: str) -> None:
         """A worker has begun on this node."""

@@ -260,7 +260,8 @@ def _state(demand: Any, progress: Any) -> str | None:
 
     from raypipe.runtime.capacity import Room
 
-    if ray.get(progress.is_waiting.remote()):
+    workers = ray.get(progress.workers.remote())
+    if workers == "lacking" or (workers == "asked" and demand.is_pending()):
         return cast("str", demand.waiting(Room.of_cluster()))
     return cast("str | None", ray.get(progress.text.remote()))
 
