@@ -67,7 +67,7 @@ class WorkerDemand:
         policy = _PatientElastic if scaling.elasticity_enabled else _PatientFixed
         return policy(scaling, self, progress)
 
-    def asked(self) -> str:
+    def request(self) -> str:
         """What is asked for, in words."""
         least = f"{self.least} to " if self.least < self.most else ""
         workers = f"{least}{self.most} training worker{'' if self.most == 1 else 's'}"
@@ -77,7 +77,7 @@ class WorkerDemand:
         """What is told while it waits."""
         limit = "without a limit" if self.wait_s < 0 else f"for at most {self.wait_s:,} s"
         return (
-            f"waiting for capacity, {limit} (cluster.capacity_wait_s): {self.asked()}; "
+            f"waiting for capacity, {limit} (cluster.capacity_wait_s): {self.request()}; "
             f"{room.text()}"
         )
 
@@ -97,7 +97,7 @@ class WorkerDemand:
     def refusal(self, room: Room) -> EngineStartError:
         """What a training ends with that has waited long enough."""
         return EngineStartError(
-            f"no workers within cluster.capacity_wait_s={self.wait_s:,}: {self.asked()}; "
+            f"no workers within cluster.capacity_wait_s={self.wait_s:,}: {self.request()}; "
             f"{room.text()}. cluster.num_train_workers=null takes what is there when the training "
             "begins, cluster.min_train_workers= begins with fewer; the same command goes on"
         )
