@@ -38,6 +38,9 @@ class SamplingConfig(Section):
     calls_in_flight: int = Field(3, ge=1, json_schema_extra=RESOURCE)
     """Calls that an engine works on at once, so that its queue never runs empty; the listings of
     all of them are what a killed run repeats."""
+    merged_cache_gib: float | None = Field(50, ge=0, json_schema_extra=RESOURCE)
+    """Merged weights that a node keeps when an engine is started, in GiB: beyond that the least
+    recently used are deleted, but for those in use. None keeps all of them."""
     max_engine_deaths: int = Field(8, ge=0, json_schema_extra=RESOURCE)
     """Engines that may die in one stage before it stops. A listing that kills two is refused."""
     engine_in_actor: bool = Field(False, json_schema_extra=RESOURCE)

@@ -18,6 +18,7 @@ from raypipe.config import Config, SamplingConfig
 from raypipe.models.policies import Policy, model_identity, model_path
 from raypipe.runtime import stream
 from raypipe.runtime.capacity import Room, engines
+from raypipe.sampling import merged_cache
 from raypipe.sampling.actor import ChainSource, RowBuilder, SamplingActor, SamplingRequest
 from raypipe.sampling.chains import chains_table
 from raypipe.sampling.crash_tracker import CrashTracker
@@ -236,7 +237,17 @@ def _maker(start: EngineStarter, config: Config, policy: Policy) -> Callable[[],
     """Starts an engine anywhere, with the variables that are set here."""
     variables = {"environment": config.sampling.variables(os.environ)}
     sampling = config.sampling.model_copy(update=variables)
-    return partial(start, config.model_copy(update={"sampling": sampling}), policy)
+    return partial(_start_engine, start, config.model_copy(update={"sampling": sampling}), policy)
+
+
+def _start_engine(start: EngineStarter, config: Config, policy: Policy) -> ChainSource:
+    """Start an engine in this process, on a node that keeps no more merged weights than it may."""
+    cache, limit = merged_cache.merged_directory(), config.sampling.merged_cache_gib
+    merged_cache.make_room(cache, None if limit is None else int(limit * merged_cache.GIB))
+    engine = start(config, policy)
+    for checkpoint in cache.glob(f"{policy.policy_id}*"):
+        merged_cache.hold(checkpoint)
+    return engine
 
 
 def _pool(sampling: SamplingConfig) -> Any:
