@@ -1,6 +1,7 @@
 """Seconds per preference pair: raypipe's shared-prefix DPO step against TRL's DPOTrainer.
 
     python benchmarks/dpo.py                          two CPU cores, a small model
+    python benchmarks/dpo.py --family qwen3-vl        the same of another family
     python benchmarks/dpo.py --model qwen2.5-vl-3b    random weights of the real shape, a GPU
 
 Both sides are Trainers that take real optimizer steps on the same pairs and the same weights; what
@@ -27,11 +28,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from dpo_models import (
+    FAMILIES,
+    IMAGE_SIDE,
+    TOKENS_PER_IMAGE,
+    build_config,
+    build_model,
+    build_processor,
+    flops_per_token,
+)
 from PIL import Image
 from transformers import (
+    AutoModelForImageTextToText,
     PrinterCallback,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -39,8 +48,6 @@ from transformers import (
 
 from raypipe.attributes.prompts import answer_turn, conversation
 from raypipe.config import LoraConfig
-from raypipe.embedded import nano
-from raypipe.models.families import QWEN2_5_VL as FAMILY
 from raypipe.training import shared_prefix
 from raypipe.training.examples import Examples
 from raypipe.training.lora import with_adapter
@@ -49,8 +56,6 @@ from raypipe.training.packing import plan_packs
 from raypipe.training.trainer import SharedPrefixTrainer
 from raypipe.training.trees import Tree, build_trees
 
-IMAGE_SIDE, MERGE = 224, FAMILY.merge_size
-TOKENS_PER_IMAGE = FAMILY.tokens_per_image(IMAGE_SIDE)
 LORA = LoraConfig()
 BETA = 0.2
 
@@ -105,51 +110,9 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def build_config(name: str, processor: Any) -> Qwen2_5_VLConfig:
-    """The small shape keeps the 3B's ratios: vision to language FLOPs, MLP to width, 8 heads a
-    group. A merged visual token costs 0.91 of a text token there, 0.93 in the 3B."""
-    config = nano.build_config(processor.tokenizer)
-    text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
-    text.pop("layer_types", None)
-    rope = text["rope_parameters"]
-    if name == "tiny":
-        text |= {"hidden_size": 256, "intermediate_size": 1376, "num_hidden_layers": 4}
-        text |= {"num_attention_heads": 8, "num_key_value_heads": 1}
-        text |= {"rope_parameters": rope | {"mrope_section": [4, 6, 6]}}
-        vision |= {"depth": 5, "hidden_size": 128, "intermediate_size": 344, "num_heads": 4}
-        vision |= {"out_hidden_size": 256, "window_size": 112, "fullatt_block_indexes": [4]}
-    else:
-        text |= {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
-        text |= {"num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936}
-        text |= {"max_position_embeddings": 128000}
-        text |= {"rope_parameters": rope | {"rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
-        vision |= {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
-        vision |= {"out_hidden_size": 2048, "window_size": 112}
-        vision |= {"fullatt_block_indexes": [7, 15, 23, 31]}
-    ids = {key: getattr(config, key) for key in ("image_token_id", "video_token_id")}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-
-
-def build_model(name: str, processor: Any) -> Any:
-    set_seed(0)
-    config = build_config(name, processor)
-    if name == "tiny":
-        return Qwen2_5_VLForConditionalGeneration(config)
-    config.dtype = torch.bfloat16
-    with torch.device("cuda"):
-        return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
-
-
-def flops_per_token(model: Any) -> tuple[float, float]:
-    """Forward FLOPs of a text token (blocks only) and of a merged visual token, from weights."""
-    inner = model.model
-    text = 2.0 * sum(p.numel() for p in inner.language_model.layers.parameters())
-    blocks = 2.0 * sum(p.numel() for p in inner.visual.blocks.parameters())
-    merger = 2.0 * sum(p.numel() for p in inner.visual.merger.parameters())
-    return text, blocks * MERGE**2 + merger
-
-
-def build_examples(shape: Shape, processor: Any, seed: int = 0) -> Examples:
+def build_examples(
+    shape: Shape, processor: Any, tokens_per_image: int = TOKENS_PER_IMAGE, seed: int = 0
+) -> Examples:
     """One listing's pairs with exactly the shape's token counts; no chain occurs twice."""
     lottery = random.Random(seed)
     tokenizer = processor.tokenizer
@@ -162,7 +125,7 @@ def build_examples(shape: Shape, processor: Any, seed: int = 0) -> Examples:
     def said(count: int) -> str:
         return "".join(lottery.choice(words) for _ in range(count))
 
-    overhead = _prompt_overhead(shape, processor)
+    overhead = _prompt_overhead(shape, processor, tokens_per_image)
     listing = f"listing-{seed}"
     rows: list[dict[str, Any]] = []
     for attribute in range(shape.attributes):
@@ -180,7 +143,7 @@ def build_examples(shape: Shape, processor: Any, seed: int = 0) -> Examples:
     return Examples(rows, {listing: [_picture(lottery) for _ in range(shape.images)]})
 
 
-def _prompt_overhead(shape: Shape, processor: Any) -> int:
+def _prompt_overhead(shape: Shape, processor: Any, tokens_per_image: int) -> int:
     """Tokens of a prompt around the user's words."""
     row = {
         "listing_id": "x",
@@ -189,7 +152,7 @@ def _prompt_overhead(shape: Shape, processor: Any) -> int:
         "completion": [answer_turn("a")],
     }
     empty = Examples([row], {"x": [b""] * shape.images})
-    tree = build_trees(empty, processor, TOKENS_PER_IMAGE)[0]
+    tree = build_trees(empty, processor, tokens_per_image)[0]
     return len(tree.trunk) + len(tree.stems[0].token_ids)
 
 
@@ -262,13 +225,13 @@ def shared_side(
 class DpoBenchmark:
     """All sides on the same weights and pairs; the reference is the policy before the step."""
 
-    def __init__(self, model: str, shape: Shape, directory: str) -> None:
+    def __init__(self, model: str, family: str, shape: Shape, directory: str) -> None:
         self.shape = shape
         self.directory = directory
-        self.processor = nano.build_processor()
-        FAMILY.bound_pixels(self.processor, IMAGE_SIDE)
-        self.examples = build_examples(shape, self.processor)
-        self.base = build_model(model, self.processor)
+        self.processor = build_processor(family)
+        self.tokens_per_image = FAMILIES[family].tokens_per_image(IMAGE_SIDE)
+        self.examples = build_examples(shape, self.processor, self.tokens_per_image)
+        self.base = build_model(model, self.processor, family)
 
     def model(self) -> Any:
         """A copy of the weights with an adapter that is not the identity, always the same one."""
@@ -284,7 +247,7 @@ class DpoBenchmark:
         model = self.model()
         if name.startswith("trl"):
             return stock_side(name, model, self.examples, self.processor, self.directory)
-        reference = Reference(model, self.examples, self.processor)
+        reference = Reference(model, self.examples, self.processor, self.tokens_per_image)
         reference.step()
         return shared_side(
             name, model, self.examples, reference.trees(), self.processor, self.directory
@@ -296,11 +259,17 @@ class Reference:
 
     name = "reference"
 
-    def __init__(self, model: Any, examples: Examples, processor: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        examples: Examples,
+        processor: Any,
+        tokens_per_image: int = TOKENS_PER_IMAGE,
+    ) -> None:
         self._model = model.get_base_model()
         shared_prefix.prepare_model(self._model, checkpointing=False)
         rope_index = self._model.model.get_rope_index
-        self._bare = build_trees(examples, processor, TOKENS_PER_IMAGE)
+        self._bare = build_trees(examples, processor, tokens_per_image)
         collator = shared_prefix.Collator(processor, examples.images, rope_index)
         self._batch = collator(self._bare)
         self._logprobs: list[float] = []
@@ -348,17 +317,17 @@ def timed(sides: list[Any], repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
-def measure(model: str, shape: Shape, repeats: int, directory: str) -> dict[str, Any]:
+def measure(options: argparse.Namespace, shape: Shape, directory: str) -> dict[str, Any]:
     """Median seconds a pair of every side."""
-    bench = DpoBenchmark(model, shape, directory)
+    bench = DpoBenchmark(options.model, options.family, shape, directory)
     names = ("trl", "trl_no_checkpointing", "shared_prefix", "shared_prefix_checkpointing")
     sides = {name: bench.side(name) for name in names}
     gap = disagreement(sides["trl"], sides["shared_prefix"])
     limit = 1e-4 if bench.base.dtype == torch.float32 else 0.1
     assert gap < limit, f"the two steps disagree: gradients differ by {gap:.2g}"
-    reference = Reference(bench.model(), bench.examples, bench.processor)
-    seconds = timed([*sides.values(), reference], repeats)
-    again = timed([sides["shared_prefix"], copy.copy(sides["shared_prefix"])], repeats)
+    reference = Reference(bench.model(), bench.examples, bench.processor, bench.tokens_per_image)
+    seconds = timed([*sides.values(), reference], options.repeats)
+    again = timed([sides["shared_prefix"], copy.copy(sides["shared_prefix"])], options.repeats)
     first, second = again["shared_prefix"][::2], again["shared_prefix"][1::2]
     found = {name: statistics.median(values) / shape.pairs for name, values in seconds.items()}
     for name, value in found.items():
@@ -368,10 +337,11 @@ def measure(model: str, shape: Shape, repeats: int, directory: str) -> dict[str,
     return found
 
 
-def peak_memory(model: str, shape: Shape, side: str) -> float:
+def peak_memory(options: argparse.Namespace, shape: Shape) -> float:
     """GiB that one step adds at its peak to what is there before it."""
     with tempfile.TemporaryDirectory() as directory:
-        taken = DpoBenchmark(model, shape, directory).side(side)
+        bench = DpoBenchmark(options.model, options.family, shape, directory)
+        taken = bench.side(options.memory)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() / (1 << 30)
@@ -393,6 +363,7 @@ def resident_gib(name: str) -> float:
 def memory_of(arguments: argparse.Namespace, side: str) -> float:
     """The peak of a side in a process of its own: on a CPU memory is the process's."""
     command = [sys.executable, __file__, "--model", arguments.model, "--memory", side]
+    command += ["--family", arguments.family]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -402,16 +373,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=("tiny", "qwen2.5-vl-3b"), default="tiny")
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="qwen2.5-vl")
     parser.add_argument("--repeats", type=int, default=3, help="of there and back again")
     parser.add_argument("--threads", type=int, default=2, help="of torch on a CPU")
     parser.add_argument("--memory", metavar="SIDE", help="print the peak memory of one side")
     options = parser.parse_args()
+    if options.model != "tiny" and options.family != "qwen2.5-vl":
+        parser.error(f"--model {options.model} is of the family qwen2.5-vl")
     warnings.filterwarnings("ignore")
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(options.threads)
     if options.memory:
-        print(peak_memory(options.model, Shape(), options.memory))
+        print(peak_memory(options, Shape()))
         return
     report(options)
 
@@ -420,14 +394,14 @@ def report(options: argparse.Namespace) -> None:
     shape, single = Shape(), Shape(attributes=1, pairs_per_query=1)
     with tempfile.TemporaryDirectory() as directory:
         print(f"{shape.attributes} attributes, {shape.pairs_per_query} pairs a query:")
-        many = measure(options.model, shape, options.repeats, directory)
+        many = measure(options, shape, directory)
         print("1 attribute, 1 pair:")
-        one = measure(options.model, single, options.repeats, directory)
+        one = measure(options, single, directory)
     sides = ("trl", "trl_no_checkpointing", "shared_prefix", "shared_prefix_checkpointing")
     peaks = {side: memory_of(options, side) for side in sides}
     for side, peak in peaks.items():
         print(f"  {side:28s} {peak:8.2f} GiB more at the peak of a step")
-    print(json.dumps(compared(many, one, peaks) | work_done(options.model, shape, many)))
+    print(json.dumps(compared(many, one, peaks) | work_done(options, shape, many)))
 
 
 def compared(
@@ -452,18 +426,21 @@ def compared(
     }
 
 
-def work_done(model: str, shape: Shape, many: dict[str, float]) -> dict[str, Any]:
+def work_done(options: argparse.Namespace, shape: Shape, many: dict[str, float]) -> dict[str, Any]:
     """The shape, and what our step gets through. FLOPs are of the blocks, forward and, for the
     language model, as many backward: frozen weights have no gradient of their own."""
-    processor = nano.build_processor()
+    model, family = options.model, options.family
+    processor = build_processor(family)
+    per_image = FAMILIES[family].tokens_per_image(IMAGE_SIDE)
+    config = build_config(model, processor, family)
     with torch.device("meta"):
-        config = build_config(model, processor)
-        text, vision = flops_per_token(Qwen2_5_VLForConditionalGeneration(config))
-    trees = build_trees(build_examples(shape, processor), processor, TOKENS_PER_IMAGE)
+        text, vision = flops_per_token(AutoModelForImageTextToText.from_config(config))
+    trees = build_trees(build_examples(shape, processor, per_image), processor, per_image)
     tokens = sum(tree.num_tokens for tree in trees)
     seconds = many["shared_prefix"] * shape.pairs
-    flops = 2 * text * tokens + vision * shape.images * TOKENS_PER_IMAGE
+    flops = 2 * text * tokens + vision * shape.images * per_image
     return {
+        "family": family,
         "shape": asdict(shape)
         | {"model": model, "vision_to_text_flops": round(vision / text, 2), "tokens": tokens},
         "throughput": {

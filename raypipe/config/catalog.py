@@ -71,8 +71,9 @@ class CatalogConfig(Section):
     """Share (0-1) of the verified listings that guards rounds instead of being evaluated on."""
     max_listings: int | None = Field(None, ge=1)
     """Cap on unlabeled listings, chosen by hash of the id; None takes all."""
-    image_size: int = Field(224, ge=28, multiple_of=28, json_schema_extra=_IMAGE_FORM)
-    """Side in pixels that every image is squashed to (paper §3: 224)."""
+    image_size: int = Field(224, ge=28, multiple_of=4, json_schema_extra=_IMAGE_FORM)
+    """Side in pixels that every image is squashed to (paper §3: 224): a multiple of 28 for Qwen2-VL
+    and Qwen2.5-VL, of 32 for Qwen3-VL."""
     max_images: int = Field(5, ge=1, le=16, json_schema_extra=_IMAGE_FORM)
     """The first so many decodable, distinct images of a listing are used (paper: five), of at most
     a hundred that are looked at, within five minutes and until five could not be fetched."""

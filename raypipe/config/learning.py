@@ -71,10 +71,10 @@ class TrainingConfig(OptimizerConfig):
         "shared_prefix", json_schema_extra=changes("sft", "training")
     )
     """How a step is computed, in SFT too. shared_prefix: every image, prompt and chain of a listing
-    once, for the Qwen2-VL and Qwen2.5-VL families. stock: TRL's own trainers, for any
+    once, for the Qwen2-VL, Qwen2.5-VL and Qwen3-VL families. stock: TRL's own trainers, for any
     vision-language model that transformers loads with AutoModelForImageTextToText, whose chat
-    template takes a system turn, and whose language model has separate q, k, v and o projections;
-    its processor then resizes the prepared images as its checkpoint says."""
+    template takes a system turn, and whose language model has linear modules that are called as
+    lora.targets says; its processor then resizes the prepared images as its checkpoint says."""
     reference: Literal["start", "round_start"] = "start"
     """The frozen policy DPO compares with: the one before round 1 (the SFT policy, or the base
     model when rounds start from it), or the one that each round starts from."""

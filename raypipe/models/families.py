@@ -28,6 +28,9 @@ class ModelFamily:
     language_model: str = "language_model"
     """Module name of the language model within its parent."""
 
+    def check_side(self, side: int) -> None:
+        """Refuse images of ``side`` pixels with a ConfigError, where they are no whole tokens."""
+
     def bound_pixels(self, processor: Any, side: int) -> None:
         """Keep a processor from resizing images of ``side`` pixels, where that is known."""
 
@@ -86,6 +89,21 @@ class QwenVLFamily(ModelFamily):
         """Sides of images are multiples of this."""
         return self.patch_size * self.merge_size
 
+    def check_side(self, side: int) -> None:
+        """Refuse images of ``side`` pixels that are no whole number of tokens.
+
+        Raises:
+            ConfigError: names the nearest sides.
+        """
+        multiple = self.pixel_multiple
+        if side % multiple:
+            below = side // multiple * multiple
+            sides = " or ".join(str(near) for near in (below, below + multiple) if near)
+            raise ConfigError(
+                f"catalog.image_size={side}: images of '{self.model_type}' have sides that are "
+                f"multiples of {multiple}; set {sides}"
+            )
+
     def pixel_size(self, side: int) -> dict[str, int]:
         """The image processor's ``size``: areas in pixels, whatever the keys say."""
         return {"shortest_edge": side**2, "longest_edge": side**2}
@@ -131,7 +149,12 @@ QWEN2_5_VL = QwenVLFamily(
         "Qwen/Qwen2.5-VL-3B-Instruct": _QWEN_RESEARCH,
     },
 )
-FAMILIES = {family.model_type: family for family in (QWEN2_VL, QWEN2_5_VL)}
+QWEN3_VL = QwenVLFamily(
+    "qwen3_vl",
+    patch_size=16,
+    licences={f"Qwen/Qwen3-VL-{size}-Instruct": _APACHE for size in ("2B", "4B", "8B")},
+)
+FAMILIES = {family.model_type: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL)}
 LICENCES = {path: text for family in FAMILIES.values() for path, text in family.licences.items()}
 
 
@@ -182,17 +205,3 @@ def model_settings(path: str, revision: str | None) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"model.path={path} cannot be loaded: {reason}") from error
-
-
-def projection_widths(config: Any) -> dict[str, int]:
-    """Inputs plus outputs of each attention projection of a model's language model."""
-    text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    query = text.num_attention_heads * head
-    key_value = text.num_key_value_heads * head
-    return {
-        "q_proj": text.hidden_size + query,
-        "k_proj": text.hidden_size + key_value,
-        "v_proj": text.hidden_size + key_value,
-        "o_proj": query + text.hidden_size,
-    }

@@ -8,7 +8,7 @@ from typing import Any
 
 from raypipe.config import LoraConfig
 from raypipe.errors import ConfigError
-from raypipe.models.families import QWEN2_5_VL, ModelFamily, family_of, projection_widths
+from raypipe.models.families import QWEN2_5_VL, ModelFamily, family_of
 
 POLICY_ADAPTER = "default"
 REFERENCE_ADAPTER = "ref"
@@ -28,21 +28,58 @@ def lora_config(lora: LoraConfig, family: ModelFamily = QWEN2_5_VL) -> Any:
     )
 
 
-def expected_parameters(config: Any, lora: LoraConfig) -> int:
-    """Trainable parameters that a model of this configuration should have.
+def expected_parameters(model: Any, lora: LoraConfig) -> int:
+    """Trainable parameters that the model should have, from the modules that it is made of.
 
     A projection of ``i`` inputs and ``o`` outputs gets ``rank * (i + o)``; Qwen2.5-VL-3B with
-    rank 32 on query and value has 36 * 32 * (4096 + 2304) = 7,372,800.
+    rank 32 on query and value has 36 * 32 * (4096 + 2304) = 7,372,800. Not all layers need to have
+    every target: Qwen3.5's linear attention has no ``q_proj``.
 
     Raises:
-        ConfigError: a target that is no attention projection.
+        ConfigError: a target that no linear module of the language model is called.
     """
-    widths = projection_widths(config)
-    unknown = [name for name in lora.targets if name not in widths]
+    family = family_of(model)
+    found = dict(_linear_modules(model, rf".*{family.language_model}\..*"))
+    named = {name.rpartition(".")[2] for name in found}
+    unknown = [name for name in lora.targets if name not in named]
     if unknown:
-        raise ConfigError(f"lora.targets: {unknown} are not among {sorted(widths)}")
-    num_layers = config.get_text_config().num_hidden_layers
-    return int(num_layers * lora.rank * sum(widths[name] for name in lora.targets))
+        raise ConfigError(f"lora.targets: {unknown} are not among {sorted(named)}")
+    adapted = dict(_linear_modules(model, family.lora_pattern(lora.targets)))
+    return lora.rank * sum(int(m.in_features + m.out_features) for m in adapted.values())
+
+
+def _linear_modules(model: Any, pattern: str) -> Iterator[tuple[str, Any]]:
+    """Linear modules by name; one with an adapter is the one around both."""
+    inner = {f"{name}.base_layer" for name, m in model.named_modules() if hasattr(m, "base_layer")}
+    for name, module in model.named_modules():
+        is_part = name in inner or ".lora_" in name
+        if hasattr(module, "in_features") and not is_part and re.fullmatch(pattern, name):
+            yield name, module
+
+
+def check_targets(settings: Any, lora: LoraConfig) -> None:
+    """Refuse a model that transformers cannot build, or that has no place for the adapter.
+
+    The model is built without weights, in a second or two whatever its size.
+
+    Args:
+        settings: the model's configuration.
+
+    Raises:
+        ConfigError: names the model's type, or the targets.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(settings)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"'{settings.model_type}' is no vision-language model that transformers can train: "
+            f"{str(error).strip().splitlines()[0][:200]}"
+        ) from error
+    expected_parameters(model, lora)
 
 
 def check_trainable(model: Any, lora: LoraConfig) -> int:
@@ -57,7 +94,7 @@ def check_trainable(model: Any, lora: LoraConfig) -> int:
     others = [name for name in trainable if not pattern.fullmatch(name)]
     if others:
         raise ConfigError(f"parameters outside lora.targets would be trained: {others[:3]}")
-    expected, actual = expected_parameters(model.config, lora), sum(trainable.values())
+    expected, actual = expected_parameters(model, lora), sum(trainable.values())
     if actual != expected:
         raise ConfigError(f"the adapter has {actual:,} parameters instead of {expected:,}")
     return int(actual)

@@ -44,7 +44,7 @@ def preference_losses(
         logprobs: of the batch's chains under the policy, (C,).
     """
     examples = batch.examples.to(logprobs.device)
-    gains = logprobs - batch.reference.to(logprobs.device)
+    gains = logprobs - batch.reference.to(logprobs)
     margins = options.beta * (gains[examples[:, 0]] - gains[examples[:, 1]])
     if options.kind == "ipo":
         lengths = torch.bincount(batch.chain, minlength=batch.num_chains).to(gains)
@@ -53,7 +53,7 @@ def preference_losses(
     else:
         smoothing = options.label_smoothing
         losses = (1 - smoothing) * -logsigmoid(margins) + smoothing * -logsigmoid(-margins)
-    return batch.weights.to(logprobs.device) * losses, margins
+    return batch.weights.to(logprobs) * losses, margins
 
 
 def trl_settings(options: LossOptions) -> dict[str, Any]:

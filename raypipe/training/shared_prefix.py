@@ -96,8 +96,8 @@ class Collator:
             pixel_values=pixels,
             grids=grids,
             examples=_examples(pack),
-            weights=torch.tensor([weight for tree in pack for weight in tree.weights]),
-            reference=torch.tensor([reference for _, _, reference in chains]),
+            weights=_exact([weight for tree in pack for weight in tree.weights]),
+            reference=_exact([reference for _, _, reference in chains]),
         )
 
     def _preprocessed(self, pack: Sequence[Tree]) -> tuple[Tensor | None, Tensor | None]:
@@ -139,6 +139,10 @@ def _chains(pack: Sequence[Tree]) -> list[_ChainRow]:
     return rows
 
 
+def _exact(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def _text(first: int, length: int) -> Tensor:
     return torch.arange(first, first + length).expand(3, -1)
 
@@ -178,7 +182,8 @@ def check_family(config: Any) -> QwenVLFamily:
         raise ConfigError(
             f"training.step=shared_prefix knows {known}, not '{config.model_type}'; {instead}"
         )
-    if set(config.get_text_config().layer_types) != {"full_attention"}:
+    layers = getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]
+    if set(layers) != {"full_attention"}:
         raise ConfigError(f"training.step=shared_prefix knows no sliding windows; {instead}")
     return FAMILIES[config.model_type]
 
@@ -200,50 +205,74 @@ def prepare_model(model: Any, *, checkpointing: bool) -> None:
         language.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def visual_features(model: Any, batch: Batch, device: Any) -> Tensor | None:
-    """(visual tokens, width) of each image, without gradients."""
+@dataclass(frozen=True)
+class VisualFeatures:
+    """What a pack's images are to the language model, each (visual tokens, width)."""
+
+    embedded: Tensor  # in place of the image tokens
+    deepstack: list[Tensor]  # of Qwen3-VL: added to what its first layers make of them
+
+
+def visual_features(model: Any, batch: Batch, device: Any) -> VisualFeatures | None:
+    """The features of all images of a pack, without gradients; None where it has none."""
     if batch.pixel_values is None or batch.grids is None:
         return None
     with torch.no_grad():
         features = model.model.get_image_features(
             batch.pixel_values.to(device), batch.grids.to(device), return_dict=True
         )
-    return torch.cat(features.pooler_output)
+    deepstack = features.get("deepstack_features") or ()
+    return VisualFeatures(
+        torch.cat(features.pooler_output), [torch.cat(each) for each in deepstack]
+    )
 
 
 def chain_logprobs(model: Any, batch: Batch) -> Tensor:
-    """Log-probability (nats) of every chain of a pack, (C,), in float32.
+    """Log-probability (nats) of every chain of a pack, (C,), in float32 or the model's float64.
 
     Args:
         model: the conditional-generation model itself, out of its PEFT wrapper, after
             :func:`prepare_model`.
     """
     device = model.lm_head.weight.device
-    features = visual_features(model, batch, device)
-    token_ids = batch.token_ids.to(device)
-    embedded = model.get_input_embeddings()(token_ids)
-    if features is not None:
-        images = token_ids == model.config.image_token_id
-        embedded = embedded.masked_scatter(images[:, None], features.to(embedded.dtype))
+    embedded, visual = _embedded(model, batch, device)
     language = FAMILIES[model.config.model_type].language_model_of(model)
     hidden = language(
         inputs_embeds=embedded[None],
         position_ids=batch.positions.to(device),
-        attention_mask={"full_attention": None},
         use_cache=False,
         tree=batch.layout.to(device),
+        **visual,
     ).last_hidden_state[0]
     scored = hidden.index_select(0, batch.source.to(device))
     logprobs = _token_logprobs(model.lm_head, scored, batch.target.to(device))
-    totals = torch.zeros(batch.num_chains, dtype=torch.float32, device=device)
-    return totals.index_add(0, batch.chain.to(device), logprobs)
+    return logprobs.new_zeros(batch.num_chains).index_add(0, batch.chain.to(device), logprobs)
+
+
+def _embedded(model: Any, batch: Batch, device: Any) -> tuple[Tensor, dict[str, Any]]:
+    """(S, width) with images in their places, and what DeepStack adds within the language model."""
+    token_ids = batch.token_ids.to(device)
+    embedded = model.get_input_embeddings()(token_ids)
+    features = visual_features(model, batch, device)
+    if features is None:
+        return embedded, {}
+    images = token_ids == model.config.image_token_id
+    embedded = embedded.masked_scatter(images[:, None], features.embedded.to(embedded.dtype))
+    if not features.deepstack:
+        return embedded, {}
+    return embedded, {
+        "visual_pos_masks": images[None],
+        "deepstack_visual_embeds": features.deepstack,
+    }
 
 
 def _token_logprobs(head: Any, hidden: Tensor, target: Tensor) -> Tensor:
     """(scored,) log-probabilities; all logits of a large vocabulary never exist at once."""
 
     def scored(states: Tensor, targets: Tensor) -> Tensor:
-        return -cross_entropy(head(states).float(), targets, reduction="none")
+        logits = head(states)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return -cross_entropy(logits.to(wide), targets, reduction="none")
 
     at_once = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     if len(target) <= at_once:

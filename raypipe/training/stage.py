@@ -16,7 +16,7 @@ from raypipe.errors import (
     NonFiniteLossError,
     RaypipeError,
 )
-from raypipe.models.families import model_settings
+from raypipe.models.families import family_of_checkpoint, model_settings
 from raypipe.models.policies import (
     ADAPTER_WEIGHTS,
     PRETRAINED,
@@ -25,6 +25,7 @@ from raypipe.models.policies import (
     model_path,
     policy,
 )
+from raypipe.models.processors import check_processor, load_processor
 from raypipe.runtime.progress import reported
 from raypipe.seeds import derive
 from raypipe.store.artifacts import Attempt, Run, get_or_commit
@@ -32,7 +33,7 @@ from raypipe.store.manifest import Commit, versions
 from raypipe.store.paths import CATALOG, TENSORBOARD, TRAININGS, Paths
 from raypipe.training.checkpoint_files import DamagedCheckpointError, copy_whole
 from raypipe.training.loop import Job, TrainingTask, train_worker
-from raypipe.training.lora import same_adapter
+from raypipe.training.lora import check_targets, same_adapter
 from raypipe.training.progress import training_progress
 from raypipe.training.rendezvous import torch_config
 
@@ -45,13 +46,19 @@ def check_training(config: Config) -> None:
     """Refuse, before anything is sampled, a base model that the configured step cannot train.
 
     Raises:
-        ConfigError: names the step that can.
+        ConfigError: names what is missing, or the step that can.
     """
-    if config.training.step == "stock" or config.model.path.startswith("embedded:"):
+    path, revision = config.model.path, config.model.revision
+    family_of_checkpoint(path, revision).check_side(config.catalog.image_size)
+    if path.startswith("embedded:"):
         return
     from raypipe.training.shared_prefix import check_family
 
-    check_family(model_settings(model_path(config.model), config.model.revision))
+    settings = model_settings(model_path(config.model), revision)
+    if config.training.step == "shared_prefix":
+        check_family(settings)
+    check_targets(settings, config.lora)
+    check_processor(load_processor(path, revision), path)
 
 
 def run_sft(config: Config, run: Run, *, name: str = SFT) -> Commit:

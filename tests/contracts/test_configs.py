@@ -8,9 +8,16 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from raypipe.config import CONFIGS, Config, Section, flatten, load
+from raypipe.models.families import QwenVLFamily, family_of_checkpoint
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
-GPU = ("qwen2.5-vl-3b.yaml", "qwen2-vl-2b.yaml")
+GPU = (
+    "qwen2.5-vl-3b.yaml",
+    "qwen2-vl-2b.yaml",
+    "qwen3-vl-2b.yaml",
+    "qwen3-vl-4b.yaml",
+    "qwen3-vl-8b.yaml",
+)
 PAPER = {
     "catalog.image_size": 224,
     "catalog.max_images": 5,
@@ -54,7 +61,7 @@ def test_a_shipped_configuration_parses_and_names_its_run_after_itself(path: Pat
     assert load(path).run.name == path.stem
 
 
-def test_the_local_configuration_and_two_for_gpus_are_shipped() -> None:
+def test_the_local_configuration_and_those_for_gpus_are_shipped() -> None:
     assert {"local.yaml", *GPU} <= {path.name for path in SHIPPED}
 
 
@@ -89,7 +96,10 @@ def test_a_gpu_configuration_uses_gpus_and_leaves_room_for_prompt_and_chain(name
     assert config.cluster.use_gpu
     assert config.sampling.gpus_per_actor >= 1
     assert config.model.dtype == "bfloat16"
-    tokens_per_image = (config.catalog.image_size // 28) ** 2
+    family = family_of_checkpoint(config.model.path, config.model.revision)
+    assert isinstance(family, QwenVLFamily)
+    assert config.catalog.image_size % family.pixel_multiple == 0
+    tokens_per_image = family.tokens_per_image(config.catalog.image_size)
     most = config.catalog.max_images * tokens_per_image + config.sampling.max_tokens
     assert config.sampling.engine["max_model_len"] >= most + 1000
     assert config.rounds.num_rounds == 3

@@ -1,4 +1,4 @@
-"""Very small Qwen2-VL and Qwen2.5-VL models with random weights, and examples to train them on.
+"""Very small models of every family with random weights, and examples to train them on.
 
 And random trees, for what asks no model.
 """
@@ -22,44 +22,93 @@ from raypipe.training.examples import Examples
 from raypipe.training.lora import lora_config
 from raypipe.training.trees import ChainNode, Stem, Tokens, Tree
 
-Family = Literal["qwen2_vl", "qwen2_5_vl"]
-SIDE = 56
-TOKENS_PER_IMAGE = FAMILIES["qwen2_5_vl"].tokens_per_image(SIDE)
+Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+TOKENS_PER_SIDE = 3
+TOKENS_PER_IMAGE = TOKENS_PER_SIDE**2
 LORA = LoraConfig(rank=4, alpha=8)
+_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+_QWEN3_TEXT = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
 _WORDS = ["red", "blue", "leather", "sole", "heel", "view", "sleeve", "long", "plain", "of", "is"]
 
 
+def side(family: Family = "qwen2_5_vl") -> int:
+    """Of images: as many tokens in every family, and four windows of Qwen2.5-VL, of three sizes."""
+    return TOKENS_PER_SIDE * FAMILIES[family].pixel_multiple
+
+
 @cache
-def processor() -> Any:
+def processor(family: Family = "qwen2_5_vl") -> Any:
+    """The processor of a family; all have the same tokenizer."""
+    from transformers import Qwen2VLProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
     made = nano.build_processor()
-    FAMILIES["qwen2_5_vl"].bound_pixels(made, SIDE)
+    if family == "qwen2_vl":
+        parts = (made.image_processor, made.tokenizer, made.video_processor)
+        made = Qwen2VLProcessor(*parts, chat_template=made.chat_template)
+    if family == "qwen3_vl":
+        images = type(made.image_processor)(patch_size=FAMILIES[family].patch_size)
+        parts = (images, made.tokenizer, Qwen3VLVideoProcessor())
+        made = Qwen3VLProcessor(*parts, chat_template=made.chat_template)
+    FAMILIES[family].bound_pixels(made, side(family))
     return made
 
 
 def model(family: Family = "qwen2_5_vl", *, seed: int = 0) -> Any:
     """A base model in float32; the same seed gives the same weights."""
-    from transformers import (
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-    )
+    from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(seed)
+    return AutoModelForImageTextToText.from_config(_config(family), attn_implementation="sdpa")
+
+
+def in_float64(base: Any) -> Any:
+    """The model in float64, its norms too: transformers' compute in float32 whatever comes in."""
+    for parent in list(base.modules()):
+        for name, module in parent.named_children():
+            if type(module).__name__.endswith("RMSNorm"):
+                norm = torch.nn.RMSNorm(module.weight.shape, module.variance_epsilon)
+                norm.weight = module.weight
+                setattr(parent, name, norm)
+    return base.double()
+
+
+def _config(family: Family) -> Any:
+    from transformers import Qwen2VLConfig, Qwen3VLConfig
+
     config = nano.build_config(processor().tokenizer)
     text = config.text_config.to_dict() | {"hidden_size": 64, "intermediate_size": 96}
     text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    text |= {"rope_parameters": text["rope_parameters"] | {"mrope_section": [2, 3, 3]}}
-    text.pop("layer_types", None)
-    ids = {name: getattr(config, name) for name in ("image_token_id", "video_token_id")}
-    if family == "qwen2_vl":
-        vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "mlp_ratio": 2}
-        return Qwen2VLForConditionalGeneration(
-            Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-        )
+    rope = text["rope_parameters"] | {"mrope_section": [2, 3, 3]}
     vision = config.vision_config.to_dict() | {"depth": 2, "hidden_size": 32, "num_heads": 2}
     vision |= {"intermediate_size": 48, "out_hidden_size": 64, "fullatt_block_indexes": [1]}
-    made = type(config)(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-    return Qwen2_5_VLForConditionalGeneration(made)
+    vision |= {"window_size": 2 * FAMILIES[family].pixel_multiple}
+    made = type(config)
+    for name in ("layer_types", "model_type"):
+        text.pop(name, None)
+    if family == "qwen2_vl":
+        made = Qwen2VLConfig
+        vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "mlp_ratio": 2}
+    if family == "qwen3_vl":
+        made = Qwen3VLConfig
+        text = {name: text[name] for name in _QWEN3_TEXT} | {"head_dim": 16}
+        rope |= {"mrope_section": [4, 2, 2], "mrope_interleaved": True}
+        vision = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
+        vision |= {"patch_size": 16, "out_hidden_size": 64, "num_position_embeddings": 16}
+        vision |= {"deepstack_visual_indexes": [0, 1]}
+    ids = {name: getattr(config, name) for name in _IDS}
+    text |= {"rope_parameters": rope}
+    return made(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
 
 
 def with_adapter(base: Any, *, seed: int = 1) -> Any:
@@ -115,7 +164,7 @@ def _words(lottery: random.Random, words: int) -> str:
 
 
 def _picture(lottery: random.Random) -> bytes:
-    pixels = np.random.default_rng(lottery.randrange(1 << 30)).integers(0, 255, (SIDE, SIDE, 3))
+    pixels = np.random.default_rng(lottery.randrange(1 << 30)).integers(0, 255, (side(), side(), 3))
     stream = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()

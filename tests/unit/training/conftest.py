@@ -7,7 +7,7 @@ import pytest
 from raypipe.training.examples import Examples
 from raypipe.training.trees import Tree
 from tests.fakes import tiny_models as models
-from tests.fakes.training_steps import with_reference
+from tests.fakes.training_steps import HeadInFloat64, with_reference
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -16,6 +16,11 @@ def _short_garbage_collection() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _trl_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", HeadInFloat64)
 
 
 @pytest.fixture

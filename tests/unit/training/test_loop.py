@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.config import load
+from raypipe.embedded import nano
 from raypipe.errors import ConfigError, NonFiniteLossError
 from raypipe.schemas import LISTINGS, PAIRS
 from raypipe.store.artifacts import Run
@@ -119,8 +120,38 @@ def test_a_model_that_the_step_cannot_train_is_refused_before_any_work(
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match=says):
         training.check_training(load(None, [f"model.path={tmp_path}"]))
-    training.check_training(load(None, [f"model.path={tmp_path}", "training.step=stock"]))
     training.check_training(load())
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, "its processor cannot be loaded"),
+        ({"model_type": "no_such_model"}, "cannot be loaded.*no_such_model"),
+        ({"model_type": "qwen2"}, "'qwen2' is no vision-language model"),
+    ],
+)
+def test_trls_step_needs_a_vision_language_model_with_a_processor(
+    changed: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    known = nano.build_config(nano.build_tokenizer()).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(changed or known))
+    with pytest.raises(ConfigError, match=says):
+        training.check_training(load(None, [f"model.path={tmp_path}", "training.step=stock"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("lora.targets=[q_proj,w_proj]", r"lora\.targets: \['w_proj'\]"),
+        ("catalog.image_size=228", "catalog.image_size=228"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_refused_before_any_work(
+    override: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        training.check_training(load(None, [f"model.path={nano.NANO_PATH}", override]))
 
 
 @pytest.mark.parametrize("content", [b'{"latest": null}', b'{"latest": nu', b"", b"[" * 9999])

@@ -15,11 +15,12 @@ from peft import get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
     PreTrainedConfig,
     Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
 )
 
 from raypipe.config import CONFIGS, LoraConfig, load
@@ -67,13 +68,43 @@ def qwen2_vl_2b() -> PreTrainedConfig:
     )
 
 
+def qwen3_vl_2b() -> PreTrainedConfig:
+    return Qwen3VLConfig(
+        text_config={
+            "hidden_size": 2048,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 6144,
+            "vocab_size": 151936,
+        },
+        vision_config={
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "out_hidden_size": 2048,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+    )
+
+
+def of_four_layers(kind: str) -> PreTrainedConfig:
+    config = AutoConfig.for_model(kind)
+    text = config.get_text_config()
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "head_dim": 16}
+    for name, value in (small | {"num_attention_heads": 4, "num_key_value_heads": 2}).items():
+        if hasattr(text, name):
+            setattr(text, name, value)
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:4]
+    text.pad_token_id = None
+    return config
+
+
 def on_meta(config: PreTrainedConfig) -> Any:
-    classes: dict[str, Callable[..., nn.Module]] = {
-        "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
-        "qwen2_vl": Qwen2VLForConditionalGeneration,
-    }
     with torch.device("meta"):
-        return classes[config.model_type](config)
+        return AutoModelForImageTextToText.from_config(config)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +112,7 @@ def on_meta(config: PreTrainedConfig) -> Any:
     [
         ("qwen2.5-vl-3b.yaml", qwen25_vl_3b, 7_372_800),
         ("qwen2-vl-2b.yaml", qwen2_vl_2b, 4_358_144),
+        ("qwen3-vl-2b.yaml", qwen3_vl_2b, 6_422_528),
     ],
 )
 def test_the_shipped_settings_train_exactly_the_projections(
@@ -95,18 +127,30 @@ def test_the_shipped_settings_train_exactly_the_projections(
 
 
 def test_the_expected_count_follows_rank_and_targets() -> None:
-    config = qwen25_vl_3b()
-    query, value = 36 * (2048 + 2048), 36 * (2048 + 256)
-    assert expected_parameters(config, LoraConfig(rank=1, targets=("q_proj",))) == query
-    assert expected_parameters(config, LoraConfig(rank=8, targets=("v_proj",))) == 8 * value
+    model = on_meta(qwen25_vl_3b(layers=3, depth=1))
+    query, value = 3 * (2048 + 2048), 3 * (2048 + 256)
+    assert expected_parameters(model, LoraConfig(rank=1, targets=("q_proj",))) == query
+    assert expected_parameters(model, LoraConfig(rank=8, targets=("v_proj",))) == 8 * value
     every = LoraConfig(rank=1, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
-    assert expected_parameters(config, every) == 2 * (query + value)
+    assert expected_parameters(model, every) == 2 * (query + value)
 
 
-@pytest.mark.parametrize("targets", [("up_proj",), ("q_proj", "qkv"), ("q_proj", "lm_head")])
+@pytest.mark.parametrize("targets", [("q_proj.*",), ("q_proj", "qkv"), ("q_proj", "lm_head")])
 def test_a_target_that_is_no_projection_is_refused_by_name(targets: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=rf"lora\.targets: \['{targets[-1]}'\]"):
-        expected_parameters(qwen25_vl_3b(), LoraConfig(targets=targets))
+    with pytest.raises(ConfigError, match=rf"lora\.targets: \['{re.escape(targets[-1])}'\]"):
+        expected_parameters(on_meta(small()), LoraConfig(targets=targets))
+
+
+@pytest.mark.parametrize("kind", ["qwen3_5", "idefics3", "gemma3", "internvl", "llava"])
+def test_the_modules_of_a_model_say_what_to_expect(kind: str) -> None:
+    """In Qwen3.5 every fourth layer attends, with queries twice as wide as its heads."""
+    lora = LoraConfig(rank=2)
+    model = with_adapter(on_meta(of_four_layers(kind)), lora, None)
+    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    assert len(adapted) == (2 if kind == "qwen3_5" else 8)
+    assert not any("vision" in name for name in adapted)
+    widths = [m.base_layer.in_features + m.base_layer.out_features for m in adapted.values()]
+    assert check_trainable(model, lora) == 2 * sum(widths)
 
 
 @cache

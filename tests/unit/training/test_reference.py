@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from raypipe.errors import ArtifactError
+from raypipe.models.families import FAMILIES
 from raypipe.schemas import REFERENCE
 from raypipe.store.artifacts import Run
 from raypipe.training.examples import Examples
@@ -45,7 +46,8 @@ def reference() -> Any:
 
 
 def collator_of(base: Any, examples: Examples) -> Collator:
-    return Collator(models.processor(), examples.images, base.model.get_rope_index)
+    own = models.processor(base.config.model_type)
+    return Collator(own, examples.images, base.model.get_rope_index)
 
 
 def stock_logprob(base: Any, tree: Tree, index: int, images: list[bytes]) -> float:
@@ -56,8 +58,9 @@ def stock_logprob(base: Any, tree: Tree, index: int, images: list[bytes]) -> flo
     seen: dict[str, Any] = {}
     if images:
         decoded = [Image.open(io.BytesIO(content)) for content in images]
-        seen = dict(models.processor().image_processor(images=decoded, return_tensors="pt"))
-        seen["mm_token_type_ids"] = (row == models.processor().image_token_id).int()
+        own = models.processor(base.config.model_type)
+        seen = dict(own.image_processor(images=decoded, return_tensors="pt"))
+        seen["mm_token_type_ids"] = (row == own.image_token_id).int()
     with torch.no_grad():
         logits = base(input_ids=row, use_cache=False, **seen).logits[0].log_softmax(-1)
     first = len(ids) - len(chain.token_ids)
@@ -65,7 +68,7 @@ def stock_logprob(base: Any, tree: Tree, index: int, images: list[bytes]) -> flo
 
 
 @pytest.mark.parametrize("max_tokens", [1, 200, EVERYTHING])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_chains_have_the_log_probabilities_of_the_stock_model(
     examples: Examples, trees: list[Tree], family: Family, max_tokens: int
 ) -> None:

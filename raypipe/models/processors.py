@@ -1,0 +1,56 @@
+"""The processor of a base model: what it has to bring, asked before anything is started."""
+
+from typing import Any
+
+from raypipe.attributes.prompts import SYSTEM_PROMPTS, messages
+from raypipe.errors import ConfigError
+
+_QUESTION = "which one?"
+
+
+def load_processor(path: str, revision: str | None) -> Any:
+    """The processor of a checkpoint: a directory, or a model of the Hub.
+
+    Raises:
+        ConfigError: it has none, or one that needs a package that is not installed.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(f"model.path={path}: its processor cannot be loaded: {reason}") from error
+
+
+def check_processor(processor: Any, path: str) -> None:
+    """Refuse a processor without images or chat template, or whose template loses part of a prompt.
+
+    Raises:
+        ConfigError: names the model and what it lacks.
+    """
+    from jinja2 import TemplateError
+
+    tokenizer = getattr(processor, "tokenizer", None)
+    if getattr(processor, "image_processor", None) is None or tokenizer is None:
+        raise ConfigError(f"model.path={path} has no image processor: it reads no images")
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"model.path={path} has no chat template (chat_template.jinja): take a model that "
+            "follows instructions"
+        )
+    turns = messages(_QUESTION, 1, "reasoning")
+    try:
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise ConfigError(
+            f"model.path={path}: its chat template takes no system turn, or no image: {error}"
+        ) from error
+    parts = {
+        "the system turn": SYSTEM_PROMPTS["reasoning"],
+        "the question": _QUESTION,
+        "the image": getattr(processor, "image_token", ""),
+    }
+    lost = [name for name, part in parts.items() if part not in text]
+    if lost:
+        raise ConfigError(f"model.path={path}: its chat template leaves out {' and '.join(lost)}")
