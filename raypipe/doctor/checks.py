@@ -64,9 +64,11 @@ def _wants_gpus(config: Config) -> bool:
 def _machine(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     wanted, joins = _wants_gpus(config), bool(environment.get("RAY_ADDRESS"))
     devices = look_for_devices()
-    yield machine.check_devices(devices, wanted=wanted, joins=joins)
+    found = machine.check_devices(devices, wanted=wanted, joins=joins)
+    yield found
+    if found.verdict != "fail":
+        yield from _capacity(config, environment, devices)
     programs = Path(sysconfig.get_path("scripts"))
-    yield from _capacity(config, environment, devices)
     yield from machine.check_compiler(shutil.which, programs, needed=not config.cluster.use_gpu)
     shared = Path("/dev/shm")
     free = shutil.disk_usage(shared).free if shared.is_dir() else None

@@ -312,6 +312,19 @@ def test_a_hub_model_is_pinned_and_there_or_it_is_told() -> None:
     assert hub(commit, True, HF_HUB_OFFLINE="1")["model.path"] == "ok"
 
 
+def test_the_licence_of_the_base_model_is_told(tmp_path: Path) -> None:
+    def told(path: str) -> str:
+        return next(model.check_model(ModelConfig(path=path), {}, lambda *_: True)).detail
+
+    assert "licence qwen-research (https://" in told("Qwen/Qwen2.5-VL-3B-Instruct")
+    assert told("Qwen/Qwen3-VL-2B-Instruct").endswith("licence apache-2.0")
+    for name, text in (("config.json", '{"model_type": "qwen2_vl"}'), ("model.safetensors", "")):
+        (tmp_path / name).write_text(text)
+    assert "licence unknown" in told(str(tmp_path))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert told(str(tmp_path)).endswith("licence mit")
+
+
 def test_a_local_model_must_be_whole_and_without_code(tmp_path: Path) -> None:
     def look() -> str:
         config = ModelConfig(path=str(tmp_path))
@@ -429,8 +442,7 @@ def test_a_broken_set_up_says_what_to_do_and_exits_2(
     assert "fail  CUDA_VISIBLE_DEVICES" in shown
     assert "fail  devices  — CPU, 64 cores, 24 GiB; the configuration asks for GPUs" in shown
     assert "fail  evals.api_key_variable  — OPENAI_API_KEY is not set" in shown
-    assert "fail  cluster.num_train_workers  — 2 of 1 GPU and 1 CPU each; this machine has" in shown
-    assert shown.splitlines()[-1].endswith("4 to mend")
+    assert shown.splitlines()[-1].endswith("3 to mend")
 
 
 def test_a_wrong_configuration_is_a_finding_and_the_rest_is_looked_at_all_the_same(
