@@ -58,16 +58,18 @@ class Room:
 
     def text(self) -> str:
         """What there is, in words."""
-        text = f"the cluster has {amounts(self.total)} ({amounts(self.free)} free)"
+        free = {name: self.free.get(name, 0.0) for name in _NAMES}
+        text = f"the cluster has {amounts(self.total)} ({amounts(free)} free)"
         if self.most is None:
             return f"{text}, and no autoscaler that says it will grow"
         return f"{text}, and its autoscaler may bring it to {amounts(self.most)}"
 
 
 def amounts(resources: Resources) -> str:
-    """ "2 GPUs and 8 CPUs"; what there is none of is told too."""
-    parts = [(resources.get(name, 0.0), name) for name in _NAMES]
-    return " and ".join(f"{amount:g} {name}{'' if amount == 1 else 's'}" for amount, name in parts)
+    """ "2 GPUs and 8 CPUs": those that are named, "0 GPUs" too."""
+    parts = [(resources[name], name) for name in _NAMES if name in resources]
+    told = (f"{amount:g} {name}{'' if amount == 1 else 's'}" for amount, name in parts)
+    return " and ".join(told) or "nothing"
 
 
 def train_worker_needs(cluster: ClusterConfig) -> dict[str, float]:
@@ -77,7 +79,8 @@ def train_worker_needs(cluster: ClusterConfig) -> dict[str, float]:
 
 def engine_needs(sampling: SamplingConfig) -> dict[str, float]:
     """What Ray reserves for an engine's actor."""
-    return {"CPU": sampling.cpus_per_actor, "GPU": sampling.gpus_per_actor}
+    gpus = {"GPU": sampling.gpus_per_actor} if sampling.gpus_per_actor else {}
+    return {"CPU": sampling.cpus_per_actor} | gpus
 
 
 def train_workers(cluster: ClusterConfig, room: Room, batch_sizes: Sequence[int] = ()) -> int:

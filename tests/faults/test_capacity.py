@@ -78,7 +78,7 @@ def test_a_training_that_waits_says_what_for_and_ends_at_its_limit(tmp_path: Pat
     assert job.wait() == 4, job.output
     told = next(line for line in job.lines if "waiting for capacity" in line)
     assert "for at most 5 s (cluster.capacity_wait_s)" in told
-    assert "4 training workers of 0 GPUs and 1 CPU each" in told
+    assert "4 training workers of 1 CPU each" in told
     assert "the cluster has 0 GPUs and 2 CPUs" in told
     error = job.output.splitlines()[-1]
     assert error.startswith("EngineStartError: no workers within cluster.capacity_wait_s=5:")
