@@ -257,7 +257,7 @@ def _hurry(wait_s: int) -> None:
     # Every report waits for a look at the workers, which comes every two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # How long it waits for a placement group before it asks its policy again.
-    seconds = min(_LOOK_S, wait_s) if wait_s > 0 else _LOOK_S
+    seconds = min(_LOOK_S, max(wait_s, 1)) if wait_s >= 0 else _LOOK_S
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(seconds))
 
 

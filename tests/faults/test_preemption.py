@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Cloud:
         self._run = run
         self._announces = announces
         self.taken: Any = None
+        self.other: Any = None
         self.noticed = 0
         self.saved: list[int] = []
         self.error: BaseException | None = None
@@ -102,6 +103,14 @@ class Cloud:
             self.saved = sorted({int(path.name.removeprefix("global_step")) for path in saved})
         except BaseException as error:  # noqa: BLE001 - told by the test
             self.error = error
+
+    def bring_another(self, when: Callable[[], bool]) -> None:
+        """Take the node that is left too, and add another once its lack is told."""
+        self._wait(lambda: self.taken is not None)
+        self.other = next(node for node in self._cluster.worker_nodes if node is not self.taken)
+        take(self.other)
+        self._wait(when)
+        self._cluster.add_node(num_cpus=4, include_dashboard=False)
 
     def _announce(self, node: Any) -> None:
         gcs = ray._raylet.GcsClient(address=self._cluster.address)
@@ -171,12 +180,24 @@ def test_on_a_notice_a_training_saves_at_once_and_its_restart_is_no_failure(
     cluster.remove_node(cloud.taken, allow_graceful=False)
 
 
-def test_a_node_that_goes_without_notice_is_no_failure(cluster: Cluster, run: Run) -> None:
+def test_nodes_that_go_without_notice_are_no_failure_and_others_are_waited_for(
+    cluster: Cluster, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="raypipe.runtime.progress")
+
+    def is_waiting() -> bool:
+        return any("waiting for capacity" in text for text in caplog.messages)
+
     cloud = Cloud(cluster, run, announces=False)
     cloud.thread.start()
+    returned = threading.Thread(target=cloud.bring_another, args=(is_waiting,))
+    returned.start()
     commit = trained(run, f"training.epochs={EPOCHS}", "cluster.max_train_failures=0")
-    cloud.thread.join()
+    for thread in (cloud.thread, returned):
+        thread.join()
     assert cloud.error is None
+    assert is_waiting()
     assert commit.counts["num_steps"] == EPOCHS * NUM_STEPS
     assert logged_steps(run) == list(range(1, EPOCHS * NUM_STEPS + 1))
-    cluster.remove_node(cloud.taken, allow_graceful=False)
+    for node in (cloud.taken, cloud.other):
+        cluster.remove_node(node, allow_graceful=False)
