@@ -157,8 +157,11 @@ def actor_resources(config: Config) -> stream.ActorResources:
 
 
 def num_engines(config: Config) -> int:
-    """Engines that a stage may have on the Ray session that this process is in."""
-    return config.sampling.num_actors or engines(config.sampling, Room.of_cluster())[1]
+    """Engines that a stage may have on the Ray session that this process is in; one without."""
+    import ray
+
+    room = Room.of_cluster() if ray.is_initialized() else Room([], {})
+    return config.sampling.num_actors or engines(config.sampling, room)[1]
 
 
 def sampling_plan(

@@ -6,7 +6,6 @@ any fault of the training.
 """
 
 import logging
-import os
 import time
 from typing import Any
 
@@ -74,9 +73,13 @@ def _alive() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
+def _answer() -> None:
+    """Runs on a node that lives."""
+
+
 def _all_answer(nodes: set[str]) -> bool:
     """Whether each node runs a task within a few seconds."""
-    ask = ray.remote(num_cpus=0, max_retries=0)(os.getpid)
+    ask = ray.remote(num_cpus=0, max_retries=0)(_answer)
     asked = [
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
         for node in sorted(nodes)
