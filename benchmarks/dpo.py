@@ -12,10 +12,9 @@ agree. The last line is JSON.
 
 import argparse
 import copy
-import io
+import itertools
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -26,8 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from dpo_examples import Shape, build_examples
 from dpo_models import (
     FAMILIES,
     IMAGE_SIDE,
@@ -37,7 +36,6 @@ from dpo_models import (
     build_processor,
     flops_per_token,
 )
-from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
     PrinterCallback,
@@ -46,8 +44,7 @@ from transformers import (
     set_seed,
 )
 
-from raypipe.attributes.prompts import answer_turn, conversation
-from raypipe.config import LoraConfig
+from raypipe.config import ClusterConfig, LoraConfig
 from raypipe.training import shared_prefix
 from raypipe.training.examples import Examples
 from raypipe.training.lora import with_adapter
@@ -58,21 +55,9 @@ from raypipe.training.trees import Tree, build_trees
 
 LORA = LoraConfig()
 BETA = 0.2
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The paper's token counts by default (§3)."""
-
-    images: int = 5
-    attributes: int = 4
-    pairs_per_query: int = 2
-    prompt_tokens: int = 600
-    completion_tokens: int = 100
-
-    @property
-    def pairs(self) -> int:
-        return self.attributes * self.pairs_per_query
+# Pairs that TRL puts through the model at once: all, or those of the 3B's configuration.
+STOCK_PAIRS = {torch.float32: 1 << 30, torch.bfloat16: 2}
+LISTINGS_OF_PACKS = 6
 
 
 @dataclass(frozen=True)
@@ -110,59 +95,6 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def build_examples(
-    shape: Shape, processor: Any, tokens_per_image: int = TOKENS_PER_IMAGE, seed: int = 0
-) -> Examples:
-    """One listing's pairs with exactly the shape's token counts; no chain occurs twice."""
-    lottery = random.Random(seed)
-    tokenizer = processor.tokenizer
-    words = [
-        text
-        for text in (tokenizer.decode([index]) for index in range(len(tokenizer)))
-        if text.startswith(" ") and text[1:].isalpha()
-    ]
-
-    def said(count: int) -> str:
-        return "".join(lottery.choice(words) for _ in range(count))
-
-    overhead = _prompt_overhead(shape, processor, tokens_per_image)
-    listing = f"listing-{seed}"
-    rows: list[dict[str, Any]] = []
-    for attribute in range(shape.attributes):
-        text = said(shape.prompt_tokens - overhead)
-        for _ in range(shape.pairs_per_query):
-            rows.append(
-                {
-                    "listing_id": listing,
-                    "attribute": f"attribute-{attribute}",
-                    "prompt": conversation(text, "reasoning"),
-                    "chosen": [answer_turn(said(shape.completion_tokens - 2))],
-                    "rejected": [answer_turn(said(shape.completion_tokens - 2))],
-                }
-            )
-    return Examples(rows, {listing: [_picture(lottery) for _ in range(shape.images)]})
-
-
-def _prompt_overhead(shape: Shape, processor: Any, tokens_per_image: int) -> int:
-    """Tokens of a prompt around the user's words."""
-    row = {
-        "listing_id": "x",
-        "attribute": "x",
-        "prompt": conversation("", "reasoning"),
-        "completion": [answer_turn("a")],
-    }
-    empty = Examples([row], {"x": [b""] * shape.images})
-    tree = build_trees(empty, processor, tokens_per_image)[0]
-    return len(tree.trunk) + len(tree.stems[0].token_ids)
-
-
-def _picture(lottery: random.Random) -> bytes:
-    pixels = np.random.default_rng(lottery.randrange(1 << 30)).integers(0, 255, (IMAGE_SIDE,) * 2)
-    stream = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).convert("RGB").save(stream, "PNG")
-    return stream.getvalue()
-
-
 def arguments(directory: str, **changed: Any) -> dict[str, Any]:
     return {
         "output_dir": directory,
@@ -186,8 +118,13 @@ def stock_side(name: str, model: Any, examples: Examples, processor: Any, direct
     clock = StepTimer()
     checkpointing = {} if name == "trl" else {"gradient_checkpointing": False}
     pairs = len(examples.rows)
+    at_once = min(pairs, STOCK_PAIRS[model.dtype])
+    sizes = {
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": pairs // at_once,
+    }
     settings = DPOConfig(
-        **arguments(directory, per_device_train_batch_size=pairs, **checkpointing),
+        **arguments(directory, **sizes, **checkpointing),
         beta=BETA,
         max_length=None,
     )
@@ -202,17 +139,30 @@ def stock_side(name: str, model: Any, examples: Examples, processor: Any, direct
 
 
 def shared_side(
-    name: str, model: Any, examples: Examples, trees: list[Tree], processor: Any, directory: str
+    name: str,
+    model: Any,
+    examples: Examples,
+    trees: list[Tree],
+    processor: Any,
+    directory: str,
+    max_tokens: int = 1 << 30,
 ) -> Side:
     clock = StepTimer()
     base = model.get_base_model()
     shared_prefix.prepare_model(base, checkpointing=name.endswith("checkpointing"))
     laid_out = plan_packs(
-        trees, batch_size=len(examples.rows), epochs=1, num_workers=1, max_tokens=1 << 30, seed=0
+        trees,
+        batch_size=len(examples.rows),
+        epochs=1,
+        num_workers=1,
+        max_tokens=max_tokens,
+        seed=0,
     )
+    sizes = {"per_device_train_batch_size": 1}
+    sizes |= {"gradient_accumulation_steps": laid_out.packs_per_step}
     trainer = SharedPrefixTrainer(
         model=model,
-        args=TrainingArguments(**arguments(directory, per_device_train_batch_size=1)),
+        args=TrainingArguments(**arguments(directory, **sizes)),
         plan=laid_out,
         collator=shared_prefix.Collator(processor, examples.images, base.model.get_rope_index),
         objective="preference",
@@ -234,9 +184,11 @@ class DpoBenchmark:
         self.base = build_model(model, self.processor, family)
 
     def model(self) -> Any:
-        """A copy of the weights with an adapter that is not the identity, always the same one."""
+        """The same frozen weights with an adapter of its own that is not the identity, always the
+        same one: of a 3B they are in memory once for all sides."""
         set_seed(1)
-        model = with_adapter(copy.deepcopy(self.base), LORA, None)
+        frozen = {id(weight): weight for weight in (*self.base.parameters(), *self.base.buffers())}
+        model = with_adapter(copy.deepcopy(self.base, frozen), LORA, None)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
@@ -289,10 +241,11 @@ class Reference:
 def gradients(side: Side) -> dict[str, torch.Tensor]:
     """The adapter's gradient of one step, nothing moved."""
     trainer = side.trainer
-    inputs = next(iter(trainer.get_train_dataloader()))
+    parts = trainer.args.gradient_accumulation_steps
     trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.training_step(trainer.model, inputs)
+    trainer.current_gradient_accumulation_steps = parts
+    for inputs in itertools.islice(trainer.get_train_dataloader(), parts):
+        trainer.training_step(trainer.model, inputs)
     found = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
     trainer.model.zero_grad()
     return found
@@ -335,6 +288,40 @@ def measure(options: argparse.Namespace, shape: Shape, directory: str) -> dict[s
     found["noise"] = abs(statistics.median(first) / statistics.median(second) - 1)
     found["disagreement"] = gap
     return found
+
+
+def measure_packs(options: argparse.Namespace, directory: str) -> dict[str, Any]:
+    """Packs as shipped: several listings in one, as many tokens and the checkpointing that a
+    configuration has by default. One warm step, then medians."""
+    cluster, shape = ClusterConfig(), Shape()
+    bench = DpoBenchmark(options.model, options.family, shape, directory)
+    every = [
+        build_examples(shape, bench.processor, bench.tokens_per_image, seed)
+        for seed in range(LISTINGS_OF_PACKS)
+    ]
+    rows = [row for examples in every for row in examples.rows]
+    images = {name: shown for examples in every for name, shown in examples.images.items()}
+    examples = Examples(rows, images)
+    trees = build_trees(examples, bench.processor, bench.tokens_per_image)
+    # The reference is one number a chain: what it is does not change what a step costs.
+    trees = [tree.with_reference([-1.0 for _ in tree.chains]) for tree in trees]
+    name = "packs_checkpointing" if cluster.gradient_checkpointing else "packs"
+    limit = cluster.tokens_per_pack
+    made = (bench.model(), examples, trees, bench.processor, directory, limit)
+    side = shared_side(name, *made)
+    side.step()
+    seconds = statistics.median(side.step() for _ in range(2 * options.repeats))
+    tokens = sum(tree.num_tokens for tree in trees)
+    packs = side.trainer.plan.packs_per_step
+    print(f"  packs of {limit:,} tokens {seconds / len(rows):18.4f} s a pair")
+    return {
+        "tokens_per_pack": limit,
+        "checkpointing": cluster.gradient_checkpointing,
+        "listings": LISTINGS_OF_PACKS,
+        "packs": packs,
+        "pairs_per_s": round(len(rows) / seconds, 2),
+        "tokens_per_s": round(tokens / seconds),
+    }
 
 
 def peak_memory(options: argparse.Namespace, shape: Shape) -> float:
@@ -397,11 +384,14 @@ def report(options: argparse.Namespace) -> None:
         many = measure(options, shape, directory)
         print("1 attribute, 1 pair:")
         one = measure(options, single, directory)
+        print(f"{LISTINGS_OF_PACKS} listings, packs as shipped:")
+        packs = measure_packs(options, directory)
     sides = ("trl", "trl_no_checkpointing", "shared_prefix", "shared_prefix_checkpointing")
     peaks = {side: memory_of(options, side) for side in sides}
     for side, peak in peaks.items():
         print(f"  {side:28s} {peak:8.2f} GiB more at the peak of a step")
-    print(json.dumps(compared(many, one, peaks) | work_done(options, shape, many)))
+    found = compared(many, one, peaks) | work_done(options, shape, many)
+    print(json.dumps(found | {"packs_as_shipped": packs}))
 
 
 def compared(

@@ -143,11 +143,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _engines_fit(self) -> "Config":
         sampling = self.sampling
-        if sampling.min_actors is not None and sampling.min_actors > sampling.num_actors:
-            raise ValueError(
-                f"sampling.min_actors={sampling.min_actors} is more than sampling.num_actors="
-                f"{sampling.num_actors}"
-            )
+        least, most = sampling.min_actors, sampling.num_actors
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"sampling.min_actors={least} is more than sampling.num_actors={most}")
         parallel = sampling.engine.get("tensor_parallel_size", 1)
         if sampling.gpus_per_actor and sampling.gpus_per_actor < parallel:
             raise ValueError(
@@ -171,17 +169,22 @@ class Config(Section):
     @model_validator(mode="after")
     def _training_fits(self) -> "Config":
         cluster = self.cluster
+        least, workers = cluster.min_train_workers, cluster.num_train_workers
+        if least is not None and workers is not None and least > workers:
+            raise ValueError(
+                f"cluster.min_train_workers={least} is more than cluster.num_train_workers="
+                f"{workers}"
+            )
         if self.training.step == "shared_prefix":
             if cluster.zero_stage == 3:
                 raise ValueError("cluster.zero_stage=3 needs training.step=stock")
-            if cluster.min_train_workers is not None and cluster.zero_stage != 0:
+            if least is not None and cluster.zero_stage != 0:
                 raise ValueError("cluster.min_train_workers needs cluster.zero_stage=0")
             return self
-        if cluster.min_train_workers is not None:
+        if least is not None:
             raise ValueError("cluster.min_train_workers needs training.step=shared_prefix")
-        workers = cluster.num_train_workers
         for name, size in (("sft", self.sft.batch_size), ("training", self.training.batch_size)):
-            if size % workers:
+            if workers is not None and size % workers:
                 raise ValueError(
                     f"{name}.batch_size={size} is not a multiple of cluster.num_train_workers="
                     f"{workers}: with training.step=stock every worker takes the same share"

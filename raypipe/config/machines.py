@@ -23,11 +23,12 @@ class SamplingConfig(Section):
     adapter: Literal["merged", "lora"] = "merged"
     """Serve the adapter merged into the weights, or beside them through the engine's LoRA, which in
     bfloat16 serves a part of a small adapter's effect only, and is then refused."""
-    num_actors: int = Field(1, ge=1, json_schema_extra=RESOURCE)
-    """vLLM engines that work side by side, at most."""
+    num_actors: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """vLLM engines that work side by side, at most. None follows the GPUs that the cluster has,
+    or that its autoscaler may bring; without GPUs it is one for each node."""
     min_actors: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
     """Engines to begin with; more are started, up to num_actors, as the cluster has room. None
-    waits for all of them."""
+    waits for all of num_actors, or begins with what there is where that is None too."""
     cpus_per_actor: float = Field(1, ge=0, json_schema_extra=RESOURCE)
     """Logical CPUs that Ray reserves for an engine's actor."""
     gpus_per_actor: float = Field(0, ge=0, json_schema_extra=RESOURCE)
@@ -38,6 +39,9 @@ class SamplingConfig(Section):
     calls_in_flight: int = Field(3, ge=1, json_schema_extra=RESOURCE)
     """Calls that an engine works on at once, so that its queue never runs empty; the listings of
     all of them are what a killed run repeats."""
+    merged_cache_gib: float | None = Field(50, ge=0, json_schema_extra=RESOURCE)
+    """Merged weights that a node keeps when an engine is started, in GiB: beyond that the least
+    recently used are deleted, but for those in use. None keeps all of them."""
     max_engine_deaths: int = Field(8, ge=0, json_schema_extra=RESOURCE)
     """Engines that may die in one stage before it stops. A listing that kills two is refused."""
     engine_in_actor: bool = Field(False, json_schema_extra=RESOURCE)
@@ -106,11 +110,14 @@ class ClusterConfig(Section):
     num_cpus: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
     """Logical CPUs of a Ray started here; None takes the machine's, at least four. Ignored when
     a cluster is joined."""
-    num_train_workers: int = Field(2, ge=1, json_schema_extra=RESOURCE)
-    """Data-parallel training workers."""
+    num_train_workers: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
+    """Data-parallel training workers. None takes one for each GPU that the cluster has when a
+    training begins, without use_gpu one for each cpus_per_train_worker of its CPUs; at least one,
+    and with training.step=stock a number that divides the batch."""
     min_train_workers: int | None = Field(None, ge=1, json_schema_extra=RESOURCE)
     """Train with as few workers as this while the cluster lacks room for more; None waits for
-    all. Needs training.step=shared_prefix and zero_stage=0."""
+    all. With num_train_workers=null the autoscaler's nodes count as room to grow into. Needs
+    training.step=shared_prefix and zero_stage=0."""
     cpus_per_train_worker: float = Field(1, ge=0, json_schema_extra=RESOURCE)
     """Logical CPUs that Ray reserves for a training worker."""
     use_gpu: bool = Field(False, json_schema_extra=RESOURCE)
@@ -123,8 +130,8 @@ class ClusterConfig(Section):
     """Optimizer steps between checkpoints of a training."""
     max_train_failures: int = Field(3, ge=-1, json_schema_extra=RESOURCE)
     """How often a training goes on from its last checkpoint after a worker died; -1 for ever.
-    A node that Ray knows to be taken back (a drain, as raypipe.runtime.spot asks for on AWS)
-    does not count: its training saves a checkpoint at once."""
+    The loss of a node does not count; of one that Ray knows to be taken back (a drain, as
+    raypipe.runtime.spot asks for on AWS) the training saves a checkpoint first."""
     zero_stage: Literal[0, 1, 2, 3] = Field(0, json_schema_extra=RESOURCE)
     """DeepSpeed ZeRO stage: an adapter's few million weights need none. Only with 0 does a training
     go on from its checkpoint with another number of workers."""
@@ -132,4 +139,5 @@ class ClusterConfig(Section):
     """Recompute activations instead of keeping them: less memory, more time. None does so where a
     pack's activations do not fit into the memory that is free; the stock step does it always."""
     capacity_wait_s: int = Field(21_600, ge=-1, json_schema_extra=RESOURCE)
-    """How long a stage may wait without progress, for instance for spot capacity; -1 for ever."""
+    """How long a stage may wait without progress, for instance for spot capacity, and a training
+    for its workers; -1 for ever."""

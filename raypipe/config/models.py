@@ -26,10 +26,13 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 class ModelConfig(Section):
     stages = _ENGINE_AND_TRAINER
     path: str = "embedded:nano"
-    """Base model: 'embedded:nano', a local checkpoint directory, or a Hugging Face model id."""
+    """Base model: 'embedded:nano', a local checkpoint directory, a Hugging Face model id, or the
+    address of a checkpoint in an object store (s3://, gs://, abfs://), which each machine copies
+    once."""
     revision: str | None = None
     """Commit of the Hugging Face model, forty hex digits; None for a local one. A branch or a tag
-    may move, and is refused unless allow_unpinned says so."""
+    may move, and is refused unless allow_unpinned says so. Of an object store's model the digest
+    of its files, thirty-two hex digits, which 'raypipe doctor' prints; None takes what is there."""
     allow_unpinned: bool = Field(False, json_schema_extra=RESOURCE)
     """Take Hugging Face models without a commit, as they are when they are loaded: then the run
     cannot be made again, and whoever may write to the model changes it."""

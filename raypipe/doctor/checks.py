@@ -12,9 +12,9 @@ from pathlib import Path
 
 from raypipe import config as configuration
 from raypipe.config import Config
+from raypipe.doctor import capacity, machine, model, packages, session
 from raypipe.doctor import environment as variables
-from raypipe.doctor import machine, model, packages, session
-from raypipe.doctor.finding import Finding, fail, ok
+from raypipe.doctor.finding import Finding, fail, ok, warn
 from raypipe.doctor.machine import Devices
 from raypipe.doctor.tested_versions import TESTED
 from raypipe.errors import ConfigError
@@ -64,12 +64,34 @@ def _wants_gpus(config: Config) -> bool:
 def _machine(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     wanted, joins = _wants_gpus(config), bool(environment.get("RAY_ADDRESS"))
     devices = look_for_devices()
-    yield machine.check_devices(devices, wanted=wanted, joins=joins)
+    found = machine.check_devices(devices, wanted=wanted, joins=joins)
+    yield found
+    if found.verdict != "fail":
+        yield from _capacity(config, environment, devices)
     programs = Path(sysconfig.get_path("scripts"))
     yield from machine.check_compiler(shutil.which, programs, needed=not config.cluster.use_gpu)
     shared = Path("/dev/shm")
     free = shutil.disk_usage(shared).free if shared.is_dir() else None
     yield from machine.check_shared_memory(free, devices.memory)
+
+
+def _capacity(
+    config: Config, environment: Mapping[str, str], devices: Devices
+) -> Iterator[Finding]:
+    address = environment.get("RAY_ADDRESS", "").strip()
+    if address in ("", "local", "local_mode"):
+        room = capacity.room_of_machine(config, devices)
+        yield from capacity.check_capacity(config, room, joins=False)
+        return
+    if session.check_address(environment, session.connects).verdict != "ok":
+        return  # told below
+    if address.startswith("http"):
+        return  # a job server: the job that it starts sees more
+    found = capacity.room_of_cluster(address)
+    if isinstance(found, str):
+        yield warn("cluster's resources", f"it does not tell them: {found}", "see: ray status")
+    else:
+        yield from capacity.check_capacity(config, found, joins=True)
 
 
 def look_for_devices() -> Devices:
@@ -106,7 +128,7 @@ def _variables(config: Config, environment: Mapping[str, str]) -> Iterator[Findi
     yield from variables.check_switches(of_engine)
     yield from variables.check_stale(of_engine, variables.known_to_vllm())
     if not sampling.gpus_per_actor:
-        actors = 1 if environment.get("RAY_ADDRESS") else sampling.num_actors
+        actors = 1 if environment.get("RAY_ADDRESS") else sampling.num_actors or 1
         cores = os.cpu_count() or 1
         yield from variables.check_threads(of_engine, actors=actors, cores=cores)
     yield from variables.check_allocator(of_engine, sampling.engine)

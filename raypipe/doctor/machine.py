@@ -8,6 +8,8 @@ from raypipe.doctor.finding import Finding, fail, ok, warn
 from raypipe.errors import EXIT_RETRY
 
 GIB = 1 << 30
+LEAST_DRIVER = "580.65.06"
+"""Nvidia's for CUDA 13, for which requirements/gpu.txt pins torch and vLLM."""
 # Ray's own figures (ray/_private/ray_constants.py, ray_config_def.h).
 _OBJECT_STORE_SHARE = 0.3
 _OBJECT_STORE_MOST = 200 * 10**9
@@ -49,7 +51,7 @@ def check_devices(devices: Devices, *, wanted: bool, joins: bool) -> Finding:
     seen = f", though a driver is here ({devices.driver})" if devices.driver else ""
     if joins:
         return warn(what, f"{machine}{seen}; the cluster must have the GPUs", "see: ray status")
-    remedy = "another --config, or a driver that torch's CUDA accepts"
+    remedy = f"another --config, or a driver that torch's CUDA accepts ({LEAST_DRIVER} or newer)"
     return fail(what, f"{machine}{seen}; the configuration asks for GPUs", remedy)
 
 

@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from raypipe.config import ModelConfig, is_on_hub
 from raypipe.config.models import COMMIT_ID
 from raypipe.doctor.environment import is_on
 from raypipe.doctor.finding import Finding, fail, ok, warn
-from raypipe.errors import ConfigError
+from raypipe.errors import ConfigError, StorageError
 from raypipe.models.families import FAMILIES
+from raypipe.models.licences import UNKNOWN, describe, licence
+from raypipe.models.object_store import GIB, is_in_store, list_model
+from raypipe.models.policies import files_digest, model_path
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 IsCached = Callable[[str, str | None], bool]
@@ -28,9 +32,51 @@ def check_model(
     """Args:
     cached: whether a hub id at a revision lies in this machine's cache.
     """
-    from raypipe.models.policies import model_path
-
     what = "model.path"
+    if is_in_store(model.path):
+        yield from _stored(what, model)
+        return
+    for finding in _found(what, model, environment, cached):
+        yield _with_licence(finding, model) if finding.what == what else finding
+
+
+def _with_licence(finding: Finding, model: ModelConfig) -> Finding:
+    """The finding on a model that is there, or will be, and what its family or card says of its
+    licence."""
+    if finding.verdict == "fail" or model.path.startswith("embedded:"):
+        return finding  # the embedded one is of this repository
+    found = licence(model)
+    told = "unknown, no card of it says one here" if found == UNKNOWN else describe(found)
+    return replace(finding, detail=f"{finding.detail}; licence {told}")
+
+
+def _stored(what: str, model: ModelConfig) -> Iterator[Finding]:
+    try:
+        listed = list_model(model.path)
+    except (ConfigError, StorageError) as error:
+        yield fail(what, str(error), "see the address and the credentials", error.exit_code)
+        return
+    told = f"{model.path} ({len(listed.files)} files, {listed.size / GIB:.1f} GiB)"
+    if not listed.directory.is_dir():
+        yield warn(what, f"{told}: every node copies it first", "nothing, or run a job once")
+        return
+    for finding in _local(what, told, listed.directory):
+        yield _with_licence(finding, model)
+    digest = files_digest(listed.directory)
+    if model.revision is None:
+        remedy = f"model.revision={digest}"
+        yield warn("model.revision", "not set: whatever is at the address is taken", remedy)
+    elif model.revision != digest:
+        yield fail(
+            "model.revision", f"the files' digest is {digest}", "the right address or digest"
+        )
+    else:
+        yield ok("model.revision", digest)
+
+
+def _found(
+    what: str, model: ModelConfig, environment: Mapping[str, str], cached: IsCached
+) -> Iterator[Finding]:
     try:
         path = model_path(model)
     except ConfigError as error:

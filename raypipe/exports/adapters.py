@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from raypipe.config import Config
-from raypipe.exports.modelcard import CARD, model_card
+from raypipe.exports.modelcard import model_card
+from raypipe.models.licences import CARD
 from raypipe.models.policies import Policy, check_origin
 from raypipe.storage import whole
 from raypipe.store.artifacts import Run

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from raypipe.config import Config
 from raypipe.errors import ConfigError
-from raypipe.exports.modelcard import CARD, model_card
+from raypipe.exports.modelcard import model_card
+from raypipe.models.licences import CARD
 from raypipe.models.policies import check_origin, model_path, policy
 from raypipe.sampling.weights import write_merged
 from raypipe.storage import whole

@@ -13,7 +13,8 @@ import yaml
 from raypipe.attributes.prompts import SYSTEM_PROMPTS
 from raypipe.config import Config, ModelConfig, is_on_hub
 from raypipe.errors import ConfigError
-from raypipe.models.families import LICENCES, family_of_checkpoint
+from raypipe.models.families import family_of_checkpoint
+from raypipe.models.licences import UNKNOWN, licence
 from raypipe.models.policies import PRETRAINED, Policy, model_identity, model_path
 from raypipe.store.artifacts import Run
 from raypipe.store.manifest import Commit
@@ -21,9 +22,6 @@ from raypipe.store.paths import CATALOG, Paths
 from raypipe.summaries import Comparison, Metrics, RoundRecord, SplitMetrics, Summary
 
 CardKind = Literal["adapter", "merged"]
-CARD = "README.md"
-UNKNOWN = {"license": "unknown"}
-_LICENCE_KEYS = ("license", "license_name", "license_link")
 Values = dict[str, Any]
 
 
@@ -72,35 +70,6 @@ def _processor_arguments(config: Config) -> str:
 def base_name(model: ModelConfig) -> str | None:
     """The base model's id on the Hub; None for one that is not there."""
     return model.path if is_on_hub(model.path) else None
-
-
-def licence(model: ModelConfig) -> dict[str, str]:
-    """The base model's licence in the keys of the Hub's front matter; whoever publishes the card
-    replaces ``UNKNOWN``."""
-    if model.path in LICENCES:
-        return dict(LICENCES[model.path])
-    card = Path(model_path(model)) / CARD
-    if not card.is_file():
-        return UNKNOWN
-    front = _front_matter_of(card.read_text(encoding="utf-8", errors="replace"))
-    own = {
-        key: value
-        for key, value in front.items()
-        if key in _LICENCE_KEYS and isinstance(value, str) and value.strip()
-    }
-    return own if "license" in own else UNKNOWN
-
-
-def _front_matter_of(card: str) -> Values:
-    """A card's YAML front matter; empty where there is none."""
-    front, end, _ = card.removeprefix("---\n").partition("\n---")
-    if not card.startswith("---\n") or not end:
-        return {}
-    try:
-        found = yaml.safe_load(front)
-    except yaml.YAMLError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from raypipe.config import CONFIGS, Config, Section
+from raypipe.config import CONFIGS, Config, ModelConfig, Section
 from raypipe.ingest.hosts import Server, doubted, proposed
+from raypipe.models.licences import describe, licence
 
 NANO, GPU = "local.yaml", "qwen2.5-vl-3b.yaml"
 MAX_HOSTS = 10
@@ -122,6 +123,12 @@ def draft_config(place: Place) -> str:
     return "\n".join(lines) + "\n"
 
 
+def drafted_model(*, gpus: int) -> ModelConfig:
+    """The base model that a drafted configuration names."""
+    values = yaml.safe_load((CONFIGS / (GPU if gpus else NANO)).read_text())
+    return ModelConfig.model_validate(values["model"])
+
+
 def run_name(directory: str) -> str:
     """A run's name after a directory's."""
     word = re.sub(r"[^a-z0-9._-]+", "-", directory.lower()).strip("-._")[:64]
@@ -184,6 +191,8 @@ def _section(
             yield from lines
         elif name in values:
             why = _WHY.get(f"{base}:{key}") or _WHY.get(key) or field.description or ""
+            if key == "model.path" and base == GPU:
+                why += f" Licence: {describe(licence(drafted_model(gpus=1)))}."
             yield from _comment(why, indent)
             yield from (f"{indent}{line}" for line in _dumped(name, values[name]))
         elif name in _OFFERED.get(prefix.rstrip("."), ()):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from raypipe.config import ModelConfig
 from raypipe.ingest.answers import AnswerKind, Written
 from raypipe.ingest.columns import Columns
 from raypipe.ingest.config_draft import MAX_HOSTS
@@ -13,6 +14,7 @@ from raypipe.ingest.listings import ImportResult
 from raypipe.ingest.refused import Refusals
 from raypipe.ingest.schema_draft import Draft
 from raypipe.ingest.survey import Survey
+from raypipe.models.licences import describe, licence
 from raypipe.runtime.console import Console
 
 _SHOWN = 5
@@ -42,6 +44,13 @@ class InitConsole(Console):
             self.note("hardly two listings share a vertical: is this the right --vertical column?")
         for server, count in survey.hosts.most_common(_SHOWN):
             self.detail(f"    {count:,} images from {display_url(server)}")
+
+    def base_model(self, model: ModelConfig) -> None:
+        """Which base model the configuration names, and on what terms."""
+        self.note(
+            f"it names {model.path} at {model.revision}; licence {describe(licence(model))}: read "
+            "it before you train"
+        )
 
     def hosts(self, servers: Sequence[Server]) -> None:
         """Which hosts the configuration allows, and which it does not."""

@@ -19,7 +19,7 @@ from raypipe.catalog.sources import LISTINGS_COLUMNS, open_source
 from raypipe.errors import ConfigError, InputError, StorageError
 from raypipe.ingest.answers import AnswerKind, Catalog, write_answers
 from raypipe.ingest.columns import ColumnOptions, map_columns
-from raypipe.ingest.config_draft import Place, draft_config, run_name
+from raypipe.ingest.config_draft import Place, draft_config, drafted_model, run_name
 from raypipe.ingest.console import InitConsole
 from raypipe.ingest.listings import ImportResult, ListingImporter
 from raypipe.ingest.photos import Photos
@@ -161,7 +161,9 @@ def _write_drafts(
     console.wrote(target / SCHEMA, f"{draft.asked:,} attributes to ask; edit it")
     console.drafted(draft)
     console.wrote(target / CONFIG, f"for {gpus} GPUs" if gpus else "no GPU is here")
-    if not gpus:
+    if gpus:
+        console.base_model(drafted_model(gpus=gpus))
+    else:
         console.note(
             "without a GPU it names the embedded nano model, which is for trying the pipeline only "
             "and knows nothing of your goods; --gpus N configures for a machine that has some"

@@ -49,7 +49,7 @@ from raypipe.review.tasks import export_review
 from raypipe.runtime import stream
 from raypipe.runtime.cluster import ray_session
 from raypipe.runtime.console import Console
-from raypipe.runtime.cost import Cost, WorkItem, expected_cost, measured_pace
+from raypipe.runtime.cost import Cost, WorkItem, expected_cost, measured_pace, num_engines
 from raypipe.sampling.actor import SamplingRequest
 from raypipe.schemas import LABELS, LISTINGS, SPLITS
 from raypipe.store.artifacts import Artifact, Attempt, Run, get_or_commit
@@ -248,7 +248,7 @@ class LabelingDriver:
             plans,
             resources=sampling.actor_resources(self.config),
             max_refused=self.config.catalog.max_quarantined,
-            counts=counts,
+            counts={**(counts or {}), "engines": sampling.num_engines(self.config)},
         )
 
     @cached_property
@@ -340,7 +340,7 @@ class LabelingDriver:
             queries=int(counts.get("queries", 0)),
             chains=int(counts.get("chains", 0)),
             tokens=counts.get("tokens", 0),
-            engine_hours=commit.seconds * self.config.sampling.num_actors / 3600,
+            engine_hours=commit.seconds * num_engines(self.config, commit) / 3600,
         )
         print_cost(self.console, self.config, planned, took)
         reasons: Counter[str] = Counter()

@@ -1,11 +1,13 @@
 """The base model that a configuration names: whether it is there, asked before anything is started,
 and its weights."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from raypipe.config import ModelConfig, is_on_hub
 from raypipe.errors import ConfigError, StorageError
+from raypipe.models.licences import CARD
 from raypipe.models.policies import model_path
 from raypipe.security.textfiles import MalformedError, parse_json
 
@@ -17,7 +19,7 @@ def check_base_model(model: ModelConfig) -> None:
         ConfigError: a directory that holds no model, an id or a revision that the hub does not
             know or does not give to this user, or one that is not in the cache while the hub must
             not be asked.
-        StorageError: the hub is out of reach.
+        StorageError: the hub, or an object store, is out of reach.
     """
     path = model_path(model)
     directory = Path(path)
@@ -50,7 +52,11 @@ def _on_hub(model: ModelConfig) -> Path:
         cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
         if isinstance(cached, str):
             return Path(cached)
-        return Path(hf_hub_download(model.path, "config.json", revision=model.revision))
+        settings = Path(hf_hub_download(model.path, "config.json", revision=model.revision))
+        with contextlib.suppress(errors.EntryNotFoundError, httpx.HTTPError):
+            # For the licence that doctor and model cards tell.
+            hf_hub_download(model.path, CARD, revision=model.revision)
+        return settings
     except errors.GatedRepoError as error:
         raise ConfigError(
             f"{what} is gated: ask for access on its page, and set HF_TOKEN or run 'hf auth login'"

@@ -11,6 +11,7 @@ from typing import Any
 
 from raypipe.config import Config, ModelConfig, flatten
 from raypipe.errors import ConfigDriftError, ConfigError, InputError
+from raypipe.models.object_store import fetched, is_in_store
 from raypipe.store.artifacts import Artifact, Run
 from raypipe.store.manifest import differing_keys, plain_fingerprint
 from raypipe.store.paths import Paths
@@ -32,9 +33,15 @@ def round_name(round_index: int) -> str:
 def model_path(model: ModelConfig) -> str:
     """Where transformers and vLLM load the base model from.
 
+    A model in an object store is copied to this machine first, where it is not there yet.
+
     Raises:
-        ConfigError: an unknown embedded model, or a directory whose weights are pickles.
+        ConfigError: an unknown embedded model, a directory whose weights are pickles, or a model of
+            an object store that is not what model.revision says.
+        StorageError: an object store is out of reach.
     """
+    if is_in_store(model.path):
+        return str(_stored(model))
     if not model.path.startswith("embedded:"):
         _check_weights("model.path", Path(model.path), "pytorch_model*.bin")
         return model.path
@@ -43,6 +50,16 @@ def model_path(model: ModelConfig) -> str:
     if not (directory / "config.json").exists():
         raise ConfigError(f"model.path: there is no embedded model '{name}'")
     return str(directory)
+
+
+def _stored(model: ModelConfig) -> Path:
+    directory = fetched(model.path)
+    if model.revision is not None and (found := files_digest(directory)) != model.revision:
+        raise ConfigError(
+            f"model.path={model.path} is another model than model.revision={model.revision}: the "
+            f"digest of its files is {found}"
+        )
+    return directory
 
 
 def _check_weights(what: str, directory: Path, pickles: str) -> None:
@@ -65,14 +82,20 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     identity: dict[str, Any] = flatten(model.outcome_keys(), "model.")
     directory = Path(model_path(model))
     if directory.is_dir():
-        digest = hashlib.sha256()
-        for path in sorted(directory.iterdir()):
-            if path.is_file():
-                digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-                with path.open("rb") as file:
-                    digest.update(file.read(_WHOLE_FILE_BYTES))
-        identity[_FILES] = digest.hexdigest()[:32]
+        identity[_FILES] = files_digest(directory)
     return identity
+
+
+def files_digest(directory: Path) -> str:
+    """Thirty-two hex digits that depend on the names, sizes and beginnings of a checkpoint's files:
+    of an object store's model this is its revision."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.is_file():
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_WHOLE_FILE_BYTES))
+    return digest.hexdigest()[:32]
 
 
 def check_origin(config: Config, run: Run, *names: str) -> None:

@@ -84,11 +84,16 @@ def without_bars() -> Iterator[None]:
         context.enable_progress_bars = shown
 
 
+def logical_cpus(cluster: ClusterConfig) -> int:
+    """CPUs of a Ray started here, as it counts them."""
+    return cluster.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+
+
 def _arguments(cluster: ClusterConfig) -> dict[str, Any]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if joins_cluster():
         return quiet
-    logical = cluster.num_cpus or max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+    logical = logical_cpus(cluster)
     # Ray warns when there are many more workers than processors.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(logical))
     return {**quiet, "address": "local", "num_cpus": logical, "include_dashboard": False}

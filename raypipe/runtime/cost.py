@@ -114,9 +114,14 @@ def measured_pace(config: Config, commits: Iterable[Commit | None]) -> Pace | No
     for commit in commits:
         chains = commit.counts.get("chains", 0) if commit is not None else 0
         if commit is not None and chains and commit.seconds:
-            engine_seconds = commit.seconds * config.sampling.num_actors
+            engine_seconds = commit.seconds * num_engines(config, commit)
             return Pace(commit.counts.get("tokens", 0) / chains, chains / engine_seconds)
     return None
+
+
+def num_engines(config: Config, commit: Commit) -> int:
+    """Engines that made an artifact, or may have, where it does not say."""
+    return int(commit.counts.get("engines") or config.sampling.num_actors or 1)
 
 
 def max_examples(config: Config, queries: int, part: Slice, method: str, votes: int) -> int:

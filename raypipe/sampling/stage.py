@@ -17,6 +17,8 @@ from raypipe.attributes.prompts import TEMPLATE_VERSION
 from raypipe.config import Config, SamplingConfig
 from raypipe.models.policies import Policy, model_identity, model_path
 from raypipe.runtime import stream
+from raypipe.runtime.capacity import Room, engines
+from raypipe.sampling import merged_cache
 from raypipe.sampling.actor import ChainSource, RowBuilder, SamplingActor, SamplingRequest
 from raypipe.sampling.chains import chains_table
 from raypipe.sampling.crash_tracker import CrashTracker
@@ -112,7 +114,7 @@ def run(
             [chosen],
             resources=actor_resources(config),
             max_refused=config.catalog.max_quarantined,
-            counts={"chains_per_query": num_chains},
+            counts={"chains_per_query": num_chains, "engines": num_engines(config)},
         )
 
     return get_or_commit(run.artifact(Paths(scope).chains, CHAINS), fingerprint, make)
@@ -152,6 +154,14 @@ def actor_resources(config: Config) -> stream.ActorResources:
     return stream.ActorResources(
         sampling.cpus_per_actor, sampling.gpus_per_actor, config.cluster.capacity_wait_s
     )
+
+
+def num_engines(config: Config) -> int:
+    """Engines that a stage may have on the Ray session that this process is in; one without."""
+    import ray
+
+    room = Room.of_cluster() if ray.is_initialized() else Room([], {})
+    return config.sampling.num_actors or engines(config.sampling, room)[1]
 
 
 def sampling_plan(
@@ -230,16 +240,27 @@ def _maker(start: EngineStarter, config: Config, policy: Policy) -> Callable[[],
     """Starts an engine anywhere, with the variables that are set here."""
     variables = {"environment": config.sampling.variables(os.environ)}
     sampling = config.sampling.model_copy(update=variables)
-    return partial(start, config.model_copy(update={"sampling": sampling}), policy)
+    return partial(_start_engine, start, config.model_copy(update={"sampling": sampling}), policy)
+
+
+def _start_engine(start: EngineStarter, config: Config, policy: Policy) -> ChainSource:
+    """Start an engine in this process, on a node that keeps no more merged weights than it may."""
+    cache, limit = merged_cache.merged_directory(), config.sampling.merged_cache_gib
+    merged_cache.make_room(cache, None if limit is None else int(limit * merged_cache.GIB))
+    engine = start(config, policy)
+    for checkpoint in cache.glob(f"{policy.policy_id}*"):
+        merged_cache.hold(checkpoint)
+    return engine
 
 
 def _pool(sampling: SamplingConfig) -> Any:
     """Engines, and how many calls each of them works on."""
     import ray.data
 
+    least, most = engines(sampling, Room.of_cluster())
     return ray.data.ActorPoolStrategy(
-        min_size=sampling.min_actors or sampling.num_actors,
-        max_size=sampling.num_actors,
+        min_size=least,
+        max_size=most,
         # Ray Data adds engines once 1.75 times what they work on is queued.
         max_tasks_in_flight_per_actor=2 * sampling.calls_in_flight,
         max_concurrent_calls_per_actor=sampling.calls_in_flight,

@@ -95,6 +95,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     from raypipe.training.extension import load_extension
 
     job: Job = arguments["job"]
+    ray.get(job.progress.place.remote(ray.get_runtime_context().get_node_id()))
     if ray.get(job.progress.refusal.remote()):
         return  # Ray Train tries again whatever the fault was; this one would come back
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -116,6 +117,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
 
 def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
     import ray
+    import ray.train
     from transformers import set_seed
 
     from raypipe.training.checkpoints import ReportCallback, hand_over
@@ -141,6 +143,7 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
             ray.get(job.progress.reject.remote(checkpoint.name, reason))
         raise
     counts["num_examples"] = len(examples.rows)
+    counts["num_workers"] = ray.train.get_context().get_world_size()
     counts["num_steps"] = trainer.state.global_step
     counts["steps_s"] = round(time.monotonic() - started, 3)
     _keep_events(job, trainer, directory)
@@ -303,13 +306,15 @@ def _stock(
     counts: dict[str, Any],
 ) -> Any:
     """TRL's own trainer, as it ships."""
+    import ray.train
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     from raypipe.training.loss import LossOptions, trl_settings
 
-    sizes = _stock_sizes(job)
+    workers = ray.train.get_context().get_world_size()
+    sizes = _stock_sizes(job, workers)
     a_step = sizes["gradient_accumulation_steps"] * sizes["per_device_train_batch_size"]
-    a_step *= job.config.cluster.num_train_workers
+    a_step *= workers
     num_steps = sizes["num_train_epochs"] * math.ceil(len(examples.rows) / a_step)
     arguments = _arguments(job, directory, num_steps) | sizes
     if job.task.method == "dpo":
@@ -329,9 +334,9 @@ def _stock(
     return trainer
 
 
-def _stock_sizes(job: Job) -> dict[str, Any]:
+def _stock_sizes(job: Job, workers: int) -> dict[str, Any]:
     optimizer, cluster = job.task.optimizer(job.config), job.config.cluster
-    share = optimizer.batch_size // cluster.num_train_workers
+    share = optimizer.batch_size // workers
     micro = max(size for size in range(1, cluster.micro_batch_size + 1) if share % size == 0)
     return {
         "per_device_train_batch_size": micro,

@@ -1,22 +1,51 @@
 """Where the workers of a training say how far they are, for the driver to read."""
 
-from typing import Any
+from typing import Any, Literal
+
+WorkerState = Literal["lacking", "asked", "there"]
+"""Of a training's workers: no room for them, asked of Ray, or at work."""
 
 
 class TrainingProgress:
-    """The newest optimizer step of a training, and why it must not be tried again."""
+    """The newest optimizer step of a training, where its workers are, and why it must not be tried
+    again."""
 
     def __init__(self) -> None:
         self._text: str | None = None
+        self._steps = 0
+        self._nodes: set[str] = set()
+        self._workers: WorkerState = "there"
         self._refusal: str | None = None
         self._rejected: dict[str, str] = {}
         self._notes: list[str] = []
 
     def show(self, step: int, num_steps: int, loss: float) -> None:
         self._text = f"step {step} of {num_steps}, loss {loss:.3f}"
+        self._steps += 1
 
     def text(self) -> str | None:
         return self._text
+
+    def steps(self) -> int:
+        """Steps taken so far, those that were repeated included."""
+        return self._steps
+
+    def turn(self, workers: WorkerState) -> None:
+        """What has become of the workers."""
+        self._workers = workers
+        if workers != "there":
+            self._nodes = set()
+
+    def workers(self) -> WorkerState:
+        return self._workers
+
+    def place(self, node_id: str) -> None:
+        """A worker has begun on this node."""
+        self._nodes.add(node_id)
+
+    def nodes(self) -> set[str]:
+        """The nodes of the present workers."""
+        return self._nodes
 
     def refuse(self, reason: str) -> None:
         self._refusal = reason

@@ -3,14 +3,19 @@
 import logging
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from pyarrow import fs as pafs
 
 from raypipe import storage
 from raypipe.attributes.prompts import TEMPLATE_VERSION
-from raypipe.config import ClusterConfig, Config
-from raypipe.errors import ArtifactError, NonFiniteLossError, RaypipeError
+from raypipe.config import Config
+from raypipe.errors import (
+    ArtifactError,
+    EngineStartError,
+    NonFiniteLossError,
+    RaypipeError,
+)
 from raypipe.models.families import family_of_checkpoint, model_settings
 from raypipe.models.policies import (
     ADAPTER_WEIGHTS,
@@ -34,6 +39,7 @@ from raypipe.training.rendezvous import torch_config
 
 logger = logging.getLogger("raypipe.runtime.progress")
 _LIST = "checkpoint_manager_snapshot.json"
+_LOOK_S = 30
 
 
 def check_training(config: Config) -> None:
@@ -145,25 +151,25 @@ def _reference_fingerprint(config: Config, run: Run, task: TrainingTask) -> dict
 
 def _fit(attempt: Attempt, job: Job) -> Commit:
     import ray.train
-    from ray.train.torch import TorchTrainer
 
-    class Trainer(TorchTrainer):  # type: ignore[misc]
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Ctrl-C is the job's own matter: Ray Train takes 20 s to stop, in silence."""
+    from raypipe.runtime.capacity import Room
+    from raypipe.training.capacity import WorkerDemand
 
     run, cluster = job.run, job.config.cluster
-    # Ray Train looks at its workers every two seconds, and every report waits for that.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    demand = WorkerDemand.of(job.config, job.name, Room.of_cluster())
+    if line := demand.lacking(Room.of_cluster()):
+        logger.warning(line)
+    _hurry(demand.wait_s)
     progress = training_progress()
     # Attempts with the same fingerprint share a directory: a new one goes on where the last
     # one's newest whole checkpoint is.
     place = run.path(TRAININGS, job.name)
     forget_list(run, f"{TRAININGS}/{job.name}/{attempt.family}")
-    trainer = Trainer(
+    trainer = _trainer_class(demand, progress)(
         train_worker,
         train_loop_config={"job": replace(job, progress=progress)},
         torch_config=torch_config("nccl" if cluster.use_gpu else "gloo"),
-        scaling_config=_scaling(cluster),
+        scaling_config=demand.scaling(),
         run_config=ray.train.RunConfig(
             name=attempt.family,
             storage_path=place,
@@ -174,7 +180,7 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
         ),
     )
     try:
-        with reported(lambda: ray.get(progress.text.remote())):
+        with reported(lambda: _state(demand, progress)):
             fitted = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _explained(error, ray.get(progress.refusal.remote())) from error
@@ -227,16 +233,44 @@ def forget_list(run: Run, directory: str) -> None:
         run.filesystem.delete_file(info.path)
 
 
-def _scaling(cluster: ClusterConfig) -> Any:
-    import ray.train
+def _trainer_class(demand: Any, progress: Any) -> Any:
+    """Ray Train's trainer with our own patience, count of failures and end at Ctrl-C."""
+    from ray.train.torch import TorchTrainer
 
-    most, least = cluster.num_train_workers, cluster.min_train_workers
-    return ray.train.ScalingConfig(
-        num_workers=most if least is None else (least, most),
-        use_gpu=cluster.use_gpu,
-        resources_per_worker={"CPU": cluster.cpus_per_train_worker}
-        | ({"GPU": 1} if cluster.use_gpu else {}),
-    )
+    from raypipe.training.node_losses import NodeLossPolicy
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            arguments["scaling_policy"] = demand.policy(progress)
+            failures = self.run_config.failure_config
+            arguments["failure_policy"] = NodeLossPolicy(failures, progress)
+            return super()._initialize_and_run_controller(**arguments)
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ctrl-C is the job's own matter: Ray Train takes 20 s to stop, in silence."""
+
+    return Trainer
+
+
+def _hurry(wait_s: int) -> None:
+    """Have Ray Train look at its workers and at the time more often than by default."""
+    # Every report waits for a look at the workers, which comes every two seconds.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # How long it waits for a placement group before it asks its policy again.
+    seconds = min(_LOOK_S, max(wait_s, 1)) if wait_s >= 0 else _LOOK_S
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(seconds))
+
+
+def _state(demand: Any, progress: Any) -> str | None:
+    """How far a training is, or what it waits for."""
+    import ray
+
+    from raypipe.runtime.capacity import Room
+
+    workers = ray.get(progress.workers.remote())
+    if workers == "lacking" or (workers == "asked" and demand.is_pending()):
+        return cast("str", demand.waiting(Room.of_cluster()))
+    return cast("str | None", ray.get(progress.text.remote()))
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -258,9 +292,14 @@ def _explained(error: Any, refusal: str | None) -> BaseException:
     if refusal:
         return NonFiniteLossError(refusal)
     for failure in getattr(error, "worker_failures", {}).values():
-        cause: BaseException = getattr(failure, "cause", None) or failure
-        if isinstance(cause, RaypipeError):
-            return cause
+        raised: BaseException = getattr(failure, "cause", None) or failure
+        if isinstance(raised, RaypipeError):
+            return raised
+    cause = getattr(error, "controller_failure", None)
+    if isinstance(cause, RaypipeError):
+        return cause
+    if type(cause).__name__ == "InsufficientClusterResourcesError":
+        return EngineStartError(f"the cluster may never have these workers: {cause}")
     if storage.is_full(str(error)):
         return storage.failed("a worker could not write", error)
     return RaypipeError(f"training failed: {error}")

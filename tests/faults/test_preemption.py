@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,15 @@ def take(node: Any) -> None:
 
 
 class Cloud:
-    """Announces that the training's node goes, and takes it once a checkpoint is there."""
+    """Takes the training's node; announces it first, where it is said to, and takes it once a
+    checkpoint is there."""
 
-    def __init__(self, cluster: Cluster, run: Run) -> None:
+    def __init__(self, cluster: Cluster, run: Run, *, announces: bool) -> None:
         self._cluster = cluster
         self._run = run
+        self._announces = announces
         self.taken: Any = None
+        self.other: Any = None
         self.noticed = 0
         self.saved: list[int] = []
         self.error: BaseException | None = None
@@ -92,24 +95,34 @@ class Cloud:
             self._wait(lambda: any(steps_of(path) for path in self._events()))
             self.noticed = max(step for path in self._events() for step in steps_of(path))
             node = training_node(self._cluster)
-            gcs = ray._raylet.GcsClient(address=self._cluster.address)
-            reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-            accepted, why = gcs.drain_node(
-                node.node_id, reason, "spot", int(time.time() * 1000) + FAR
-            )
-            assert accepted, why
-            storage = Path(self._run.path(".training", "round-1"))
-            self._wait(
-                lambda: any(
-                    recorded(path, 1) for path in storage.glob("*/checkpoint_manager_snapshot.json")
-                )
-            )
+            if self._announces:
+                self._announce(node)
             take(node)
             self.taken = node
-            saved = storage.glob("*/checkpoint_*/global_step*")
+            saved = Path(self._run.path(".training", "round-1")).glob("*/checkpoint_*/global_step*")
             self.saved = sorted({int(path.name.removeprefix("global_step")) for path in saved})
         except BaseException as error:  # noqa: BLE001 - told by the test
             self.error = error
+
+    def bring_another(self, when: Callable[[], bool]) -> None:
+        """Take the node that is left too, and add another once its lack is told."""
+        self._wait(lambda: self.taken is not None)
+        self.other = next(node for node in self._cluster.worker_nodes if node is not self.taken)
+        take(self.other)
+        self._wait(when)
+        self._cluster.add_node(num_cpus=4, include_dashboard=False)
+
+    def _announce(self, node: Any) -> None:
+        gcs = ray._raylet.GcsClient(address=self._cluster.address)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = gcs.drain_node(node.node_id, reason, "spot", int(time.time() * 1000) + FAR)
+        assert accepted, why
+        storage = Path(self._run.path(".training", "round-1"))
+        self._wait(
+            lambda: any(
+                recorded(path, 1) for path in storage.glob("*/checkpoint_manager_snapshot.json")
+            )
+        )
 
     def _events(self) -> list[Path]:
         there = Path(self._run.path("tensorboard", "round-1")).exists()
@@ -138,15 +151,19 @@ def staying() -> set[str]:
     return alive - set(ray._private.state.state.get_draining_nodes())
 
 
-def test_on_a_notice_a_training_saves_at_once_and_its_restart_is_no_failure(
-    cluster: Cluster, tmp_path: Path, commit_rows: CommitRows
-) -> None:
+@pytest.fixture
+def run(tmp_path: Path, commit_rows: CommitRows) -> Run:
     prepared = Run(str(tmp_path / "catalog"))
     catalog.run(settings(), prepared)
     rows = prepared.artifact("catalog/listings", LISTINGS).read().to_pylist()
     pool = [row for row in rows if row["split"] == "pool"]
-    run = paired(tmp_path / "run", pool, commit_rows)
-    cloud = Cloud(cluster, run)
+    return paired(tmp_path / "run", pool, commit_rows)
+
+
+def test_on_a_notice_a_training_saves_at_once_and_its_restart_is_no_failure(
+    cluster: Cluster, run: Run
+) -> None:
+    cloud = Cloud(cluster, run, announces=True)
     cloud.thread.start()
     # No checkpoint is due by itself, and no failure is allowed.
     overrides = ("cluster.checkpoint_steps=1000", "cluster.max_train_failures=0")
@@ -161,3 +178,26 @@ def test_on_a_notice_a_training_saves_at_once_and_its_restart_is_no_failure(
     assert saved >= cloud.noticed
     assert second[0] == saved + 1
     cluster.remove_node(cloud.taken, allow_graceful=False)
+
+
+def test_nodes_that_go_without_notice_are_no_failure_and_others_are_waited_for(
+    cluster: Cluster, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="raypipe.runtime.progress")
+
+    def is_waiting() -> bool:
+        return any("waiting for capacity" in text for text in caplog.messages)
+
+    cloud = Cloud(cluster, run, announces=False)
+    cloud.thread.start()
+    returned = threading.Thread(target=cloud.bring_another, args=(is_waiting,))
+    returned.start()
+    commit = trained(run, f"training.epochs={EPOCHS}", "cluster.max_train_failures=0")
+    for thread in (cloud.thread, returned):
+        thread.join()
+    assert cloud.error is None
+    assert is_waiting()
+    assert commit.counts["num_steps"] == EPOCHS * NUM_STEPS
+    assert logged_steps(run) == list(range(1, EPOCHS * NUM_STEPS + 1))
+    for node in (cloud.taken, cloud.other):
+        cluster.remove_node(node, allow_graceful=False)

@@ -52,6 +52,7 @@ RESOURCE_KEYS = frozenset(
         "sweep.arms_at_once",
         "sampling.num_actors",
         "sampling.min_actors",
+        "sampling.merged_cache_gib",
         "sampling.calls_in_flight",
         "sampling.max_engine_deaths",
         "sampling.cpus_per_actor",

@@ -15,7 +15,8 @@ from transformers import AutoModelForImageTextToText
 from raypipe.config import ModelConfig, resolve
 from raypipe.errors import EXIT_INPUT, ArtifactError, ConfigDriftError
 from raypipe.exports.adapters import export_adapter
-from raypipe.exports.modelcard import base_name, licence, model_card
+from raypipe.exports.modelcard import base_name, model_card
+from raypipe.models.licences import licence
 from raypipe.models.policies import Policy, model_path
 from raypipe.store.artifacts import Run
 from tests.fakes.adapters import NAMED, NANO, PAIRS_DIGEST, adapted_run, nano_config, write_adapter

@@ -78,6 +78,11 @@ def test_comments_on_unset_keys_are_the_keys_own_docstrings() -> None:
     assert " ".join(description.split()) in words
 
 
+def test_the_licence_of_the_base_model_stands_above_it() -> None:
+    words = draft_config(Place("shop", "listings.parquet", 1)).replace("#", " ").split()
+    assert "Licence: qwen-research (https://huggingface.co/Qwen" in " ".join(words)
+
+
 def test_without_a_gpu_it_says_loudly_what_the_nano_is_for() -> None:
     assert "KNOWS NOTHING OF YOUR GOODS" in draft_config(Place("shop", "listings.parquet", 0))
     assert "KNOWS NOTHING" not in draft_config(Place("shop", "listings.parquet", 1))
