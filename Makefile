@@ -24,7 +24,7 @@ help:
 	@echo "make test       install, then run all tests"
 	@echo "make test-fast  the tests that start neither Ray nor vLLM, on all cores"
 	@echo "make check      ruff, format check, mypy --strict"
-	@echo "make bench-dpo  the shared-prefix DPO step against TRL's: about six minutes"
+	@echo "make bench-dpo  the shared-prefix DPO step against TRL's: about six minutes (ARGS=\"--family qwen3-vl\")"
 	@echo "make bench-sampling  chains/s against vLLM alone, ray.data.llm and no sharing"
 	@echo "make bench-scale     a million listings through everything but the engine"
 	@echo "make bench-adapters  merged weights against a LoRA in the engine"

@@ -8,7 +8,7 @@ from typing import Any, cast
 from pyarrow import fs as pafs
 
 from raypipe import storage
-from raypipe.attributes.prompts import TEMPLATE_VERSION
+from raypipe.attributes.prompts import TEMPLATE_VERSION, messages
 from raypipe.config import Config
 from raypipe.errors import (
     ArtifactError,
@@ -48,17 +48,20 @@ def check_training(config: Config) -> None:
     Raises:
         ConfigError: names what is missing, or the step that can.
     """
-    path, revision = config.model.path, config.model.revision
+    named, revision = config.model.path, config.model.revision
+    embedded = named.startswith("embedded:")
+    path = named if embedded else model_path(config.model)
     family_of_checkpoint(path, revision).check_side(config.catalog.image_size)
-    if path.startswith("embedded:"):
+    if embedded:
         return
     from raypipe.training.shared_prefix import check_family
 
-    settings = model_settings(model_path(config.model), revision)
+    settings = model_settings(path, revision)
     if config.training.step == "shared_prefix":
         check_family(settings)
     check_targets(settings, config.lora)
-    check_processor(load_processor(path, revision), path)
+    turns = messages("which one?", 1, config.model.answer_format)
+    check_processor(load_processor(path, revision), named, turns)
 
 
 def run_sft(config: Config, run: Run, *, name: str = SFT) -> Commit:
