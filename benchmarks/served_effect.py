@@ -12,7 +12,9 @@ learning rates leave. Ways to serve it:
 
 What the engine's log-probabilities change by, against a second engine with the base model, is
 regressed on what the adapter changes in float32 by transformers: 1 is all of the effect. Intervals
-are of 95 %, clustered by text. Every engine is a process of its own. The last line is JSON:
+are of 95 %, clustered by text. The texts are the probe's, more of them the smaller the adapter is:
+its effect is a tenth of the engines' noise. Every engine is a process of its own. The last line is
+JSON:
 
     {"benchmark": "served_effect", "merged": {"0.0001": [share, low, high], …}, …}
 """
@@ -34,6 +36,7 @@ from raypipe.store.artifacts import Run
 
 WAYS = ("merged", "lora", "nearest")
 STDS = (1e-4, 2e-4, 4e-4, 7e-4)
+_LEAST_TOKENS = 50_000
 
 
 def shipped(way: str) -> Config:
@@ -49,7 +52,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["merged"])
     parser.add_argument("--stds", nargs="+", type=float, default=STDS)
-    parser.add_argument("--tokens", type=int, default=200_000)
+    parser.add_argument("--tokens", type=int, default=600_000, help="for the smallest adapter")
     parser.add_argument("--score", choices=("base", *WAYS), help="one engine (internal)")
     parser.add_argument("--output", type=Path, help="where it writes its scores (internal)")
     options = parser.parse_args()
@@ -69,11 +72,13 @@ def measure(
     base = engine_scores("base", trained, options.tokens, place)
     for std in options.stds:
         adapter = scaled(trained, std, place / f"std-{std}")
-        texts = token_ids(options.tokens)
+        num_tokens = max(_LEAST_TOKENS, int(options.tokens * (min(options.stds) / std) ** 2))
+        texts = token_ids(num_tokens)
         exact = exact_change(adapter, texts)
         effect = float(np.sqrt((exact**2).mean()))
         for way in options.ways:
-            change = engine_scores(way, adapter, options.tokens, place) - base
+            served = engine_scores(way, adapter, num_tokens, place)
+            change = served - base[: len(served)]
             share, error = slope(change, exact, [len(text) - 1 for text in texts])
             found[way][str(std)] = tuple(
                 round(value, 3) for value in (share, share - 1.96 * error, share + 1.96 * error)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raypipe.attributes.prompts import Question, completion, messages, user_prompt
 from raypipe.embedded.catalog import RenderedListing, listing
+from raypipe.seeds import derive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +33,19 @@ class Moments(NamedTuple):
 
 
 def texts(processor: Any, num_tokens: int) -> list[list[int]]:
-    """Token ids of different questions and answers, at least ``num_tokens`` in all."""
+    """Token ids of different texts in the words of prompts and answers, at least ``num_tokens``.
+
+    The words are in random order: in sentences that repeat, an engine's rounding errors repeat too,
+    and more of them would say nothing new.
+    """
     found: list[list[int]] = []
     total = 0
     while total < num_tokens:
-        text = _text(processor, len(found), num_images=0)
+        lottery = random.Random(derive("texts", len(found)))
+        words = [word for part in _words(len(found), lottery) for word in part.split()]
+        lottery.shuffle(words)
+        turns = messages(" ".join(words), 0, "reasoning")
+        text = processor.apply_chat_template(turns, tokenize=False)
         found.append(list(processor.tokenizer(text)["input_ids"]))
         total += len(found[-1])
     return found
@@ -84,19 +93,23 @@ def _images(drawn: RenderedListing) -> list[Any]:
 
 
 def _text(processor: Any, index: int, num_images: int) -> str:
-    """A question about a rendered listing with its answer. What the listing is comes first, so that
-    texts differ from their beginning."""
+    """A prompt about a rendered listing, with its answer."""
+    question, reasoning, answer = _words(index, random.Random(derive("prompt", index)))
+    prompt = processor.apply_chat_template(
+        messages(question, num_images, "reasoning"), add_generation_prompt=True, tokenize=False
+    )
+    return f"{prompt}{completion(answer, reasoning, 'reasoning')}"
+
+
+def _words(index: int, lottery: random.Random) -> tuple[str, str, str]:
+    """A question about a rendered listing, with reasoning and answer."""
     drawn = listing(_SEED, "pool", index)
-    lottery = random.Random(index)
     said = lottery.choice(drawn.annotation())
     entry = next(entry for entry in drawn.entries if entry.name == said["attribute"])
     options = tuple(lottery.sample(entry.values, len(entry.values)))
     question = Question(entry.vertical, entry.name, entry.description, options)
     facts = [f"{name}: {value}" for name, value in drawn.product.values.items()]
-    lottery.shuffle(facts)
-    asked = messages(f"{', '.join(facts)}. {user_prompt(question)}", num_images, "reasoning")
-    prompt = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
-    return f"{prompt}{completion(said['answer'], said['reasoning'], 'reasoning')}"
+    return f"{', '.join(facts)}. {user_prompt(question)}", said["reasoning"], said["answer"]
 
 
 class _Recorder:
