@@ -87,15 +87,15 @@ def _rounded(wanted: "Tensor", dtype: Any, factor: "Tensor") -> "Tensor":
     """Round column after column; the error goes to the columns that are still to come."""
     import torch
 
-    wanted = wanted.clone()
-    rounded = torch.empty_like(wanted, dtype=dtype)
-    for start in range(0, wanted.shape[1], _BLOCK):
-        stop = min(start + _BLOCK, wanted.shape[1])
-        errors = torch.empty_like(wanted[:, start:stop])
+    columns = wanted.T.contiguous()  # what is changed together lies together
+    rounded = torch.empty_like(columns, dtype=dtype)
+    for start in range(0, len(columns), _BLOCK):
+        stop = min(start + _BLOCK, len(columns))
+        errors = torch.empty_like(columns[start:stop])
         for column in range(start, stop):
-            rounded[:, column] = wanted[:, column].to(dtype)
-            error = (wanted[:, column] - rounded[:, column].float()) / factor[column, column]
-            wanted[:, column:stop] -= error[:, None] * factor[column, column:stop]
-            errors[:, column - start] = error
-        wanted[:, stop:] -= errors @ factor[start:stop, stop:]
-    return rounded
+            rounded[column] = columns[column].to(dtype)
+            error = (columns[column] - rounded[column].float()) / factor[column, column]
+            columns[column:stop].addr_(factor[column, column:stop], error, alpha=-1)
+            errors[column - start] = error
+        columns[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+    return rounded.T.contiguous()

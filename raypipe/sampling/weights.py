@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -29,6 +30,7 @@ MIN_KEPT = 0.9
 """A merge that keeps a smaller share of the adapter's effect is refused."""
 _PROBE_FILE = "raypipe_probe.json"
 _MOMENT_BYTES = 4 << 30
+_LARGE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -136,17 +138,25 @@ def _sums(directory: Path) -> dict[str, str]:
     return found
 
 
-def _apart(work: Callable[..., Any], *arguments: object) -> Any:
-    """Run ``work``, with a GPU in a process of its own: its memory is the engine's afterwards."""
+def _apart(work: Callable[..., Any], base: str, *arguments: object) -> Any:
+    """Run ``work`` of a large base, or with a GPU, in a process of its own: its memory is the
+    engine's afterwards."""
     import torch
 
-    if not torch.cuda.is_available():
-        return work(*arguments)
+    if not torch.cuda.is_available() and _size(Path(base)) < _LARGE_BYTES:
+        return work(base, *arguments)
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+        return pool.submit(work, base, *arguments).result()
+
+
+def _size(directory: Path) -> float:
+    """Bytes of the weights; unknown, and large, for a model of the Hub."""
+    if not directory.is_dir():
+        return math.inf
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
 
 def _proved(
