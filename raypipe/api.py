@@ -204,7 +204,7 @@ def chain_logprobs(
     with the attention that it had.
 
     Args:
-        model: a Qwen2-VL or Qwen2.5-VL model of transformers, or a PEFT model around one.
+        model: a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model of transformers, or a PEFT model around one.
         processor: its processor.
         rows: of :func:`make_pairs` or :func:`make_targets`, not of both.
         images: by ``listing_id``; images of one listing and of the others have one size, such as
@@ -377,13 +377,14 @@ def _tree_attention(base: Any) -> Iterator[None]:
     import torch
 
     from raypipe.errors import ConfigError
+    from raypipe.models.families import FAMILIES
     from raypipe.training import shared_prefix
 
     try:
         shared_prefix.check_family(base.config)
     except ConfigError as error:
         raise InputError(
-            "prefixes are shared in Qwen2-VL and Qwen2.5-VL models without sliding windows, "
+            f"prefixes are shared in models of {', '.join(FAMILIES)} without sliding windows, "
             f"not in '{base.config.model_type}'"
         ) from error
     language = base.model.language_model

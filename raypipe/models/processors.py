@@ -1,11 +1,9 @@
 """The processor of a base model: what it has to bring, asked before anything is started."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raypipe.attributes.prompts import SYSTEM_PROMPTS, messages
 from raypipe.errors import ConfigError
-
-_QUESTION = "which one?"
 
 
 def load_processor(path: str, revision: str | None) -> Any:
@@ -23,8 +21,12 @@ def load_processor(path: str, revision: str | None) -> Any:
         raise ConfigError(f"model.path={path}: its processor cannot be loaded: {reason}") from error
 
 
-def check_processor(processor: Any, path: str) -> None:
+def check_processor(processor: Any, path: str, turns: Sequence[Mapping[str, Any]]) -> None:
     """Refuse a processor without images or chat template, or whose template loses part of a prompt.
+
+    Args:
+        path: of the model, for messages.
+        turns: a conversation with images, as chat templates take it.
 
     Raises:
         ConfigError: names the model and what it lacks.
@@ -39,18 +41,18 @@ def check_processor(processor: Any, path: str) -> None:
             f"model.path={path} has no chat template (chat_template.jinja): take a model that "
             "follows instructions"
         )
-    turns = messages(_QUESTION, 1, "reasoning")
     try:
         text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     except TemplateError as error:
         raise ConfigError(
-            f"model.path={path}: its chat template takes no system turn, or no image: {error}"
+            f"model.path={path}: its chat template does not take system turn and images: {error}"
         ) from error
-    parts = {
-        "the system turn": SYSTEM_PROMPTS["reasoning"],
-        "the question": _QUESTION,
-        "the image": getattr(processor, "image_token", ""),
-    }
-    lost = [name for name, part in parts.items() if part not in text]
+    parts = [(turn["role"], part) for turn in turns for part in turn["content"]]
+    shown = {"image": getattr(processor, "image_token", "")}
+    lost = [
+        f"the {role}'s {part['type']}"
+        for role, part in parts
+        if (part.get("text") or shown[part["type"]]) not in text
+    ]
     if lost:
         raise ConfigError(f"model.path={path}: its chat template leaves out {' and '.join(lost)}")

@@ -8,7 +8,7 @@ from typing import Any, cast
 from pyarrow import fs as pafs
 
 from raypipe import storage
-from raypipe.attributes.prompts import TEMPLATE_VERSION
+from raypipe.attributes.prompts import TEMPLATE_VERSION, messages
 from raypipe.config import Config
 from raypipe.errors import (
     ArtifactError,
@@ -58,7 +58,8 @@ def check_training(config: Config) -> None:
     if config.training.step == "shared_prefix":
         check_family(settings)
     check_targets(settings, config.lora)
-    check_processor(load_processor(path, revision), path)
+    turns = messages("which one?", 1, config.model.answer_format)
+    check_processor(load_processor(path, revision), path, turns)
 
 
 def run_sft(config: Config, run: Run, *, name: str = SFT) -> Commit:

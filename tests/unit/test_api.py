@@ -228,16 +228,16 @@ def _sliding_windows(pairs: Examples, model: Any) -> tuple[Sequence[Row], Any]:
     [
         (lambda pairs, _: ([], pairs.images), "there are no rows"),
         (lambda pairs, _: (pairs.rows, {}), "images has no entry for listing-0, listing-1"),
-        (_several_sizes, "images of one size are needed: these make 4, "),
+        (_several_sizes, "images of one size are needed: these make 9, "),
         (_checkpointing, r"call model.gradient_checkpointing_disable\(\) first"),
-        (_sliding_windows, "prefixes are shared in Qwen2-VL and Qwen2.5-VL models"),
+        (_sliding_windows, "prefixes are shared in models of qwen2_vl, qwen2_5_vl"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(
     pairs: Examples, change: Callable[..., tuple[Sequence[Row], Any]], message: str
 ) -> None:
     model, processor = models.model(), models.processor()
-    processor.image_processor.size = {"shortest_edge": 56**2, "longest_edge": 1 << 20}
+    processor.image_processor.size = {"shortest_edge": models.side() ** 2, "longest_edge": 1 << 20}
     try:
         with pytest.raises(InputError, match=message):
             raypipe.chain_logprobs(model, processor, *change(pairs, model))

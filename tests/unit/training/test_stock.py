@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pytest
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from raypipe.attributes.prompts import messages
 from raypipe.models.families import FAMILIES, family_of
 from raypipe.models.processors import check_processor
 from raypipe.training.lora import check_trainable, load_reference, with_adapter
@@ -42,7 +43,7 @@ def test_a_small_model_takes_a_step(
 @pytest.mark.parametrize("kind", [k for k in small_checkpoints.CHECKPOINTS if k not in FAMILIES])
 def test_an_image_is_as_many_tokens_as_its_processor_makes_of_it(kind: str) -> None:
     base, processor = small_checkpoints.build(kind)
-    check_processor(processor, kind)
+    check_processor(processor, kind, messages("which one?", 1, "reasoning"))
     found = family_of(base).tokens_per_image(SIDE, lambda: processor)
     wanted = 4 * TOKENS if kind == "llava" else TOKENS
     markers = {"smolvlm": 3, "internvl": 2, "gemma3": 6}.get(kind, 0)
