@@ -131,6 +131,20 @@ def test_a_training_for_more_gpus_than_there_are_ends_at_its_limit(
     assert "the cluster has 1 GPU and 4 CPUs" in told
 
 
+def test_doctor_asks_the_cluster_what_it_has(one_gpu: dict[str, str]) -> None:
+    asked = ("cluster.use_gpu=true", "cluster.num_train_workers=2")
+    done = subprocess.run(
+        [sys.executable, "-m", "raypipe.cli.main", "doctor", *asked],
+        cwd=ROOT,
+        env=job_environment() | one_gpu,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = "warn  cluster.num_train_workers  — 2 of 1 GPU and 1 CPU each; the cluster has 1 GPU"
+    assert line in done.stdout
+
+
 def test_workers_that_follow_the_cpus_wait_for_nothing(tmp_path: Path) -> None:
     job = SftJob(tmp_path, "cluster.num_cpus=1", "cluster.num_train_workers=null")
     assert job.wait() == 0, job.output
