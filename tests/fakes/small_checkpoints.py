@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from raypipe.attributes.prompts import Question, completion, messages, user_prompt
 from raypipe.embedded import nano
@@ -224,6 +225,8 @@ def _qwen3() -> tuple[Any, dict[str, int], dict[str, Any]]:
     return processor, ids, vision
 
 
+_ON_HUB = {"llava": "vision_model", "gemma3": "vision_model"}
+"""The module that their vision tower's weights are in on the Hub, and vLLM looks for them."""
 CHECKPOINTS: dict[str, Callable[[], Made]] = {
     "qwen3_vl": _qwen3_vl,
     "qwen3_5": _qwen3_5,
@@ -249,13 +252,19 @@ def write(kind: str, directory: Path, question: Question, answers: Sequence[str]
     teach(model, processor, question, answers)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
+    if kind in _ON_HUB:
+        path = directory / "model.safetensors"
+        inner = f"vision_tower.{_ON_HUB[kind]}."
+        weights = load_file(path).items()
+        renamed = {name.replace("vision_tower.", inner): weight for name, weight in weights}
+        save_file(renamed, path, metadata={"format": "pt"})
     return directory
 
 
 def teach(
-    model: Any, processor: Any, question: Question, answers: Sequence[str], steps: int = 80
-) -> float:
-    """Train all weights on answers to one question about images of noise; the last loss."""
+    model: Any, processor: Any, question: Question, answers: Sequence[str], steps: int = 60
+) -> None:
+    """Train all weights on answers to one question about images of noise."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     lottery, noise = random.Random(0), np.random.default_rng(0)
     turns = messages(user_prompt(question), 1, "answer_only")
@@ -273,4 +282,3 @@ def teach(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return float(loss)
