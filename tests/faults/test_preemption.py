@@ -192,7 +192,8 @@ def test_nodes_that_go_without_notice_are_no_failure_and_others_are_waited_for(
     cloud.thread.start()
     returned = threading.Thread(target=cloud.bring_another, args=(is_waiting,))
     returned.start()
-    commit = trained(run, f"training.epochs={EPOCHS}", "cluster.max_train_failures=0")
+    overrides = ("cluster.max_train_failures=0", "cluster.capacity_wait_s=120")
+    commit = trained(run, f"training.epochs={EPOCHS}", *overrides)
     for thread in (cloud.thread, returned):
         thread.join()
     assert cloud.error is None
