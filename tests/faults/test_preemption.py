@@ -106,11 +106,15 @@ class Cloud:
 
     def bring_another(self, when: Callable[[], bool]) -> None:
         """Take the node that is left too, and add another once its lack is told."""
-        self._wait(lambda: self.taken is not None)
-        self.other = next(node for node in self._cluster.worker_nodes if node is not self.taken)
-        take(self.other)
-        self._wait(when)
-        self._cluster.add_node(num_cpus=4, include_dashboard=False)
+        try:
+            self._wait(lambda: self.taken is not None)
+            self.other = next(node for node in self._cluster.worker_nodes if node is not self.taken)
+            take(self.other)
+            self._wait(when)
+            self._cluster.add_node(num_cpus=4, include_dashboard=False)
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            self.error = error
+            raise
 
     def _announce(self, node: Any) -> None:
         gcs = ray._raylet.GcsClient(address=self._cluster.address)
