@@ -112,7 +112,7 @@ class Cloud:
             take(self.other)
             self._wait(when)
             self._cluster.add_node(num_cpus=4, include_dashboard=False)
-        except BaseException as error:  # noqa: BLE001 - told by the test
+        except BaseException as error:
             self.error = error
             raise
 
