@@ -86,13 +86,14 @@ class WorkerDemand:
         return self.waiting(room) if room.fits(self.need) < self.least else None
 
     def is_pending(self) -> bool:
-        """Whether Ray has found no place yet for workers that were asked for."""
-        groups = ray.util.placement_group_table().values()
-        return any(
-            group["state"] == "PENDING"
-            and all(bundle == self.need for bundle in group["bundles"].values())
-            for group in groups
-        )
+        """Whether Ray has found no place yet for workers that were asked for: a group of theirs is
+        pending, or none has a place."""
+        states = {
+            group["state"]
+            for group in ray.util.placement_group_table().values()
+            if all(bundle == self.need for bundle in group["bundles"].values())
+        }
+        return "PENDING" in states or "CREATED" not in states
 
     def refusal(self, room: Room) -> EngineStartError:
         """What a training ends with that has waited long enough."""

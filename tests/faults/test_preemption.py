@@ -106,11 +106,15 @@ class Cloud:
 
     def bring_another(self, when: Callable[[], bool]) -> None:
         """Take the node that is left too, and add another once its lack is told."""
-        self._wait(lambda: self.taken is not None)
-        self.other = next(node for node in self._cluster.worker_nodes if node is not self.taken)
-        take(self.other)
-        self._wait(when)
-        self._cluster.add_node(num_cpus=4, include_dashboard=False)
+        try:
+            self._wait(lambda: self.taken is not None)
+            self.other = next(node for node in self._cluster.worker_nodes if node is not self.taken)
+            take(self.other)
+            self._wait(when)
+            self._cluster.add_node(num_cpus=4, include_dashboard=False)
+        except BaseException as error:
+            self.error = error
+            raise
 
     def _announce(self, node: Any) -> None:
         gcs = ray._raylet.GcsClient(address=self._cluster.address)
@@ -192,7 +196,8 @@ def test_nodes_that_go_without_notice_are_no_failure_and_others_are_waited_for(
     cloud.thread.start()
     returned = threading.Thread(target=cloud.bring_another, args=(is_waiting,))
     returned.start()
-    commit = trained(run, f"training.epochs={EPOCHS}", "cluster.max_train_failures=0")
+    overrides = ("cluster.max_train_failures=0", "cluster.capacity_wait_s=120")
+    commit = trained(run, f"training.epochs={EPOCHS}", *overrides)
     for thread in (cloud.thread, returned):
         thread.join()
     assert cloud.error is None

@@ -47,6 +47,22 @@ def test_what_it_waits_for_is_told() -> None:
     assert demand().lacking(ROOM) is None
 
 
+@pytest.mark.parametrize(
+    ("states", "pending"),
+    [([], True), (["PENDING"], True), (["CREATED"], False), (["REMOVED", "RESCHEDULING"], True),
+     (["CREATED", "PENDING"], True), (["CREATED", "REMOVED"], False)],
+)  # fmt: skip
+def test_workers_are_pending_until_ray_has_a_place_for_them(
+    states: list[str], pending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles = {0: {"GPU": 1.0, "CPU": 1.0}}
+    table = {str(number): {"state": state, "bundles": bundles}
+             for number, state in enumerate(states)}  # fmt: skip
+    table["another's"] = {"state": "CREATED", "bundles": {0: {"CPU": 4.0}}}
+    monkeypatch.setattr(capacity.ray.util, "placement_group_table", lambda: table)
+    assert demand().is_pending() is pending
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
