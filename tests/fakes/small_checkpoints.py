@@ -262,7 +262,7 @@ def write(kind: str, directory: Path, question: Question, answers: Sequence[str]
 
 
 def teach(
-    model: Any, processor: Any, question: Question, answers: Sequence[str], steps: int = 60
+    model: Any, processor: Any, question: Question, answers: Sequence[str], steps: int = 120
 ) -> None:
     """Train all weights on answers to one question about images of noise."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

@@ -73,6 +73,8 @@ def settings(kind: str, model: Path, shop: Path, runs: Path) -> Config:
             "training.batch_size=8",
             f"training.step={'shared_prefix' if shared else 'stock'}",
             "cluster.num_train_workers=1",
+            # Without chunked prefill, vLLM caches no prefix of a recurrence.
+            f"sampling.engine.enable_prefix_caching={kind != 'qwen3_5'}",
             "rounds.start=pretrained",
             "rounds.num_rounds=1",
             "rounds.max_anchor_drop=1.0",
