@@ -36,7 +36,6 @@ from raypipe.store.artifacts import Run
 
 WAYS = ("merged", "lora", "nearest")
 STDS = (1e-4, 2e-4, 4e-4, 7e-4)
-_LEAST_TOKENS = 50_000
 
 
 def shipped(way: str) -> Config:
@@ -72,7 +71,7 @@ def measure(
     base = engine_scores("base", trained, options.tokens, place)
     for std in options.stds:
         adapter = scaled(trained, std, place / f"std-{std}")
-        num_tokens = max(_LEAST_TOKENS, int(options.tokens * (min(options.stds) / std) ** 2))
+        num_tokens = int(options.tokens * min(options.stds) / std)
         texts = token_ids(num_tokens)
         exact = exact_change(adapter, texts)
         effect = float(np.sqrt((exact**2).mean()))
