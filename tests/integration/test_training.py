@@ -198,7 +198,7 @@ def test_a_killed_worker_goes_on_from_the_newest_whole_checkpoint_to_the_same_ad
     watcher.join()
     assert killed, "training ended before there was anything to kill"
     passed_over = [text for text in caplog.messages if "is passed over" in text]
-    assert any("optim_states.pt is not what was written" in text for text in passed_over)
+    assert any("model_states.pt is not what was written" in text for text in passed_over)
     assert commit.counts["num_steps"] == NUM_STEPS
     assert logged_steps(run) == list(range(1, NUM_STEPS + 1))
     same = undisturbed.run.artifact("round-1/adapter").local_directory()
@@ -293,8 +293,8 @@ def recorded(snapshot: Path, number: int = 2) -> bool:
 
 
 def damage_newest(storage: Path) -> None:
-    """Zeros in the middle of an optimizer's state."""
-    states = sorted(storage.glob("*/checkpoint_*/global_step*/*_1_mp_rank_00_optim_states.pt"))
+    """Zeros in the middle of adapter and optimizer state."""
+    states = sorted(storage.glob("*/checkpoint_*/global_step*/mp_rank_00_model_states.pt"))
     content = states[-1].read_bytes()
     half = len(content) // 2
     states[-1].write_bytes(content[:half] + bytes(64) + content[half + 64 :])
