@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,11 @@ class Cloud:
 
     def bring_another(self, when: Callable[[], bool]) -> None:
         """Take the node that is left too, and add another once its lack is told."""
-        try:
-            self._wait(lambda: self.taken is not None)
-            self.other = next(node for node in self._cluster.worker_nodes if node is not self.taken)
-            take(self.other)
-            self._wait(when)
-            self._cluster.add_node(num_cpus=4, include_dashboard=False)
-        except BaseException as error:
-            self.error = error
-            raise
+        self._wait(lambda: self.taken is not None)
+        self.other = next(node for node in self._cluster.worker_nodes if node is not self.taken)
+        take(self.other)
+        self._wait(when)
+        self._cluster.add_node(num_cpus=4, include_dashboard=False)
 
     def _announce(self, node: Any) -> None:
         gcs = ray._raylet.GcsClient(address=self._cluster.address)
@@ -193,13 +190,13 @@ def test_nodes_that_go_without_notice_are_no_failure_and_others_are_waited_for(
         return any("waiting for capacity" in text for text in caplog.messages)
 
     cloud = Cloud(cluster, run, announces=False)
-    cloud.thread.start()
-    returned = threading.Thread(target=cloud.bring_another, args=(is_waiting,))
-    returned.start()
     overrides = ("cluster.max_train_failures=0", "cluster.capacity_wait_s=120")
-    commit = trained(run, f"training.epochs={EPOCHS}", *overrides)
-    for thread in (cloud.thread, returned):
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:  # a node can be added by the main thread alone
+        training = pool.submit(trained, run, f"training.epochs={EPOCHS}", *overrides)
+        cloud.thread.start()
+        cloud.bring_another(is_waiting)
+        commit = training.result()
+    cloud.thread.join()
     assert cloud.error is None
     assert is_waiting()
     assert commit.counts["num_steps"] == EPOCHS * NUM_STEPS
