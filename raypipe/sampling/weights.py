@@ -20,6 +20,7 @@ from typing import Any
 from raypipe import storage
 from raypipe.errors import AdapterInactiveError, ArtifactError, MergeLossError, StorageError
 from raypipe.models.base_model import load_base_model
+from raypipe.models.processors import load_processor
 from raypipe.sampling.calibration import Moments, input_moments
 from raypipe.sampling.probe import Reference
 from raypipe.sampling.reference import make_reference
@@ -179,10 +180,9 @@ def _adapted(base: str, revision: str | None, dtype: str, adapter: Path) -> tupl
     """The base with the adapter beside it, and its processor."""
     import torch
     from peft import PeftModel
-    from transformers import AutoProcessor
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = AutoProcessor.from_pretrained(base, revision=revision)
+    processor = load_processor(base, revision)
     model = load_base_model(base, revision, dtype).to(device)
     return PeftModel.from_pretrained(model, str(adapter)).eval(), processor
 
