@@ -9,6 +9,7 @@ import pyarrow as pa
 from raypipe.config import ModelConfig
 from raypipe.models.base_model import load_base_model
 from raypipe.models.policies import model_path
+from raypipe.models.processors import load_processor
 
 
 def embed(tables: Iterable[pa.Table], config: ModelConfig) -> dict[str, np.ndarray]:
@@ -19,11 +20,10 @@ def embed(tables: Iterable[pa.Table], config: ModelConfig) -> dict[str, np.ndarr
         config: the base model; it is loaded here, on a GPU where there is one.
     """
     import torch
-    from transformers import AutoProcessor
 
     path, revision = model_path(config), config.revision
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    images = AutoProcessor.from_pretrained(path, revision=revision).image_processor
+    images = load_processor(path, revision).image_processor
     model = load_base_model(path, revision, config.dtype).to(device)
     found: dict[str, np.ndarray] = {}
     with torch.inference_mode():

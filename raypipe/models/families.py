@@ -193,7 +193,7 @@ def family_of_checkpoint(path: str, revision: str | None) -> ModelFamily:
 
 
 def model_settings(path: str, revision: str | None) -> Any:
-    """The configuration of a checkpoint, as transformers loads it.
+    """The configuration of a checkpoint, as transformers loads it, and never code of its own.
 
     Raises:
         ConfigError: it cannot be loaded.
@@ -201,7 +201,7 @@ def model_settings(path: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except Exception as error:  # what a malformed value raises is any error at all
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"model.path={path} cannot be loaded: {reason}") from error

@@ -7,7 +7,7 @@ from raypipe.errors import ConfigError
 
 
 def load_processor(path: str, revision: str | None) -> Any:
-    """The processor of a checkpoint: a directory, or a model of the Hub.
+    """The processor of a checkpoint, a directory or a model of the Hub; never code of its own.
 
     Raises:
         ConfigError: it has none, or one that needs a package that is not installed.
@@ -15,8 +15,8 @@ def load_processor(path: str, revision: str | None) -> Any:
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, ImportError, TypeError) as error:
+        return AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except Exception as error:  # what a malformed file raises is any error at all
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(f"model.path={path}: its processor cannot be loaded: {reason}") from error
 

@@ -17,6 +17,7 @@ from raypipe.config import ModelConfig, SamplingConfig
 from raypipe.config.models import AnswerFormat
 from raypipe.errors import EngineDiedError, EngineStartError
 from raypipe.models.families import family_of_checkpoint
+from raypipe.models.processors import load_processor
 from raypipe.sampling import probe
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.clients import Client, InProcessEngine, SeparateEngine
@@ -132,7 +133,7 @@ class Engine:
             raise EngineStartError(f"{_START_ADVICE}: {error}") from error
         # Each image stands for one token in the template and for many in the engine.
         visual = max_images * family.tokens_per_image(
-            image_size, partial(_processor, base, model.revision)
+            image_size, partial(load_processor, base, model.revision)
         )
         self.max_prompt_tokens = self._client.max_model_len - sampling.max_tokens - visual
         self.probe_figures = {} if reference is None else self._prove(reference)
@@ -286,12 +287,6 @@ def answer_pattern(options: Sequence[str], answer_format: AnswerFormat) -> str:
     if answer_format == "answer_only":
         return answer
     return f"<reasoning>[^<]+</reasoning>{answer}"
-
-
-def _processor(base: str, revision: str | None) -> Any:
-    from transformers import AutoProcessor
-
-    return AutoProcessor.from_pretrained(base, revision=revision)
 
 
 def _rank(adapter: Path) -> int:

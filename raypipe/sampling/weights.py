@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from raypipe import storage
-from raypipe.errors import AdapterInactiveError, ArtifactError, MergeLossError, StorageError
+from raypipe.errors import (
+    AdapterInactiveError,
+    ArtifactError,
+    ConfigError,
+    MergeLossError,
+    StorageError,
+)
 from raypipe.models.base_model import load_base_model
+from raypipe.models.processors import load_processor
 from raypipe.sampling.calibration import Moments, input_moments
 from raypipe.sampling.probe import Reference
 from raypipe.sampling.reference import make_reference
@@ -55,6 +63,7 @@ def merged_checkpoint(
 
     Raises:
         AdapterInactiveError: the adapter changes nothing.
+        ConfigError: it cannot be loaded, or is more than LoRA on linear layers.
         MergeLossError: too little of its effect survives in ``dtype``.
         StorageError: it cannot be written.
     """
@@ -102,6 +111,7 @@ def write_merged(base: str, revision: str | None, dtype: str, adapter: Path, tar
 
     Raises:
         AdapterInactiveError: the adapter changes nothing.
+        ConfigError: it cannot be loaded, or is more than LoRA on linear layers.
         MergeLossError: less than ``MIN_KEPT`` survives in ``dtype``.
     """
     kept: float = _apart(_merged, base, revision, dtype, adapter, target)
@@ -179,12 +189,18 @@ def _adapted(base: str, revision: str | None, dtype: str, adapter: Path) -> tupl
     """The base with the adapter beside it, and its processor."""
     import torch
     from peft import PeftModel
-    from transformers import AutoProcessor
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = AutoProcessor.from_pretrained(base, revision=revision)
+    processor = load_processor(base, revision)
     model = load_base_model(base, revision, dtype).to(device)
-    return PeftModel.from_pretrained(model, str(adapter)).eval(), processor
+    try:
+        adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
+    except Exception as error:  # what a malformed file raises is any error at all
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"the adapter {adapter} cannot be loaded: {reason}") from error
+    if not all(w.isfinite().all() for name, w in adapted.named_parameters() if ".lora_" in name):
+        raise ConfigError(f"the adapter {adapter} has weights that are no finite numbers")
+    return adapted, processor
 
 
 def _merge(model: Any, processor: Any, dtype: str, target: Path) -> float:
@@ -241,9 +257,20 @@ def _round_layer(layer: Any, moments: Moments) -> Effect:
 
 
 def _lora_layers(model: Any) -> dict[str, Any]:
+    """The layers to merge by name. Raises ConfigError where one is more than weight + B A."""
     from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, Linear)}
+    found = {name: m for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
+    users = Counter(id(w) for _, w in model.named_parameters(remove_duplicate=False))
+    for name, layer in found.items():
+        is_plain = isinstance(layer, Linear) and not layer.lora_variant
+        if not is_plain or any(layer.lora_bias.values()) or users[id(layer.base_layer.weight)] > 1:
+            raise ConfigError(
+                f"the adapter cannot be merged: '{name}' is no plain LoRA of a linear layer with "
+                "a weight of its own (DoRA, a bias, an embedding, a head tied to one)"
+            )
+    return found
 
 
 def _groups(layers: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from raypipe.errors import InputError, NonFiniteLossError
 from raypipe.models.base_model import load_base_model
 from raypipe.models.families import family_of
 from raypipe.models.policies import model_path, policy
+from raypipe.models.processors import load_processor
 from raypipe.schemas import REFERENCE
 from raypipe.store.artifacts import Run
 from raypipe.store.manifest import Fingerprint
@@ -162,11 +163,9 @@ def _keep_events(job: Job, trainer: Any, directory: Path) -> None:
 
 def _load(job: Job) -> tuple[Any, Any]:
     """The processor, and the base model with the adapter that training starts from."""
-    from transformers import AutoProcessor
-
     config = job.config
     base, revision = model_path(config.model), config.model.revision
-    processor = AutoProcessor.from_pretrained(base, revision=revision)
+    processor = load_processor(base, revision)
     model = load_base_model(base, revision, config.model.dtype)
     family_of(model).bound_pixels(processor, config.catalog.image_size)
     start = policy(job.run, config.model, job.task.start).adapter_directory()

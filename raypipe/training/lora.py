@@ -74,10 +74,11 @@ def check_targets(settings: Any, lora: LoraConfig) -> None:
     try:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(settings)
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # what a configuration that does not fit raises is any error at all
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise ConfigError(
             f"'{settings.model_type}' is no vision-language model that transformers can train: "
-            f"{str(error).strip().splitlines()[0][:200]}"
+            f"{reason or type(error).__name__}"
         ) from error
     expected_parameters(model, lora)
 

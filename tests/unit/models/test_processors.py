@@ -1,5 +1,7 @@
 """What a processor lacks is said by name, before anything is started."""
 
+import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from raypipe.attributes.prompts import messages
 from raypipe.embedded import nano
 from raypipe.errors import ConfigError
+from raypipe.models.families import model_settings
 from raypipe.models.processors import check_processor, load_processor
 from tests.fakes import tiny_models as models
 
@@ -54,5 +57,47 @@ def test_a_template_that_loses_part_of_a_prompt_is_refused(template: str, says: 
 
 def test_a_processor_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     shutil.copy(nano.NANO_PATH / "config.json", tmp_path)
+    with pytest.raises(ConfigError, match=rf"model\.path={tmp_path}: its processor cannot be"):
+        load_processor(str(tmp_path), None)
+
+
+def test_code_beside_a_checkpoint_never_runs_not_even_when_a_user_would_say_yes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
+    place = tmp_path / "model"
+    code = (
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom transformers import PretrainedConfig as Own\n"
+    )
+    shutil.copytree(nano.NANO_PATH, place)
+    (place / "own.py").write_text(code)
+    for name, auto in (("config.json", "AutoConfig"), ("processor_config.json", "AutoProcessor")):
+        asked = json.loads((place / name).read_text())
+        asked |= {"model_type": "own", "processor_class": "Own", "auto_map": {auto: "own.Own"}}
+        (place / name).write_text(json.dumps(asked))
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        model_settings(str(place), None)
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_processor(str(place), None)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("value", ["abc", None, -1])
+def test_a_configuration_that_is_malformed_is_refused_by_its_path(
+    tmp_path: Path, value: object
+) -> None:
+    settings = json.loads((nano.NANO_PATH / "config.json").read_text())
+    settings["text_config"]["num_hidden_layers"] = value
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=rf"model\.path={tmp_path} cannot be loaded: .*layer"):
+        model_settings(str(tmp_path), None)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{"])
+def test_a_malformed_file_of_a_processor_is_refused_by_the_models_path(
+    tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(nano.NANO_PATH, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "processor_config.json").write_text(content)
     with pytest.raises(ConfigError, match=rf"model\.path={tmp_path}: its processor cannot be"):
         load_processor(str(tmp_path), None)

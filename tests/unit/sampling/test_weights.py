@@ -5,16 +5,23 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from raypipe.config import ModelConfig
-from raypipe.errors import AdapterInactiveError
+from raypipe.errors import AdapterInactiveError, ConfigError
 from raypipe.models.policies import Policy, model_path
-from raypipe.sampling.weights import MergedCheckpoint, adapter_reference, merged_checkpoint
+from raypipe.sampling.weights import (
+    MergedCheckpoint,
+    adapter_reference,
+    merged_checkpoint,
+    write_merged,
+)
 
 MODEL = ModelConfig(path="embedded:nano", dtype="float32")
 
@@ -24,10 +31,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-def write_adapter(directory: Path, seed: int, std: float = 0.05) -> Path:
+def write_adapter(directory: Path, seed: int, std: float = 0.05, **asked: Any) -> Path:
     base = AutoModelForImageTextToText.from_pretrained(model_path(MODEL))
-    lora = LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|v_proj)")
-    model = get_peft_model(base, lora)
+    asked = {"target_modules": r".*language_model.*\.(q_proj|v_proj)", **asked}
+    model = get_peft_model(base, LoraConfig(r=4, **asked))
     torch.manual_seed(seed)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -115,6 +122,38 @@ def test_no_policy_of_no_change_has_a_reference(tmp_path: Path) -> None:
     place = write_adapter(tmp_path / "adapter", seed=1, std=0.0)
     with pytest.raises(AdapterInactiveError, match="all its updates are 0"):
         adapter_reference(model_path(MODEL), None, MODEL.dtype, place, "0" * 16)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_parameters": ["mlp.gate_proj.weight"]},
+    ],
+)
+def test_an_adapter_of_which_a_merge_would_leave_a_part_out_is_refused(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1, **asked)
+    with pytest.raises(ConfigError, match="is no plain LoRA of a linear layer"):
+        write_merged(model_path(MODEL), None, "float32", place, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("harm", ["nan", "inf", "no settings", "cut"])
+def test_an_adapter_that_is_malformed_is_refused_by_its_path(tmp_path: Path, harm: str) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1)
+    weights = place / "adapter_model.safetensors"
+    if harm in ("nan", "inf"):
+        save_file({n: w.fill_(float(harm)) for n, w in load_file(weights).items()}, weights)
+    if harm == "no settings":
+        (place / "adapter_config.json").unlink()
+    if harm == "cut":
+        weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ConfigError, match=f"the adapter {place} "):
+        merged_checkpoint(model_path(MODEL), None, "float32", place, "0" * 16)
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "deleted", "no probe", "cut probe", "foreign"])
