@@ -52,6 +52,7 @@ _REFUSED = {
     "tokenizer": _MODEL,
     "tokenizer_revision": _MODEL,
     "hf_config_path": _MODEL,
+    "dtype": "is the type that weights are merged and proved in; set model.dtype",
 }
 _ALLOWED = {
     # pt, npcache and what auto falls back to are pickles.

@@ -15,7 +15,7 @@ class LoraConfig(Section):
     """Rank of the adapter (paper §3.1: 32)."""
     alpha: int = Field(32, ge=1)
     """Scale of the adapter: alpha / rank (paper §3.1: 32)."""
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    targets: tuple[str, ...] = Field(("q_proj", "v_proj"), min_length=1)
     """Projections of the language model that get an adapter (paper §3.1: query and value)."""
 
 

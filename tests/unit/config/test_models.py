@@ -56,6 +56,16 @@ def test_the_engine_serves_no_other_model(name: str) -> None:
         resolve({"sampling": {"engine": {name: "someone/else"}}})
 
 
+def test_the_engine_computes_in_the_models_type() -> None:
+    with pytest.raises(ConfigError, match=r"sampling\.engine: dtype .* set model\.dtype"):
+        resolve({"sampling": {"engine": {"dtype": "bfloat16"}}})
+
+
+def test_an_adapter_has_a_target() -> None:
+    with pytest.raises(ConfigError, match=r"lora\.targets"):
+        resolve({"lora": {"targets": []}})
+
+
 def test_a_draft_model_of_the_engine_needs_its_commit() -> None:
     draft: dict[str, Any] = {"model": "someone/draft", "num_speculative_tokens": 3}
     with pytest.raises(ConfigError, match=r"speculative_config\.model: .* lacks its commit"):
