@@ -29,6 +29,7 @@ takes its place.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -63,10 +64,11 @@ def run_phase(phase: str, options: argparse.Namespace, directory: str, seconds: 
     try:
         said, _ = process.communicate(timeout=max(1.0, seconds))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         print(json.dumps({"phase": phase, "error": f"over {seconds:.0f} s"}), flush=True)
         return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     print("\n".join(said.splitlines()[-1:]), flush=True)  # TRL prints its log before
     return process.returncode == 0
 

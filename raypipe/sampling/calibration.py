@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _SEED = 13
 _MOST_IMAGES = 2
 _LEAST_TOKENS = 1024
+_LEAST_TEXTS = 8
 _TOKENS_PER_INPUT = 2
 _HELD_OUT = 4
 """Every fourth listing measures, and rounds nothing."""
@@ -40,7 +41,7 @@ def texts(processor: Any, num_tokens: int) -> list[list[int]]:
     """
     found: list[list[int]] = []
     total = 0
-    while total < num_tokens:
+    while total < num_tokens or len(found) < _LEAST_TEXTS:
         lottery = random.Random(derive("texts", len(found)))
         words = [word for part in _words(len(found), lottery) for word in part.split()]
         lottery.shuffle(words)
@@ -136,9 +137,16 @@ class _Recorder:
     def moments(self) -> dict[str, Moments]:
         owners = {name: self._shares.get(name, name) for name in self._layers}
         return {
-            name: Moments(self._sums[owner, False], self._sums[owner, True])
+            name: Moments(*(self._sum(owner, held_out) for held_out in (False, True)))
             for name, owner in owners.items()
         }
+
+    def _sum(self, name: str, held_out: bool) -> "Tensor":
+        """0 of a layer that nothing went through."""
+        weight = self._layers[name].weight
+        width = weight.shape[1]
+        found = self._sums.get((name, held_out))
+        return weight.new_zeros(width, width).float() if found is None else found
 
     def _hook(self, name: str) -> Callable[[Any, tuple[Any, ...]], None]:
         def record(_: Any, inputs: tuple[Any, ...]) -> None:

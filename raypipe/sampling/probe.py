@@ -19,8 +19,9 @@ TOLERANCE = 0.25
 WANTED_ERROR = 0.05
 """Standard error of the slope at which the tolerance is five of them."""
 _ERRORS = 5
-_SAFETY = 2
-"""Times the tokens that independent noise would need: that of neighbouring tokens is correlated."""
+_ERRORS_OF_FEW = 8
+"""Of fewer than ``_MANY_TEXTS``, whose standard error is itself uncertain."""
+_MANY_TEXTS = 32
 _QUIET = 8
 _UNEXPLAINED = 0.5
 
@@ -57,7 +58,7 @@ class Reference:
     @property
     def effect(self) -> float:
         """Root mean square of :attr:`change`."""
-        return _rms(self.change)
+        return rms(self.change)
 
 
 def difference(first: LogProbs, second: LogProbs) -> list[list[float]]:
@@ -68,9 +69,19 @@ def difference(first: LogProbs, second: LogProbs) -> list[list[float]]:
     ]
 
 
-def tokens_needed(noise: float, effect: float) -> int:
-    """Tokens at which the slope's standard error is ``WANTED_ERROR``; both in nats a token."""
-    return math.ceil(_SAFETY * (noise / (effect * WANTED_ERROR)) ** 2)
+def tokens_needed(noise: LogProbs, change: LogProbs) -> int:
+    """Tokens at which the slope's standard error is ``WANTED_ERROR``.
+
+    Args:
+        noise: what the engine's arithmetic differs by on some texts, in nats.
+        change: what the adapter changes there.
+    """
+    _, error = _slope(difference(noise, _negative(change)), change)
+    return math.ceil(sum(map(len, change)) * (error / WANTED_ERROR) ** 2)
+
+
+def _negative(rows: LogProbs) -> list[list[float]]:
+    return [[-value for value in row] for row in rows]
 
 
 def check(served: LogProbs, reference: Reference) -> dict[str, float]:
@@ -95,10 +106,11 @@ def check(served: LogProbs, reference: Reference) -> dict[str, float]:
         "probe_error": error,
         "probe_effect": reference.effect,
         "probe_noise": reference.noise,
-        "probe_residual": _rms(difference(served, change)),
+        "probe_residual": rms(difference(served, change)),
         "probe_tokens": float(sum(map(len, change))),
     }
-    allowed = max(TOLERANCE, _ERRORS * error)
+    errors = _ERRORS if len(change) >= _MANY_TEXTS else _ERRORS_OF_FEW
+    allowed = max(TOLERANCE, errors * error)
     if not abs(slope - 1) <= allowed or _is_another(figures):  # also when one is NaN
         raise AdapterInactiveError(_refusal(figures))
     return figures | {"probe_shown": float(allowed == TOLERANCE)}
@@ -121,11 +133,13 @@ def _is_another(figures: dict[str, float]) -> bool:
 
 
 def _slope(served: LogProbs, change: LogProbs) -> tuple[float, float]:
-    """Least squares through the origin; the standard error allows for noise that the tokens of a
-    text share (clustered by text), and is never below that of independent tokens."""
+    """Least squares with an intercept: rounding may push all log-probabilities one way. The
+    standard error allows for noise that the tokens of a text share (clustered by text), and is
+    never below that of independent tokens."""
     import numpy as np
 
     x, d = np.concatenate([*served]), np.concatenate([*change])
+    x, d = x - x.mean(), d - d.mean()
     power = float(d @ d)
     slope = float(x @ d) / power
     scores = d * (x - slope * d)
@@ -135,7 +149,8 @@ def _slope(served: LogProbs, change: LogProbs) -> tuple[float, float]:
     return slope, math.sqrt(max(clustered, float(scores @ scores))) / power
 
 
-def _rms(rows: LogProbs) -> float:
+def rms(rows: LogProbs) -> float:
+    """Root mean square over all tokens."""
     import numpy as np
 
     values = np.concatenate([*rows])

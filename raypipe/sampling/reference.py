@@ -2,19 +2,21 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import AdapterInactiveError
 from raypipe.sampling.calibration import texts
-from raypipe.sampling.probe import Reference, tokens_needed
+from raypipe.sampling.probe import Reference, difference, rms, tokens_needed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIRST_TOKENS = 1024
+LEAST_TOKENS = 1024
+FIRST_TOKENS = 4096
 MOST_TOKENS = 50_000
 _BATCH_TOKENS = 2048
 _NOISE_FLOOR = 1e-4
@@ -27,7 +29,7 @@ def make_reference(model: Any, processor: Any) -> Reference:
     """Log-probabilities of rendered listings' texts with and without the adapter.
 
     The engine's noise is taken to be the model's own: what its type's arithmetic differs from
-    float32 by. Where more tokens are needed than may be spent, the first thousand are kept.
+    float32 by. Where more tokens are needed than may be spent, the first are kept.
 
     Args:
         model: a PEFT model, its base in the type it is served in.
@@ -35,17 +37,19 @@ def make_reference(model: Any, processor: Any) -> Reference:
     Raises:
         AdapterInactiveError: the adapter changes nothing.
     """
-    found = texts(processor, FIRST_TOKENS)
+    most = _affordable(model)
+    found = texts(processor, max(LEAST_TOKENS, min(FIRST_TOKENS, most)))
     first = _compared(model, found)
     if first.effect == 0:
         raise AdapterInactiveError("the adapter does not change the model: all its updates are 0")
-    noise = max(_noise(model, found, first.policy), _NOISE_FLOOR)
-    first = dataclasses.replace(first, noise=noise)
-    needed = tokens_needed(noise, first.effect)
-    if not FIRST_TOKENS < needed <= _affordable(model):
+    errors = _arithmetic(model, found, first)
+    first = dataclasses.replace(first, noise=max(rms(errors), _NOISE_FLOOR))
+    needed = tokens_needed(errors, first.change)
+    if not sum(map(len, first.change)) < needed <= most:
         return first
-    more = texts(processor, needed)
-    return dataclasses.replace(_compared(model, more), noise=noise)
+    # What all texts begin with is not scored.
+    more = texts(processor, needed + first.shared * math.ceil(needed * len(found) / FIRST_TOKENS))
+    return dataclasses.replace(_compared(model, more), noise=first.noise)
 
 
 def _compared(model: Any, rows: list[list[int]]) -> Reference:
@@ -70,15 +74,10 @@ def _common(rows: list[list[int]]) -> int:
     return sum(1 for _ in same)
 
 
-def _noise(model: Any, rows: list[list[int]], exact: Sequence[Sequence[float]]) -> float:
-    """Root mean square of what the model's own arithmetic differs by, in nats a token."""
-    plain = [row[-len(wanted) :] for row, wanted in zip(logprobs(model, rows), exact, strict=True)]
-    squares = [
-        (a - b) ** 2
-        for row, wanted in zip(plain, exact, strict=True)
-        for a, b in zip(row, wanted, strict=True)
-    ]
-    return float((sum(squares) / len(squares)) ** 0.5)
+def _arithmetic(model: Any, rows: list[list[int]], exact: Reference) -> list[list[float]]:
+    """What the model's own arithmetic differs from float32 by, in nats."""
+    plain = [row[exact.shared - 1 :] for row in logprobs(model, rows)]
+    return difference(plain, exact.policy)
 
 
 def _affordable(model: Any) -> int:

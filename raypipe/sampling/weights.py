@@ -67,16 +67,17 @@ def merged_checkpoint(
         MergeLossError: too little of its effect survives in ``dtype``.
         StorageError: it cannot be written.
     """
-    target = _cached(policy_id)
-    found = _used(target)
+    target, settings = _cached(policy_id), _settings(adapter)
+    found = _used(target, settings)
     if found is None:
         shutil.rmtree(target, ignore_errors=True)
         with storage.whole(target, replace=False) as partial_target:
             reference, kept = _apart(_proved, base, revision, dtype, adapter, partial_target)
             probed = {"kept": kept, "reference": dataclasses.asdict(reference)}
+            probed["adapter_config"] = settings
             probed["sha256"] = _sums(partial_target)
             (partial_target / _PROBE_FILE).write_text(json.dumps(probed))
-        found = _used(target)
+        found = _used(target, settings)
     if found is None:
         raise StorageError(f"{target} changes while it is used: its merged weights are not whole")
     return found
@@ -93,12 +94,16 @@ def adapter_reference(
     """
     target = _cached(f"{policy_id}.lora")
     file = target / _PROBE_FILE
+    settings = _settings(adapter)
     with contextlib.suppress(FileNotFoundError, ArtifactError, KeyError, TypeError):
-        return Reference.of(parse_object(file.read_bytes(), str(file)))
+        probed = parse_object(file.read_bytes(), str(file))
+        if probed["adapter_config"] == settings:
+            return Reference.of(probed["reference"])
     reference: Reference = _apart(_reference, base, revision, dtype, adapter)
     with storage.whole(target) as partial_target:
         partial_target.mkdir()
-        (partial_target / _PROBE_FILE).write_text(json.dumps(dataclasses.asdict(reference)))
+        probed = {"adapter_config": settings, "reference": dataclasses.asdict(reference)}
+        (partial_target / _PROBE_FILE).write_text(json.dumps(probed))
     return reference
 
 
@@ -122,7 +127,16 @@ def _cached(name: str) -> Path:
     return Path.home() / ".cache" / "raypipe" / "merged" / name
 
 
-def _used(target: Path) -> MergedCheckpoint | None:
+def _settings(adapter: Path) -> str:
+    """Digest of an adapter's configuration: weights are another policy with another scale."""
+    try:
+        content = (adapter / "adapter_config.json").read_bytes()
+    except OSError:
+        content = b""  # PEFT says what is wrong with it
+    return hashlib.sha256(content).hexdigest()
+
+
+def _used(target: Path, settings: str) -> MergedCheckpoint | None:
     """A checkpoint, used from now; None where there is none, or one that is no longer what was
     merged."""
     probe_file = target / _PROBE_FILE
@@ -130,7 +144,7 @@ def _used(target: Path) -> MergedCheckpoint | None:
         with contextlib.suppress(PermissionError):  # another user's, and as good to read
             os.utime(probe_file)
         probed = parse_object(probe_file.read_bytes(), str(probe_file))
-        if probed["sha256"] != _sums(target):
+        if probed["sha256"] != _sums(target) or probed["adapter_config"] != settings:
             return None
         reference = Reference.of(probed["reference"])
         return MergedCheckpoint(str(target), reference, float(probed["kept"]))
@@ -236,7 +250,12 @@ def _merge_exactly(model: Any) -> Effect:
 
 
 def _merge_rounded(model: Any, processor: Any) -> Effect:
-    """Round every sum for the inputs that its layer meets."""
+    """Round every sum for the inputs that its layer meets. Raises ConfigError for modules that were
+    trained whole: what rounding loses of them is not measured."""
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    if any(isinstance(module, AuxiliaryTrainingWrapper) for module in model.modules()):
+        raise ConfigError("an adapter with modules_to_save is merged in float32 only")
     total = Effect(0.0, 0.0)
     for group in filter(None, _groups(_lora_layers(model))):
         inner = {name: layer.base_layer for name, layer in group.items()}

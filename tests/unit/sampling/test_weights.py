@@ -82,6 +82,17 @@ def test_every_use_makes_a_checkpoint_young_again(tmp_path: Path) -> None:
     assert probe.stat().st_mtime > 1e9
 
 
+def test_the_same_weights_at_another_scale_are_another_policy(tmp_path: Path) -> None:
+    place = write_adapter(tmp_path / "adapter", seed=1)
+    first = merged(place)
+    beside = adapter_reference(model_path(MODEL), None, MODEL.dtype, place, "0" * 16)
+    settings = place / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"lora_alpha": 80}))
+    again = merged(place)
+    assert again.reference.policy != first.reference.policy
+    assert adapter_reference(model_path(MODEL), None, MODEL.dtype, place, "0" * 16) != beside
+
+
 def test_weights_of_a_version_that_did_not_measure_its_loss_are_made_again(tmp_path: Path) -> None:
     place = write_adapter(tmp_path / "adapter", seed=1)
     first = merged(place)
