@@ -249,7 +249,7 @@ def build(kind: str) -> Made:
 def write(kind: str, directory: Path, question: Question, answers: Sequence[str]) -> Path:
     """A checkpoint that answers a question with one of ``answers``, in their shares."""
     model, processor = build(kind)
-    teach(model, processor, question, answers)
+    teach(model, processor, question, answers, steps=300 if kind == "llava" else 120)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     if kind in _ON_HUB:
@@ -262,7 +262,7 @@ def write(kind: str, directory: Path, question: Question, answers: Sequence[str]
 
 
 def teach(
-    model: Any, processor: Any, question: Question, answers: Sequence[str], steps: int = 120
+    model: Any, processor: Any, question: Question, answers: Sequence[str], steps: int
 ) -> None:
     """Train all weights on answers to one question about images of noise."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
