@@ -26,8 +26,8 @@ COLOR = {"vertical": "shoe", "attribute": "color", "description": "Color is the 
          "values": ["Red", "Blue"], "aliases": {}}  # fmt: skip
 QUESTION = Question("shoe", "color", "Color is the color.", ("Red", "Blue"))
 NUM_POOL, NUM_VERIFIED = 12, 6
-# vLLM's CPU engine ends when it is asked for chains of Qwen3.5.
-SAMPLED = set(small_checkpoints.CHECKPOINTS) - {"qwen3_5"}
+# Of small_checkpoints.CHECKPOINTS; docs/models.md says what is known of the others.
+SAMPLED = ("qwen3_vl", "smolvlm", "internvl")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +85,7 @@ def settings(kind: str, model: Path, shop: Path, runs: Path) -> Config:
     )
 
 
-@pytest.mark.parametrize("kind", sorted(SAMPLED))
+@pytest.mark.parametrize("kind", SAMPLED)
 def test_a_model_of_a_further_family_goes_through_round_and_label(
     kind: str, shop: Path, tmp_path: Path
 ) -> None:
