@@ -156,7 +156,6 @@ def _gemma3() -> Made:
         eoi_token="<end_of_image>",
         image_token="<image_soft_token>",
     )
-    tokenizer.add_tokens(["\n" * number for number in (1, 2, 3, 4)])  # vLLM asks for these
     processor = Gemma3Processor(
         Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE}),
         tokenizer,
