@@ -22,7 +22,7 @@ _BATCH_TOKENS = 2048
 _NOISE_FLOOR = 1e-4
 """Nats a token; engines in float32 are nearer than that to transformers."""
 _CPU_OPERATIONS = 2e13
-"""What a CPU may spend on a reference: about five minutes of two cores."""
+"""What a CPU may spend on a reference, additions and multiplications."""
 
 
 def make_reference(model: Any, processor: Any) -> Reference:
