@@ -12,6 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def local_session() -> Iterator[dict[str, Any]]:
             _sweep(Path(own).parent)
         stack.enter_context(_environment({**_loopback(), _MARK: mark}))
         stack.enter_context(_node_on_loopback())
+        stack.enter_context(_own_groups())
         try:
             yield where
         finally:
@@ -135,6 +137,23 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _own_groups() -> Iterator[None]:
+    """Start each of Ray's processes in a process group of its own.
+
+    A SIGTERM to this process's group would end the raylet, and Ray ends a process that has lost its
+    raylet with code 1, before it can clean up.
+    """
+    from ray._private import services
+
+    former = services.ConsolePopen
+    services.ConsolePopen = partial(former, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = former
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ job: with the exit code of a raypipe error, its message on stderr.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from raypipe import config as configuration
 from raypipe.attributes.prompts import completion
@@ -240,6 +243,15 @@ class Driver:
     @property
     def output(self) -> str:
         return self._log.read_text()
+
+    def in_its_group(self) -> set[str]:
+        """Names of the processes that a signal to the driver's process group reaches."""
+        found = set()
+        for child in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(ProcessLookupError, psutil.Error):  # ended meanwhile
+                if os.getpgid(child.pid) == self._process.pid:
+                    found.add(child.name())
+        return found
 
     def wait(self, seconds: float = 300) -> int:
         """The exit code; whatever outlives the driver is ended."""

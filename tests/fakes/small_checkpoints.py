@@ -156,6 +156,7 @@ def _gemma3() -> Made:
         eoi_token="<end_of_image>",
         image_token="<image_soft_token>",
     )
+    tokenizer.add_tokens(["\n" * lines for lines in (1, 2, 3, 4)])  # vLLM looks them up
     processor = Gemma3Processor(
         Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE}),
         tokenizer,
