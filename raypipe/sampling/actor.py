@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from raypipe import seeds
-from raypipe.errors import EngineDiedError
+from raypipe.errors import EXIT_RETRY, EngineDiedError, EngineStartError, RaypipeError
 from raypipe.runtime import stream
 from raypipe.sampling.chains import AnsweredQuery, Chain
 from raypipe.sampling.crash_tracker import CrashTracker
@@ -87,10 +88,7 @@ class SamplingActor:
         self._write = write
         self._name = _own_name()
         self._report_crash = report_crash or _nobody
-        complaint = self._report_crash("start", self._name)
-        if complaint is not None:
-            raise EngineDiedError(complaint)
-        self._engine = make_engine()
+        self._engine = self._started(make_engine)
         self._turns = _Turns()
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -115,6 +113,26 @@ class SamplingActor:
                 answers |= self._ask_alone(listing)
         self._report_crash("end", self._name, ids)
         return self._outcome(asked, answers, refused)
+
+    def _started(self, make_engine: Callable[[], ChainSource]) -> ChainSource:
+        complaint = self._report_crash("start", self._name)
+        if complaint is not None:
+            raise EngineDiedError(complaint)
+        try:
+            engine = make_engine()
+        except Exception as error:
+            if isinstance(error, RaypipeError) and error.exit_code != EXIT_RETRY:
+                raise  # another engine would refuse too
+            reason = f"{type(error).__name__}: {error}"
+            wait_s = self._report_crash("start_failed", self._name, reason)
+            if wait_s is None:
+                if isinstance(error, RaypipeError):
+                    raise
+                raise EngineStartError(f"no engine started: {reason}") from error
+            time.sleep(wait_s)
+            os._exit(1)  # Ray starts the actor anew, on any node
+        self._report_crash("started", self._name)
+        return engine
 
     def _ask(self, listings: list[dict[str, Any]]) -> dict[str, list[AnsweredQuery] | Failure]:
         requests = [request for listing in listings for request in self._requests(listing)]

@@ -3,11 +3,16 @@
 When an actor dies, Ray starts it again and gives it the same listings again, for ever. The suspects
 remember what was begun and not ended. A listing that comes back is asked alone; one that kills its
 engine alone too is refused, so that it costs two engines and its neighbours nothing but time.
+
+An engine that does not start (a broken GPU, a full disk, a hub that refuses) is tried again while
+others work; a stage in which none has started ends.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,17 @@ class CrashTracker:
 
     Args:
         max_deaths: engines that one actor may lose one after the other without finishing a call.
+        min_engines: actors that the stage begins with.
     """
 
-    def __init__(self, max_deaths: int) -> None:
+    def __init__(self, max_deaths: int, min_engines: int = 1) -> None:
         self._max_deaths = max_deaths
+        self._min_engines = min_engines
+        self._failed_starts: Counter[str] = Counter()
+        self._starting: set[str] = set()
+        self._working: set[str] = set()
+        self._any_started = False
+        self._failures: list[str] = []
         self._begun: set[str] = set()
         self._deaths_alone: Counter[str] = Counter()
         self._alone: dict[str, str] = {}
@@ -34,6 +46,12 @@ class CrashTracker:
 
     def start(self, actor: str) -> str | None:
         """An actor starts its engine; what to say when it has lost too many, else None."""
+        self._working.discard(actor)
+        if actor in self._starting:
+            wait_s = self.start_failed(actor, "its process ended while the engine started")
+            if wait_s is None:
+                return f"no engine started: {self._failures[-1]}"
+        self._starting.add(actor)
         self._starts[actor] += 1
         deaths = self._starts[actor] - 1
         listing = self._alone.pop(actor, None)
@@ -46,6 +64,32 @@ class CrashTracker:
             f"(sampling.max_engine_deaths={self._max_deaths}); under way were "
             f"{', '.join(sorted(self._begun)[:3])} …"
         )
+
+    def started(self, actor: str) -> None:
+        """Its engine is up."""
+        self._any_started = True
+        self._starting.discard(actor)
+        self._working.add(actor)
+        self._failed_starts.clear()
+
+    def start_failed(self, actor: str, reason: str) -> float | None:
+        """Its engine did not start; seconds to wait before another try, None to give up.
+
+        While another engine works, the stage goes on without this one. Without any, it is given up
+        once every actor has failed, or, where engines have worked before, after ``max_deaths``.
+        """
+        self._starting.discard(actor)
+        self._starts[actor] -= 1  # which counts deaths
+        self._failures.append(reason)
+        self._failed_starts[actor] += 1
+        tries = self._failed_starts[actor]
+        all_failed = len(self._failed_starts) >= max(self._min_engines, len(self._starts))
+        lost = tries > self._max_deaths or (all_failed and not self._any_started)
+        return None if lost and not self._working else min(_LONGEST_WAIT_S, 2.0 ** (tries - 1))
+
+    def failures(self) -> list[str]:
+        """Why engines did not start, in their order."""
+        return self._failures
 
     def begin(self, listing_ids: Sequence[str]) -> Handling:
         """A call takes up listings."""

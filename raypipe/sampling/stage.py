@@ -4,6 +4,8 @@ One engine session serves both needs of a policy: the greedy pass over eval and 
 it, and the chains over pool and anchor that the next round votes on. Engine starts are expensive.
 """
 
+import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -15,6 +17,7 @@ import pyarrow.compute as pc
 from raypipe.attributes.pool_slices import WHOLE, Slice
 from raypipe.attributes.prompts import TEMPLATE_VERSION
 from raypipe.config import Config, SamplingConfig
+from raypipe.errors import EngineStartError
 from raypipe.models.policies import Policy, model_identity, model_path
 from raypipe.runtime import stream
 from raypipe.runtime.capacity import Room, engines
@@ -27,6 +30,7 @@ from raypipe.store.artifacts import Artifact, Attempt, Run, get_or_commit
 from raypipe.store.manifest import Commit, versions
 from raypipe.store.paths import Paths
 
+logger = logging.getLogger("raypipe.sampling.stage")
 GREEDY_SPLITS = frozenset({"eval", "anchor"})
 SAMPLED_SPLITS = frozenset({"pool", "anchor"})
 EngineStarter = Callable[[Config, Policy], ChainSource]
@@ -201,7 +205,7 @@ def sampling_plan(
     memory: list[Any] = []
 
     def transform(dataset: Any, write: stream.BlockWriter) -> Any:
-        tracker = _start_tracker(sampling.max_engine_deaths)
+        tracker = _start_tracker(sampling)
         memory.append(tracker)
         return dataset.repartition(
             target_num_rows_per_block=sampling.listings_per_call
@@ -231,7 +235,10 @@ def sampling_plan(
         import ray
 
         while memory:
-            ray.kill(memory.pop())
+            tracker = memory.pop()
+            with contextlib.suppress(ray.exceptions.RayError):
+                _tell_failures(_call_tracker(tracker, "failures"))
+            ray.kill(tracker)
 
     return stream.StreamPlan(source, transform, ids, finish)
 
@@ -268,14 +275,22 @@ def _pool(sampling: SamplingConfig) -> Any:
     )
 
 
-def _start_tracker(max_deaths: int) -> Any:
+def _start_tracker(sampling: SamplingConfig) -> Any:
     """The tracker in an actor on the driver's own node, which outlives every engine's."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote = ray.remote(CrashTracker).options(num_cpus=0, scheduling_strategy=here)
-    return remote.remote(max_deaths)
+    least, _ = engines(sampling, Room.of_cluster())
+    return remote.remote(sampling.max_engine_deaths, least)
+
+
+def _tell_failures(failures: Sequence[str]) -> None:
+    """What a stage went on without."""
+    if failures:
+        reason = EngineStartError(failures[-1].strip().splitlines()[0][:500])
+        logger.warning("%d engine starts failed, the last one with: %s", len(failures), reason)
 
 
 def _call_tracker(tracker: Any, method: str, *arguments: Any) -> Any:

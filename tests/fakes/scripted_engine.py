@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 
 from raypipe import config as configuration
 from raypipe.attributes.prompts import completion
@@ -65,6 +66,8 @@ class Script:
         voice: another one says other things.
         padding: characters that are added to a chain.
         starts: whether it can be started.
+        broken: actors whose engine never starts, which others do.
+        breaks: how those end: ``raise`` an error, or ``exit``.
     """
 
     diary: str
@@ -73,6 +76,8 @@ class Script:
     voice: str = ""
     padding: int = 0
     starts: bool = True
+    broken: int = 0
+    breaks: str = "raise"
 
     def note(self, page: str, *lines: object) -> None:
         """Append lines to a page of the diary, whole also when several processes do."""
@@ -104,7 +109,24 @@ class ScriptedEngine:
         script.note("started", os.getpid())
         if not script.starts:
             raise EngineStartError("the script says that it does not start")
+        if self._is_broken(script):
+            script.note("broke", os.getpid())
+            if script.breaks == "exit":
+                os._exit(1)
+            raise OSError("429 Client Error: Too Many Requests")
         self._script = script
+
+    @staticmethod
+    def _is_broken(script: Script) -> bool:
+        """The first actors that ask are, and stay so."""
+        actor = str(ray.get_runtime_context().get_actor_id())
+        for number in range(script.broken):
+            place = Path(script.diary, f"broken-{number}")
+            with contextlib.suppress(FileExistsError):
+                place.open("x").write(actor)
+            if place.read_text() == actor:
+                return True
+        return False
 
     def generate(self, requests: list[Request]) -> list[list[Chain] | Failure]:
         script = self._script

@@ -121,6 +121,32 @@ def test_an_engine_that_cannot_start_ends_the_stage_at_once(
     assert not is_committed(run)
 
 
+@pytest.mark.usefixtures("session")
+@pytest.mark.parametrize("breaks", ["raise", "exit"])
+def test_one_engine_of_four_that_never_starts_costs_no_listing(
+    breaks: str, run: Run, ids: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = new_script(tmp_path, broken=1, breaks=breaks, seconds=0.3)
+    sample(run, script, "sampling.num_actors=4")
+    assert_exact(run, ids)
+    assert refusals(run) == {}
+    assert len(script.page("broke")) > 1
+    assert "engine starts failed, the last one with" in caplog.text
+
+
+@pytest.mark.usefixtures("session")
+@pytest.mark.parametrize("breaks", ["raise", "exit"])
+def test_engines_that_never_start_end_the_stage_with_the_cause(
+    breaks: str, run: Run, ids: list[str], tmp_path: Path
+) -> None:
+    script = new_script(tmp_path, broken=2, breaks=breaks)
+    cause = "429 Client Error" if breaks == "raise" else "its process ended"
+    with pytest.raises((EngineStartError, EngineDiedError), match=cause) as raised:
+        sample(run, script, TWO_ENGINES)
+    assert raised.value.exit_code == EXIT_RETRY
+    assert not is_committed(run)
+
+
 def test_a_driver_killed_at_three_moments_leaves_what_it_did_to_the_next(
     run: Run, ids: list[str], tmp_path: Path
 ) -> None:

@@ -8,6 +8,13 @@ from raypipe.sampling.crash_tracker import CrashTracker
 NAMES = [f"l{number}" for number in range(12)]
 
 
+def start(suspects: CrashTracker, actor: str) -> str | None:
+    """An engine that comes up."""
+    said = suspects.start(actor)
+    suspects.started(actor)
+    return said
+
+
 def test_a_call_that_ends_leaves_no_suspects() -> None:
     suspects = CrashTracker(8)
     assert suspects.start("one") is None
@@ -46,18 +53,56 @@ def test_a_suspect_that_was_cleared_is_not_blamed_for_the_next_death() -> None:
 
 def test_an_actor_may_lose_so_many_engines_without_finishing_a_call() -> None:
     suspects = CrashTracker(2)
-    said = [suspects.start("one") for _ in range(4)]
+    said = [start(suspects, "one") for _ in range(4)]
     assert said[:3] == [None, None, None]
     assert said[3] is not None
     assert "3 engines died" in said[3]
     assert "max_engine_deaths=2" in said[3]
 
 
+def test_an_engine_that_never_starts_is_tried_again_while_another_works() -> None:
+    suspects = CrashTracker(2, min_engines=2)
+    for name in ("good", "bad"):
+        suspects.start(name)
+    suspects.started("good")
+    waits = []
+    for _ in range(20):
+        waits.append(suspects.start_failed("bad", "OSError"))
+        assert suspects.start("bad") is None
+    assert waits[:4] == [1, 2, 4, 8]
+    assert waits[-1] == 60
+    assert suspects.failures() == ["OSError"] * 20
+    suspects.start("good")  # it has died
+    assert suspects.start_failed("bad", "OSError") is None
+
+
+def test_a_stage_in_which_no_engine_starts_gives_up_once_all_have_failed() -> None:
+    suspects = CrashTracker(8, min_engines=3)
+    for name in "abc":
+        suspects.start(name)
+    assert suspects.start_failed("a", "no") is not None
+    assert suspects.start("a") is None
+    assert suspects.start_failed("a", "no") is not None
+    assert suspects.start_failed("b", "no") is not None
+    assert suspects.start_failed("c", "no") is None
+
+
+def test_a_process_that_ends_while_its_engine_starts_is_no_death_of_an_engine() -> None:
+    suspects = CrashTracker(0, min_engines=2)
+    suspects.start("good")
+    suspects.started("good")
+    assert [suspects.start("bad") for _ in range(5)] == [None] * 5
+    assert len(suspects.failures()) == 4
+    lone = CrashTracker(0)
+    assert lone.start("bad") is None
+    assert "its process ended" in str(lone.start("bad"))
+
+
 def test_a_finished_call_forgives_the_deaths_before_it() -> None:
     suspects = CrashTracker(1)
-    suspects.start("one")
+    start(suspects, "one")
     for _ in range(5):
-        assert suspects.start("one") is None, "the deaths before were not forgiven"
+        assert start(suspects, "one") is None, "the deaths before were not forgiven"
         suspects.begin(["a"])
         suspects.end("one", ["a"])
 
@@ -68,7 +113,7 @@ def test_all_deadly_listings_are_found_and_no_other_is_refused(deadly: set[str],
     refused, after two deaths for each at most and one more for every call."""
     suspects, answered, refused, deaths = CrashTracker(1000), set(), set(), 0
     calls = [NAMES[first : first + size] for first in range(0, len(NAMES), size)]
-    suspects.start("one")
+    start(suspects, "one")
     for call in calls:
         while True:
             handling = suspects.begin(call)
@@ -84,7 +129,7 @@ def test_all_deadly_listings_are_found_and_no_other_is_refused(deadly: set[str],
             if not died:
                 break
             deaths += 1
-            suspects.start("one")
+            start(suspects, "one")
         suspects.end("one", call)
         answered.update(asked)
         refused |= handling.refused
