@@ -6,6 +6,7 @@ Replies are stored as they arrive (:mod:`raypipe.annotation.ledger`), so the sam
 after a kill, a limit or a server outage and pays for no question twice.
 """
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -34,6 +35,7 @@ from raypipe.models.policies import model_identity
 from raypipe.runtime.console import Console
 from raypipe.schemas import ANNOTATIONS, QUARANTINE
 from raypipe.store.artifacts import Attempt, Run, get_or_commit
+from raypipe.store.lease import lease
 from raypipe.store.manifest import Commit
 from raypipe.store.paths import Paths
 from raypipe.store.runs import open_run
@@ -52,8 +54,9 @@ def annotate(config: Config, console: Console, *, plan_only: bool) -> None:
     """
     _check(config)
     started = time.time()
-    driver = AnnotationDriver(config, open_run(config), console)
-    driver.go(plan_only=plan_only)
+    run = open_run(config)
+    with contextlib.nullcontext() if plan_only else lease(run, "annotation"):
+        AnnotationDriver(config, run, console).go(plan_only=plan_only)
     console.end(None, time.time() - started)
 
 

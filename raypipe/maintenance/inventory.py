@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 
 from raypipe.errors import ArtifactError
 from raypipe.store.artifacts import Run
+from raypipe.store.lease import LEASES
 from raypipe.store.manifest import COMMIT, Commit, File
 from raypipe.store.paths import (
     EXPORTS,
@@ -58,6 +59,7 @@ _NO_ARTIFACTS = (
     f"{REPORTS}/",
     "wandb/",
     f"{REPLIES}/",
+    f"{LEASES}/",
 )
 
 

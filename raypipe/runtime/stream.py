@@ -34,6 +34,8 @@ from raypipe.store.manifest import Commit, File
 logger = logging.getLogger("raypipe.runtime.stream")
 NO_IDS = pa.nulls(0, pa.string())  # pa.array would import pandas
 _LEFTOVERS_PER_TASK = 16
+# What a lost node had read comes again when the task that read it ends, so tasks are short.
+_FILES_PER_READ, _LEAST_READS = 4, 200
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,8 @@ def rows(artifact: Artifact, columns: Sequence[str]) -> Any:
     import ray.data
 
     files = [asdict(file) for file in artifact.files()]
-    return ray.data.from_items(files).map_batches(
+    tasks = max(_LEAST_READS, len(files) // _FILES_PER_READ)
+    return ray.data.from_items(files, override_num_blocks=min(tasks, len(files)) or 1).map_batches(
         partial(_rows, artifact, list(columns)), batch_format="pyarrow", batch_size=1
     )
 

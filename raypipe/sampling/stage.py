@@ -202,11 +202,11 @@ def sampling_plan(
         )
         return stream.without(dataset, pa.concat_arrays([done, leave_out]))
 
-    memory: list[Any] = []
+    trackers: list[Any] = []
 
     def transform(dataset: Any, write: stream.BlockWriter) -> Any:
         tracker = _start_tracker(sampling)
-        memory.append(tracker)
+        trackers.append(tracker)
         return dataset.repartition(
             target_num_rows_per_block=sampling.listings_per_call
         ).map_batches(
@@ -230,17 +230,7 @@ def sampling_plan(
     ids = _ids(listings, wanted_splits)
     if len(leave_out):
         ids = ids.filter(pc.invert(pc.is_in(ids, leave_out)))
-
-    def finish() -> None:
-        import ray
-
-        while memory:
-            tracker = memory.pop()
-            with contextlib.suppress(ray.exceptions.RayError):
-                _tell_failures(_call_tracker(tracker, "failures"))
-            ray.kill(tracker)
-
-    return stream.StreamPlan(source, transform, ids, finish)
+    return stream.StreamPlan(source, transform, ids, partial(_finish, trackers))
 
 
 def _maker(start: EngineStarter, config: Config, policy: Policy) -> Callable[[], ChainSource]:
@@ -286,8 +276,18 @@ def _start_tracker(sampling: SamplingConfig) -> Any:
     return remote.remote(sampling.max_engine_deaths, least)
 
 
+def _finish(trackers: list[Any]) -> None:
+    """Say which engines a stage went on without, and release its tracker."""
+    import ray
+
+    while trackers:
+        tracker = trackers.pop()
+        with contextlib.suppress(ray.exceptions.RayError):
+            _tell_failures(_call_tracker(tracker, "failures"))
+        ray.kill(tracker)
+
+
 def _tell_failures(failures: Sequence[str]) -> None:
-    """What a stage went on without."""
     if failures:
         reason = EngineStartError(failures[-1].strip().splitlines()[0][:500])
         logger.warning("%d engine starts failed, the last one with: %s", len(failures), reason)

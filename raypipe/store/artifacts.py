@@ -40,6 +40,7 @@ from raypipe.store.data_files import (
 )
 from raypipe.store.digest import MODULUS
 from raypipe.store.documents import parse_document
+from raypipe.store.lease import lease
 from raypipe.store.manifest import (
     COMMIT,
     RESTORE,
@@ -413,5 +414,11 @@ class Attempt:
 def get_or_commit(
     artifact: Artifact, fingerprint: Fingerprint, make: Callable[[Attempt], Commit]
 ) -> Commit:
-    """The artifact's commit: the existing one, or the one that ``make`` creates."""
-    return artifact.find_commit(fingerprint) or make(artifact.attempt(fingerprint))
+    """The artifact's commit: the existing one, or the one that ``make`` creates, in one process at
+    a time."""
+    found = artifact.find_commit(fingerprint)
+    if found is not None:
+        return found
+    with lease(artifact.run, artifact.name):
+        # Whoever had the lease may have made it.
+        return artifact.find_commit(fingerprint) or make(artifact.attempt(fingerprint))

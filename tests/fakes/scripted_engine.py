@@ -30,6 +30,7 @@ from raypipe.config import Config
 from raypipe.errors import EngineDiedError, EngineStartError, RaypipeError
 from raypipe.models.policies import Policy
 from raypipe.runtime.cluster import ray_session
+from raypipe.runtime.console import Console
 from raypipe.runtime.interruption import stoppable
 from raypipe.sampling import stage
 from raypipe.sampling.chains import Chain
@@ -333,6 +334,7 @@ def main() -> int:
     if asked.killed_before_commit:
         Attempt.commit = _killed  # type: ignore[method-assign]
     config = configuration.load(None, asked.overrides)
+    Console()  # shows progress
     try:
         with stoppable(), ray_session(config.cluster):
             sample(Run(asked.run), Script(**asked.script), *asked.overrides)

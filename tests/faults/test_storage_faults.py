@@ -1,21 +1,14 @@
 """Disks that are full, files that are cut, storage that is busy, and two writers at once."""
 
-import logging
 import os
 import shutil
 import subprocess
-import threading
 import time
-import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 from raypipe import config as configuration
 from raypipe.errors import EXIT_INPUT, EXIT_RETRY, ArtifactError, StorageError
@@ -23,8 +16,10 @@ from raypipe.runtime.cluster import ray_session
 from raypipe.schemas import LISTINGS
 from raypipe.store.artifacts import Run
 from raypipe.store.manifest import COMMIT
+from tests.fakes.s3_server import S3Server
 from tests.fakes.scripted_engine import (
     CHAINS_OF,
+    IN_FLIGHT,
     LISTINGS_PER_CALL,
     Driver,
     assert_exact,
@@ -151,94 +146,71 @@ def test_a_corrupt_prepared_file_ends_the_stage_by_name(
     assert_exact(run, ids)
 
 
-def test_of_two_drivers_at_once_one_commits_and_the_other_says_so(run: Run, tmp_path: Path) -> None:
+def test_of_two_drivers_at_once_one_works_and_the_other_waits_for_it(
+    run: Run, tmp_path: Path
+) -> None:
     ids = make_catalog(run, NUM_LISTINGS)
-    scripts = [
-        new_script(tmp_path / voice, voice=voice, seconds=0.05) for voice in ("alto", "bass")
-    ]
-    holds = [Path(script.diary, "hold") for script in scripts]
-    for hold in holds:
-        hold.touch()
-    drivers = [Driver(run, script) for script in scripts]
+    script = new_script(tmp_path, seconds=0.05)
+    hold = Path(script.diary, "hold")
+    hold.touch()
+    drivers = [Driver(run, script), Driver(run, script)]
     try:
-        deadline = time.monotonic() + 200
-        while not all(script.page("started") for script in scripts):
-            assert time.monotonic() < deadline, [driver.output for driver in drivers]
-            time.sleep(0.05)
-        for hold in holds:
-            hold.unlink()
+        wait_until(lambda: any("which makes" in driver.output for driver in drivers))
+        wait_until(lambda: bool(script.page("started")))
+        hold.unlink()
         codes = [driver.wait() for driver in drivers]
     finally:
         for driver in drivers:
             driver.end()
+    assert codes == [0, 0], [driver.output for driver in drivers]
     assert_exact(run, ids)
-    said = [driver.output for driver in drivers]
-    assert 0 in codes, said
-    for code, output in zip(codes, said, strict=True):
-        assert code == 0 or (code == EXIT_INPUT and "was committed meanwhile" in output), output
+    assert script.redone() == 0
+    assert len(script.page("started")) == 1
 
 
-class BusyS3:
-    """An S3 server that is too busy for every third request."""
+def test_a_driver_that_waits_takes_over_from_one_that_is_killed(run: Run, tmp_path: Path) -> None:
+    ids = make_catalog(run, NUM_LISTINGS)
+    script = new_script(tmp_path, seconds=0.1)
+    hold = Path(script.diary, "hold")
+    first = Driver(run, script)
+    second: list[Driver] = []
 
-    def __init__(self) -> None:
-        self.answered: Counter[int] = Counter()
-        self._count = 0
-        self._lock = threading.Lock()
-        self._s3 = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._serve, threaded=True)
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.port}"
-        self._s3_request("PUT", "/bucket")
+    def half_done() -> bool:
+        if script.answered and not second:
+            hold.touch()
+            second.append(Driver(run, script))
+        return bool(second) and "which makes" in second[0].output
 
-    def _serve(self, request: dict[str, Any], respond: Callable[..., Any]) -> Any:
-        with self._lock:
-            self._count += 1
-            busy = self._count % 3 == 0
-            self.answered[503 if busy else 200] += 1
-        if not busy:
-            return self._s3(request, respond)
-        request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
-        body = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-        headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
-        respond("503 Slow Down", headers)
-        return [body]
+    try:
+        first.kill_when(half_done)
+        hold.unlink()
+        assert second[0].wait() == 0, second[0].output
+    finally:
+        first.end()
+        for driver in second:
+            driver.end()
+    assert_exact(run, ids)
+    assert script.redone() <= IN_FLIGHT + LISTINGS_PER_CALL
 
-    def _s3_request(self, method: str, path: str) -> None:
-        credential = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"
-        headers = {"Authorization": credential}
-        urllib.request.urlopen(
-            urllib.request.Request(self.url + path, method=method, headers=headers)
-        )
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What points Arrow and obstore at it."""
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "NO_PROXY": "127.0.0.1",
-        }
-
-    def close(self) -> None:
-        self._server.shutdown()
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not reached():
+        assert time.monotonic() < deadline, "never reached"
+        time.sleep(0.05)
 
 
 @pytest.fixture
-def busy_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[BusyS3]:
-    server = BusyS3()
+def busy_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """One that is too busy for every third request."""
+    server = S3Server(busy_every=3)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     yield server
     server.close()
 
 
-def test_a_run_on_a_busy_object_store_comes_out_whole(busy_s3: BusyS3, tmp_path: Path) -> None:
+def test_a_run_on_a_busy_object_store_comes_out_whole(busy_s3: S3Server, tmp_path: Path) -> None:
     run = Run("s3://bucket/runs/local")
     ids = make_catalog(run, 48)
     script = new_script(tmp_path)
