@@ -40,6 +40,7 @@ class Answer:
     reason: ChainReason
 
 
+_NO_ANSWER = {reason: Answer(None, reason) for reason in chain_losses()}
 _ANSWER_TAGS = ("<answer>", "</answer>")
 _REASONING_TAGS = ("<reasoning>", "</reasoning>")
 
@@ -61,17 +62,17 @@ def parse(
             "answer_only" does not ask for one.
     """
     if finish_reason != "stop":
-        return Answer(None, TRUNCATED)
+        return _NO_ANSWER[TRUNCATED]
     answer = _span(text, *_ANSWER_TAGS)
     if answer is None:
-        return Answer(None, MALFORMED)
+        return _NO_ANSWER[MALFORMED]
     start, end = answer
     if answer_format == "reasoning":
         reasoning = _span(text, *_REASONING_TAGS)
         if reasoning is None or reasoning[1] > start:
-            return Answer(None, MALFORMED)
+            return _NO_ANSWER[MALFORMED]
     if text[end + len(_ANSWER_TAGS[1]) :].strip():
-        return Answer(None, SPILLED)
+        return _NO_ANSWER[SPILLED]
     return _resolved(attribute, text[start:end])
 
 
@@ -85,12 +86,13 @@ def reasoning_of(text: str) -> str | None:
 def _resolved(attribute: Attribute, text: str) -> Answer:
     """Chains say the same few things over and over, and folding is most of what parsing costs."""
     value = attribute.resolve(text)
-    return Answer(None, OUT_OF_SCHEMA) if value is None else Answer(value, OK)
+    return _NO_ANSWER[OUT_OF_SCHEMA] if value is None else Answer(value, OK)
 
 
 def _span(text: str, opening: str, closing: str) -> tuple[int, int] | None:
     """Where the content of the only, closed tag starts and ends; None without one."""
-    if text.count(opening) != 1 or text.count(closing) != 1:
+    before, end = text.find(opening), text.find(closing)
+    if before < 0 or end < 0 or text.rfind(opening) != before or text.rfind(closing) != end:
         return None
-    start, end = text.index(opening) + len(opening), text.index(closing)
+    start = before + len(opening)
     return (start, end) if start <= end else None

@@ -83,6 +83,9 @@ class Attribute:
         )
         return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 
+    def __hash__(self) -> int:
+        return hash(self.version)  # which a string keeps, and a tuple of strings does not
+
     def resolve(self, text: str) -> str | None:
         """The allowed value that ``text``, whole, folds to; None when there is none."""
         return self._by_fold.get(fold(text))

@@ -31,6 +31,11 @@ class FunnelCounter:
         counts["queries", "paired"] += bool(outcome.pairs)
         counts["pairs", "pairs"] += len(outcome.pairs)
 
+    def merge(self, other: "FunnelCounter") -> None:
+        """Add what another one counted."""
+        for place, counts in other._counts.items():
+            self._counts.setdefault(place, Counter()).update(counts)
+
     def funnel(self) -> Funnel:
         """What was counted, in all and by vertical and attribute."""
         verticals = sorted({vertical for vertical, _ in self._counts})

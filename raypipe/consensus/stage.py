@@ -1,30 +1,34 @@
-"""Chains in, consensus and preference pairs out (paper §4)."""
+"""Chains in, consensus and preference pairs out (paper §4).
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+The vote is a map over files of chains: a task reads some, votes, and writes what comes out. The
+driver holds the ids and sums the counts.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.attributes.parser import OK, PARSER_VERSION, TRUNCATED
+from raypipe.attributes.parser import OK, PARSER_VERSION
 from raypipe.attributes.pool_slices import Slice
-from raypipe.attributes.prompts import without_control_tokens
-from raypipe.attributes.schema import Attribute, AttributeSchema
+from raypipe.attributes.schema import AttributeSchema
 from raypipe.config import Config
 from raypipe.consensus.funnel import FunnelCounter
-from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome, decide_query
-from raypipe.errors import ArtifactError
-from raypipe.runtime import metrics
+from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome
+from raypipe.consensus.voting import Questions, Voter, listing_key, sorted_keys
+from raypipe.runtime import metrics, stream
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
 from raypipe.store.artifacts import Artifact, Attempt, Run
-from raypipe.store.manifest import Commit, versions
+from raypipe.store.data_files import DataFile
+from raypipe.store.manifest import Commit, File, versions
 from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
 from raypipe.summaries import Funnel
 
-_QUERIES_PER_FILE = 50_000
+_LISTINGS_PER_FILE = 4096
 
 
 def run(
@@ -63,108 +67,128 @@ def run(
     if done is not None and paired is not None:
         return done
 
-    asked = _queries_by_listing(listings, _sampled_slice(chains), rules.seed)
-    gated = _gate_queries(chains, asked, _attributes(listings), rules)
-    refused = set(chains.read(["id"], kind="quarantine").column("id").to_pylist())
-    consensus_attempt = consensus.attempt(fingerprint)
-    pairs_attempt = pairs.attempt(fingerprint) if paired is None else None
-    policy_id = chains.require_commit().fingerprint.get("policy_id", "")
-    meter = metrics.Meter.of(consensus, policy_id)
-    funnel, with_pairs = _write(gated, consensus_attempt, pairs_attempt, meter)
-    queries, num_pairs = funnel.total.queries, funnel.total.pairs
-    counts = {"queries": queries.asked, "kept": queries.kept, "pairs": num_pairs}
-    if pairs_attempt is not None:
-        pairs_attempt.commit(expected=with_pairs, counts={"pairs": num_pairs})
-    consensus_attempt.write_json(Funnel.FILE, funnel.to_json())
-    return consensus_attempt.commit(expected=set(asked) - refused, counts=counts)
+    asked = _asked(listings, _sampled_slice(chains), rules.seed)
+    task = _VoteTask(
+        voter=_voter(listings, asked, rules, chains.name),
+        chains=chains,
+        consensus=consensus.attempt(fingerprint),
+        pairs=pairs.attempt(fingerprint) if paired is None else None,
+    )
+    funnel, written, pair_files = FunnelCounter(), [], []
+    for voted in _run_tasks(task, _groups(chains.files())):
+        funnel.merge(voted.funnel)
+        written += voted.consensus
+        pair_files += voted.pairs
+    refused = chains.read(["id"], kind="quarantine").column("id")
+    return _commit(task, funnel.funnel(), written, pair_files, _but(asked.ids, refused))
 
 
 @dataclass(frozen=True)
-class _Questions:
-    """What a listing is asked; listings of one vertical and split share one of these."""
+class _Asked:
+    """The sampled listings of pool and anchor: their ids, and what they are asked."""
 
-    vertical: str
-    split: str
-    prompts: tuple[tuple[str, str], ...]
-
-    def match(self, vertical: str, split: str, attributes: list[str]) -> bool:
-        """Whether chains of these attributes, sorted, answer exactly these questions."""
-        asked = sorted(attribute for attribute, _ in self.prompts)
-        return (vertical, split, attributes) == (self.vertical, self.split, asked)
+    ids: pa.Array
+    keys: list[int]
+    questions: tuple[Questions, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _GatedQuery:
-    listing_id: str
-    vertical: str
-    split: str
-    attribute: str
-    prompt: str
-    texts: list[str]
-    outcome: QueryOutcome
-
-    @property
-    def paired(self) -> bool:
-        """Whether it makes rows of the pairs table: the anchor guards and never teaches."""
-        return self.split == "pool" and bool(self.outcome.pairs)
-
-    def consensus_row(self) -> dict[str, object]:
-        outcome, vote = self.outcome, self.outcome.vote
-        return {
-            "listing_id": self.listing_id,
-            "vertical": self.vertical,
-            "split": self.split,
-            "attribute": self.attribute,
-            "answer": vote.consensus,
-            "confidence": vote.confidence,
-            "votes": [{"value": value, "count": count} for value, count in vote.votes],
-            "num_chains": vote.num_chains,
-            "num_valid": vote.num_valid,
-            "num_truncated": outcome.reasons.count(TRUNCATED),
-            "num_pairs": len(outcome.pairs) if self.paired else 0,
-            "gate": outcome.gate,
-            "preferred": list(outcome.preferred),
-        }
-
-    def pairs_row(self) -> dict[str, object]:
-        return {
-            "listing_id": self.listing_id,
-            "attribute": self.attribute,
-            "prompt": self.prompt,
-            "margin": self.outcome.vote.margin,
-            "pairs": [
-                {
-                    "chosen": without_control_tokens(self.texts[pair.chosen_index]),
-                    "rejected": without_control_tokens(self.texts[pair.rejected_index]),
-                    "chosen_index": pair.chosen_index,
-                    "rejected_index": pair.rejected_index,
-                }
-                for pair in self.outcome.pairs
-            ],
-        }
+@dataclass(frozen=True)
+class _Voted:
+    consensus: list[DataFile]
+    pairs: list[DataFile]
+    funnel: FunnelCounter
 
 
-def _write(
-    gated: Iterator[_GatedQuery],
-    consensus: Attempt,
-    pairs: Attempt | None,
-    meter: metrics.Meter,
-) -> tuple[Funnel, set[str]]:
-    """Write every query, and its pairs unless they are committed; the pool's funnel, and the
-    listings that have pairs."""
-    funnel = FunnelCounter()
-    with_pairs: set[str] = set()
-    for batch in _batches(gated):
-        for query in batch:
+@dataclass(frozen=True)
+class _VoteTask:
+    """Votes on files of chains, on any node; without ``pairs`` those are committed already."""
+
+    voter: Voter
+    chains: Artifact
+    consensus: Attempt
+    pairs: Attempt | None
+
+    def __call__(self, files: Sequence[File]) -> _Voted:
+        tables = (
+            self.chains.rows_of(f, ["listing_id", "vertical", "split", "queries"]) for f in files
+        )
+        queries = [query for table in tables for query in self.voter.vote(_sampled(table))]
+        funnel = FunnelCounter()
+        for query in queries:
             if query.split == "pool":
                 funnel.add(query.vertical, query.attribute, query.outcome)
-        consensus.write(CONSENSUS.from_rows([query.consensus_row() for query in batch]))
-        paired = [query for query in batch if query.paired]
-        if paired and pairs is not None:
-            pairs.write(PAIRS.from_rows([query.pairs_row() for query in paired]))
-            with_pairs.update(query.listing_id for query in paired)
-        _count(meter, [query.outcome for query in batch if query.split == "pool"])
-    return funnel.funnel(), with_pairs
+        paired = [query for query in queries if query.paired] if self.pairs is not None else []
+        policy_id = self.chains.require_commit().fingerprint.get("policy_id", "")
+        meter = metrics.Meter.of(self.consensus.artifact, policy_id)
+        _count(meter, [query.outcome for query in queries if query.split == "pool"])
+        return _Voted(
+            _stored(self.consensus, [query.consensus_row() for query in queries]),
+            _stored(self.pairs, [query.pairs_row() for query in paired]),
+            funnel,
+        )
+
+
+def _stored(attempt: Attempt | None, rows: list[dict[str, object]]) -> list[DataFile]:
+    if attempt is None or attempt.artifact.table is None or not rows:
+        return []
+    return [attempt.store(attempt.artifact.table.from_rows(rows))]
+
+
+def _commit(
+    task: _VoteTask,
+    funnel: Funnel,
+    written: Sequence[DataFile],
+    pair_files: Sequence[DataFile],
+    expected: pa.Array,
+) -> Commit:
+    queries, num_pairs = funnel.total.queries, funnel.total.pairs
+    if task.pairs is not None:
+        task.pairs.commit(written=pair_files, counts={"pairs": num_pairs})
+    task.consensus.write_json(Funnel.FILE, funnel.to_json())
+    counts = {"queries": queries.asked, "kept": queries.kept, "pairs": num_pairs}
+    return task.consensus.commit(expected=expected, written=written, counts=counts)
+
+
+def _groups(files: Sequence[File]) -> list[list[File]]:
+    """Files of chains for one task each."""
+    groups: list[list[File]] = []
+    rows = _LISTINGS_PER_FILE
+    for file in files:
+        if rows >= _LISTINGS_PER_FILE:
+            groups.append([])
+            rows = 0
+        groups[-1].append(file)
+        rows += file.rows or 0
+    return groups
+
+
+def _run_tasks(task: _VoteTask, groups: Sequence[Sequence[File]]) -> Iterator[_Voted]:
+    """On the cluster; here when there is none, or nothing to share out."""
+    import ray
+
+    if len(groups) < 2 or not ray.is_initialized():
+        yield from map(task, groups)
+        return
+    remote, shared = ray.remote(_call), ray.put(task)
+    limit = 2 * int(max(1, ray.cluster_resources().get("CPU", 1)))
+    running: deque[Any] = deque()
+    try:
+        for group in groups:
+            running.append(remote.remote(shared, group))
+            if len(running) >= limit:
+                yield ray.get(running.popleft())
+        while running:
+            yield ray.get(running.popleft())
+    except ray.exceptions.RayError as error:
+        raise stream.unwrap_ray_error(error) from error
+
+
+def _call(task: _VoteTask, group: Sequence[File]) -> _Voted:
+    return task(group)
+
+
+def _but(ids: pa.Array, refused: pa.ChunkedArray) -> pa.Array:
+    return ids.filter(pc.invert(pc.is_in(ids, refused.combine_chunks())))
 
 
 def _count(meter: metrics.Meter, outcomes: Sequence[QueryOutcome]) -> None:
@@ -178,110 +202,55 @@ def _count(meter: metrics.Meter, outcomes: Sequence[QueryOutcome]) -> None:
     meter.observe(metrics.CONFIDENCE, (outcome.vote.confidence for outcome in outcomes))
 
 
-def _batches(gated: Iterator[_GatedQuery]) -> Iterator[list[_GatedQuery]]:
-    """So many queries for a file, and never a listing's in two."""
-    batch: list[_GatedQuery] = []
-    for _, queries in groupby(gated, key=lambda query: query.listing_id):
-        batch += queries
-        if len(batch) >= _QUERIES_PER_FILE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _sampled_slice(chains: Artifact) -> Slice:
     """The part of the pool that was sampled."""
     return Slice(*chains.require_commit().fingerprint.get("pool", ()))
 
 
-def _queries_by_listing(listings: Artifact, pool: Slice, seed: int) -> dict[str, _Questions]:
-    """The questions of every sampled pool listing and of the anchor, by listing_id; images are
-    not read."""
-    shared: dict[_Questions, _Questions] = {}
-    asked: dict[str, _Questions] = {}
+def _asked(listings: Artifact, pool: Slice, seed: int) -> _Asked:
+    """What every sampled pool listing and the anchor are asked; images are not read."""
+    ids: list[pa.Array] = [stream.NO_IDS]
+    keys: list[int] = []
+    numbers: dict[Questions, int] = {}
     for table in listings.read_files(["listing_id", "vertical", "split", "queries"]):
-        table = _sampled(table)
-        queries = table.column("queries").combine_chunks()
-        flat = queries.flatten()
-        prompts = zip(
-            flat.field("attribute").to_pylist(), flat.field("prompt").to_pylist(), strict=True
+        table = _of_slice(_sampled(table), pool, seed)
+        questions = list(_questions(table))
+        has_any = pa.array([bool(one.prompts) for one in questions], pa.bool_())
+        known = table.column("listing_id").combine_chunks()
+        ids.append(known.filter(has_any))
+        keys.extend(
+            listing_key(listing_id, numbers.setdefault(one, len(numbers)))
+            for listing_id, one in zip(known.to_pylist(), questions, strict=True)
+            if one.prompts
         )
-        columns = (table.column(name).to_pylist() for name in ("listing_id", "vertical", "split"))
-        lengths = queries.value_lengths().to_pylist()
-        for listing_id, vertical, split, length in zip(*columns, lengths, strict=True):
-            questions = _Questions(vertical, split, tuple(islice(prompts, length)))
-            if split == "pool" and not pool.holds(listing_id, seed):
-                continue
-            if questions.prompts:
-                asked[listing_id] = shared.setdefault(questions, questions)
-    return asked
+    return _Asked(pa.concat_arrays(ids), keys, tuple(numbers))
 
 
-def _attributes(listings: Artifact) -> dict[tuple[str, str], Attribute]:
+def _of_slice(table: pa.Table, pool: Slice, seed: int) -> pa.Table:
+    if pool.whole:
+        return table
+    inside = pool.mask(table.column("listing_id"), seed)
+    return table.filter(pc.or_(pc.not_equal(table.column("split"), "pool"), inside))
+
+
+def _questions(table: pa.Table) -> Iterator[Questions]:
+    """Of every row."""
+    queries = table.column("queries").combine_chunks()
+    flat = queries.flatten()
+    prompts = zip(
+        flat.field("attribute").to_pylist(), flat.field("prompt").to_pylist(), strict=True
+    )
+    columns = (table.column(name).to_pylist() for name in ("vertical", "split"))
+    lengths = queries.value_lengths().to_pylist()
+    for vertical, split, length in zip(*columns, lengths, strict=True):
+        yield Questions(vertical, split, tuple(islice(prompts, length)))
+
+
+def _voter(listings: Artifact, asked: _Asked, rules: ConsensusRules, name: str) -> Voter:
     schema = AttributeSchema.from_json(listings.read_json(ATTRIBUTE_SCHEMA))
-    return {(entry.vertical, entry.name): entry for entry in schema.entries}
+    attributes = {(entry.vertical, entry.name): entry for entry in schema.entries}
+    return Voter(attributes, asked.questions, sorted_keys(asked.keys), rules, name)
 
 
 def _sampled(table: pa.Table) -> pa.Table:
     return table.filter(pc.is_in(table.column("split"), pa.array(["pool", "anchor"])))
-
-
-def _gate_queries(
-    chains: Artifact,
-    asked: Mapping[str, _Questions],
-    attributes: Mapping[tuple[str, str], Attribute],
-    rules: ConsensusRules,
-) -> Iterator[_GatedQuery]:
-    for table in chains.read_files(["listing_id", "vertical", "split", "queries"]):
-        for listing_id, vertical, split, queries in _chain_rows(_sampled(table)):
-            names = sorted(attribute for attribute, _, _ in queries)
-            questions = asked.get(listing_id)
-            if questions is None or not questions.match(vertical, split, names):
-                raise ArtifactError(
-                    f"{chains.name}: the chains of listing '{listing_id}' are not those of its "
-                    f"queries in {CATALOG.listings}"
-                )
-            prompts = dict(questions.prompts)
-            for name, texts, finish_reasons in queries:
-                attribute = attributes[vertical, name]
-                try:
-                    outcome = decide_query(texts, finish_reasons, attribute, listing_id, rules)
-                except ValueError as error:
-                    raise ArtifactError(
-                        f"{chains.name}: listing '{listing_id}', {name}: {error}"
-                    ) from error
-                yield _GatedQuery(listing_id, vertical, split, name, prompts[name], texts, outcome)
-
-
-def _chain_rows(
-    table: pa.Table,
-) -> Iterator[tuple[str, str, str, list[tuple[str, list[str], list[str]]]]]:
-    """Listings of a chains table with, per query, the chains' texts and finish reasons.
-
-    The nested column is taken apart in Arrow: turning whole chains into Python, token ids
-    included, would take longer than everything else here.
-    """
-    queries = table.column("queries").combine_chunks()
-    flat = queries.flatten()
-    lists = flat.field("chains")
-    chain = lists.flatten()
-    texts = iter(chain.field("text").to_pylist())
-    finish_reasons = iter(chain.field("finish_reason").to_pylist())
-    per_query = zip(
-        flat.field("attribute").to_pylist(), lists.value_lengths().to_pylist(), strict=True
-    )
-    columns: list[list[Any]] = [
-        table.column(name).to_pylist() for name in ("listing_id", "vertical", "split")
-    ]
-    num_queries = queries.value_lengths().to_pylist()
-    for listing_id, vertical, split, count in zip(*columns, num_queries, strict=True):
-        yield (
-            listing_id,
-            vertical,
-            split,
-            [
-                (attribute, list(islice(texts, num)), list(islice(finish_reasons, num)))
-                for attribute, num in islice(per_query, count)
-            ],
-        )

@@ -114,10 +114,10 @@ def test_neither_order_nor_files_of_the_chains_matter(make_run, chain_rows, per_
     assert digests(other) == digests(run)
 
 
-def test_small_batches_give_the_same(make_run, monkeypatch):
-    vote(run := make_run("one batch"))
-    monkeypatch.setattr(consensus, "_QUERIES_PER_FILE", 4)
-    vote(other := make_run("many batches"))
+def test_small_tasks_give_the_same(make_run, chain_rows, monkeypatch):
+    vote(run := make_run("one task"))
+    monkeypatch.setattr(consensus, "_LISTINGS_PER_FILE", 4)
+    vote(other := make_run("many tasks", chain_rows, 2))
     assert len(other.artifact("sft/consensus").require_commit().files) > 4
     assert digests(other) == digests(run)
 
