@@ -31,6 +31,12 @@ class OptimizerConfig(Section):
     """Share (0-1) of the steps over which the rate rises; then it falls as a cosine."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps in all, in place of epochs, as TRL's max_steps."""
+
+    def num_examples(self, size: int) -> int:
+        """Examples that a training on ``size`` different ones takes."""
+        return size * self.epochs if self.max_steps is None else self.max_steps * self.batch_size
 
 
 class SftConfig(OptimizerConfig):

@@ -31,7 +31,7 @@ def _items(config: Config, seed: int, splits: Mapping[str, SplitSize]) -> Iterat
 
 def _examples(config: Config, arm: Arm, splits: Mapping[str, SplitSize]) -> int:
     if arm.kind == "sft":
-        return splits["seed"].queries * config.sft.epochs
+        return config.sft.num_examples(splits["seed"].queries)
     if arm.kind != "learned":
         return 0
     queries, part, votes = splits["pool"].queries, arm.selection.pool, votes_of(arm, config)

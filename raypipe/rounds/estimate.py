@@ -70,7 +70,7 @@ def _item(
 
 def _examples(config: Config, splits: Mapping[str, SplitSize], name: str, index: int | None) -> int:
     if name == SFT:
-        return splits["seed"].queries * config.sft.epochs
+        return config.sft.num_examples(splits["seed"].queries)
     if not index:
         return 0
     part = slice_of_round(index, config.rounds.pool_slices)

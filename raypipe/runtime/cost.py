@@ -132,7 +132,8 @@ def max_examples(config: Config, queries: int, part: Slice, method: str, votes: 
     """
     num_chains = config.sampling.num_chains
     per_query = num_chains - votes if method == "dpo" else num_chains
-    return round(queries * (part.high - part.low) * per_query) * config.training.epochs
+    size = round(queries * (part.high - part.low) * per_query)
+    return config.training.num_examples(size)
 
 
 def figures(cost: Cost, config: Config) -> dict[str, str]:

@@ -205,6 +205,7 @@ def _shared_prefix(
         trees,
         batch_size=optimizer.batch_size,
         epochs=optimizer.epochs,
+        max_steps=optimizer.max_steps,
         num_workers=ray.train.get_context().get_world_size(),
         max_tokens=cluster.tokens_per_pack,
         seed=task.seed,
@@ -315,6 +316,8 @@ def _stock(
     a_step = sizes["gradient_accumulation_steps"] * sizes["per_device_train_batch_size"]
     a_step *= workers
     num_steps = sizes["num_train_epochs"] * math.ceil(len(examples.rows) / a_step)
+    if (max_steps := job.task.optimizer(job.config).max_steps) is not None:
+        num_steps = sizes["max_steps"] = max_steps
     arguments = _arguments(job, directory, num_steps) | sizes
     if job.task.method == "dpo":
         arguments |= trl_settings(LossOptions.from_config(job.config.training))

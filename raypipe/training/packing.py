@@ -8,6 +8,7 @@ import heapq
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count, islice
 
 from raypipe.seeds import derive
 from raypipe.training.trees import Tree
@@ -58,20 +59,29 @@ def plan_packs(
     num_workers: int,
     max_tokens: int,
     seed: int,
+    max_steps: int | None = None,
 ) -> PackingPlan:
     """Lay out a training.
 
     Args:
         batch_size: examples of a step over all workers; the last step of an epoch may be smaller.
+        max_steps: so many steps in place of ``epochs``, through the trees as often as it takes.
         max_tokens: of a pack, unless a single example has more.
         seed: of the order of listings, drawn anew each epoch.
     """
-    steps: list[Step] = []
-    for epoch in range(epochs):
+    is_endless = max_steps is not None and any(tree.examples for tree in trees)
+    passes = _epochs(trees, batch_size, seed)
+    batches = chain.from_iterable(passes if is_endless else islice(passes, epochs))
+    wanted = islice(batches, max_steps)
+    return PackingPlan(tuple(_step(parts, num_workers, max_tokens) for parts in wanted))
+
+
+def _epochs(trees: Sequence[Tree], batch_size: int, seed: int) -> Iterator[Iterator[list[Tree]]]:
+    """The batches of one epoch after the other, without an end."""
+    for epoch in count():
         order = list(trees)
         random.Random(derive(seed, "order", epoch)).shuffle(order)
-        steps += (_step(parts, num_workers, max_tokens) for parts in _batches(order, batch_size))
-    return PackingPlan(tuple(steps))
+        yield _batches(order, batch_size)
 
 
 def _batches(trees: Sequence[Tree], batch_size: int) -> Iterator[list[Tree]]:

@@ -48,6 +48,22 @@ SETTINGS = st.builds(
 FORESTS = models.forests()
 
 
+@given(FORESTS, SETTINGS, st.integers(1, 40))
+@settings(max_examples=50)
+def test_a_training_of_so_many_steps_begins_like_any_other_and_goes_on_in_epochs(
+    forest: list[Tree], setting: Setting, max_steps: int
+) -> None:
+    found = setting.plan(forest, max_steps=max_steps).steps
+    assert len(found) == max_steps
+    epochs = 1 + max_steps // len(setting.plan(forest, epochs=1).steps)
+    longer = setting.plan(forest, epochs=epochs).steps
+    assert [step.num_examples for step in found] == [
+        step.num_examples for step in longer[:max_steps]
+    ]
+    for step, other in zip(found, longer, strict=False):
+        assert all_of(trees_of(step)) == all_of(trees_of(other))
+
+
 def named(tree: Tree) -> list[Example]:
     """Each example by all that is trained on: query, tokens, reference, and weight."""
     found: list[Example] = []
