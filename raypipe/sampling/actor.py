@@ -99,7 +99,7 @@ class SamplingActor:
         """Chains for LISTINGS rows; a listing that cannot be asked is refused."""
         listings = block.to_pylist()
         ids = [listing["listing_id"] for listing in listings]
-        handling = self._report_crash("begin", ids)
+        handling = self._report_crash("begin", self._name, ids)
         problems = [self._problem(listing, handling.refused) for listing in listings]
         refused = [problem for problem in problems if problem is not None]
         asked = [row for row, problem in zip(listings, problems, strict=True) if problem is None]
@@ -115,7 +115,7 @@ class SamplingActor:
         return self._outcome(asked, answers, refused)
 
     def _started(self, make_engine: Callable[[], ChainSource]) -> ChainSource:
-        complaint = self._report_crash("start", self._name)
+        complaint = self._report_crash("start", self._name, _own_node())
         if complaint is not None:
             raise EngineDiedError(complaint)
         try:
@@ -260,6 +260,13 @@ def _own_name() -> str:
     import ray
 
     return str(ray.get_runtime_context().get_actor_id()) if ray.is_initialized() else ""
+
+
+def _own_node() -> str:
+    """The id of the node that this Ray actor is on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def _refusal(listing: dict[str, Any], reason: QuarantineReason, detail: str) -> QuarantineRow:

@@ -8,8 +8,8 @@ An engine that does not start (a broken GPU, a full disk, a hub that refuses) is
 others work; a stage in which none has started ends.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _LONGEST_WAIT_S = 60.0
@@ -29,9 +29,15 @@ class CrashTracker:
     Args:
         max_deaths: engines that one actor may lose one after the other without finishing a call.
         min_engines: actors that the stage begins with.
+        is_alive: whether a node is; an actor that was on another one has crashed nothing.
     """
 
-    def __init__(self, max_deaths: int, min_engines: int = 1) -> None:
+    def __init__(
+        self,
+        max_deaths: int,
+        min_engines: int = 1,
+        is_alive: Callable[[str], bool] = lambda node: True,
+    ) -> None:
         self._max_deaths = max_deaths
         self._min_engines = min_engines
         self._failed_starts: Counter[str] = Counter()
@@ -39,13 +45,20 @@ class CrashTracker:
         self._working: set[str] = set()
         self._any_started = False
         self._failures: list[str] = []
+        self._is_alive = is_alive
+        self._nodes: dict[str, str] = {}
         self._begun: set[str] = set()
+        self._under_way: defaultdict[str, set[str]] = defaultdict(set)
         self._deaths_alone: Counter[str] = Counter()
         self._alone: dict[str, str] = {}
         self._starts: Counter[str] = Counter()
 
-    def start(self, actor: str) -> str | None:
+    def start(self, actor: str, node: str = "") -> str | None:
         """An actor starts its engine; what to say when it has lost too many, else None."""
+        former, self._nodes[actor] = self._nodes.get(actor, node), node
+        if former != node and not self._is_alive(former):
+            self._forgive(actor)
+        self._under_way.pop(actor, None)
         self._working.discard(actor)
         if actor in self._starting:
             wait_s = self.start_failed(actor, "its process ended while the engine started")
@@ -91,11 +104,19 @@ class CrashTracker:
         """Why engines did not start, in their order."""
         return self._failures
 
-    def begin(self, listing_ids: Sequence[str]) -> Handling:
+    def _forgive(self, actor: str) -> None:
+        """Its node is lost: what it had begun is nobody's suspect, and nothing has died."""
+        self._begun -= self._under_way[actor]
+        self._alone.pop(actor, None)
+        self._starting.discard(actor)
+        self._starts[actor] = 0
+
+    def begin(self, actor: str, listing_ids: Sequence[str]) -> Handling:
         """A call takes up listings."""
         refused = frozenset(name for name in listing_ids if self._deaths_alone[name])
         known = frozenset(name for name in listing_ids if name in self._begun)
         self._begun.update(listing_ids)
+        self._under_way[actor].update(listing_ids)
         return Handling(alone=known - refused, refused=refused)
 
     def ask_alone(self, actor: str, listing_id: str) -> None:
@@ -109,4 +130,5 @@ class CrashTracker:
     def end(self, actor: str, listing_ids: Sequence[str]) -> None:
         """A call is done: its listings are nobody's suspects, its actor makes progress."""
         self._begun.difference_update(listing_ids)
+        self._under_way[actor].difference_update(listing_ids)
         self._starts[actor] = 1

@@ -273,7 +273,13 @@ def _start_tracker(sampling: SamplingConfig) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote = ray.remote(CrashTracker).options(num_cpus=0, scheduling_strategy=here)
     least, _ = engines(sampling, Room.of_cluster())
-    return remote.remote(sampling.max_engine_deaths, least)
+    return remote.remote(sampling.max_engine_deaths, least, _is_alive)
+
+
+def _is_alive(node_id: str) -> bool:
+    import ray
+
+    return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == node_id)
 
 
 def _finish(trackers: list[Any]) -> None:

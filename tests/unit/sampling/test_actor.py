@@ -248,7 +248,7 @@ def test_a_listing_that_came_back_is_asked_alone_and_a_deadly_one_is_refused(
     def report_crash(method: str, *arguments: Any) -> Any:
         return getattr(suspects, method)(*arguments)
 
-    suspects.begin(["came back", "deadly"])
+    suspects.begin("another", ["came back", "deadly"])
     suspects.ask_alone("other", "deadly")
     suspects.start("other")
     engine = ScriptedEngine()
@@ -260,7 +260,7 @@ def test_a_listing_that_came_back_is_asked_alone_and_a_deadly_one_is_refused(
     together, alone = engine.calls
     assert {request.prompt.image_hashes for request in together} == {("hash of a",), ("hash of b",)}
     assert {request.prompt.image_hashes for request in alone} == {("hash of came back",)}
-    assert suspects.begin(["came back"]).alone == frozenset()
+    assert suspects.begin("another", ["came back"]).alone == frozenset()
 
 
 def test_calls_of_several_threads_share_the_engine_and_keep_their_own_answers(

@@ -18,37 +18,37 @@ def start(suspects: CrashTracker, actor: str) -> str | None:
 def test_a_call_that_ends_leaves_no_suspects() -> None:
     suspects = CrashTracker(8)
     assert suspects.start("one") is None
-    suspects.begin(["a", "b"])
+    suspects.begin("one", ["a", "b"])
     suspects.end("one", ["a", "b"])
-    handling = suspects.begin(["a", "b"])
+    handling = suspects.begin("one", ["a", "b"])
     assert (handling.alone, handling.refused) == (frozenset(), frozenset())
 
 
 def test_what_a_dead_actor_had_begun_is_asked_alone_by_whoever_gets_it() -> None:
     suspects = CrashTracker(8)
     suspects.start("one")
-    suspects.begin(["a", "b"])
+    suspects.begin("one", ["a", "b"])
     suspects.start("two")
-    assert suspects.begin(["b", "c"]).alone == {"b"}
+    assert suspects.begin("one", ["b", "c"]).alone == {"b"}
 
 
 def test_a_death_that_was_nobodys_alone_refuses_nobody() -> None:
     suspects = CrashTracker(8)
     for _ in range(3):
         suspects.start("one")
-        assert suspects.begin(["a", "b"]).refused == frozenset()
+        assert suspects.begin("one", ["a", "b"]).refused == frozenset()
 
 
 def test_a_suspect_that_was_cleared_is_not_blamed_for_the_next_death() -> None:
     suspects = CrashTracker(8)
     suspects.start("one")
-    suspects.begin(["a", "b"])
+    suspects.begin("one", ["a", "b"])
     suspects.start("one")
-    suspects.begin(["a", "b"])
+    suspects.begin("one", ["a", "b"])
     suspects.ask_alone("one", "a")
     suspects.answered_alone("one")
     suspects.start("one")
-    assert suspects.begin(["a", "b"]).refused == frozenset()
+    assert suspects.begin("one", ["a", "b"]).refused == frozenset()
 
 
 def test_an_actor_may_lose_so_many_engines_without_finishing_a_call() -> None:
@@ -87,6 +87,20 @@ def test_a_stage_in_which_no_engine_starts_gives_up_once_all_have_failed() -> No
     assert suspects.start_failed("c", "no") is None
 
 
+def test_a_node_that_is_lost_makes_no_suspects_and_counts_no_death() -> None:
+    suspects = CrashTracker(0, is_alive={"old": False, "new": True, "newer": True}.get)
+    for node in ("old", "new"):
+        assert suspects.start("one", node) is None
+        suspects.started("one")
+        handling = suspects.begin("one", ["a", "b"])
+        assert handling.alone == frozenset()
+        suspects.ask_alone("one", "a")
+    said = suspects.start("one", "newer")  # of a node that is still there
+    assert "1 engines died" in str(said)
+    handling = suspects.begin("one", ["a", "b"])
+    assert (handling.alone, handling.refused) == ({"b"}, {"a"})
+
+
 def test_a_process_that_ends_while_its_engine_starts_is_no_death_of_an_engine() -> None:
     suspects = CrashTracker(0, min_engines=2)
     suspects.start("good")
@@ -103,7 +117,7 @@ def test_a_finished_call_forgives_the_deaths_before_it() -> None:
     start(suspects, "one")
     for _ in range(5):
         assert start(suspects, "one") is None, "the deaths before were not forgiven"
-        suspects.begin(["a"])
+        suspects.begin("one", ["a"])
         suspects.end("one", ["a"])
 
 
@@ -116,7 +130,7 @@ def test_all_deadly_listings_are_found_and_no_other_is_refused(deadly: set[str],
     start(suspects, "one")
     for call in calls:
         while True:
-            handling = suspects.begin(call)
+            handling = suspects.begin("one", call)
             asked = [name for name in call if name not in handling.refused]
             together = [name for name in asked if name not in handling.alone]
             died = bool(deadly.intersection(together))
