@@ -155,7 +155,12 @@ def worker(cloud: Cloud) -> dict[str, Any]:
     return cloud.launch("gpu", "worker")
 
 
-@pytest.fixture(params=["head", "worker"])
+@pytest.fixture(scope="module")
+def cpu_worker(cloud: Cloud) -> dict[str, Any]:
+    return cloud.launch("cpu", "worker")
+
+
+@pytest.fixture(params=["head", "worker", "cpu_worker"])
 def node(request: pytest.FixtureRequest) -> dict[str, Any]:
     return dict(request.getfixturevalue(request.param))
 
@@ -213,24 +218,29 @@ def test_nobody_outside_the_security_group_is_let_in(node: dict[str, Any]) -> No
         assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == attached
 
 
-def test_the_workers_alone_are_spot_instances(head: dict[str, Any], worker: dict[str, Any]) -> None:
-    assert worker["InstanceLifecycle"] == "spot"
+def test_the_workers_alone_are_spot_instances(
+    head: dict[str, Any], worker: dict[str, Any], cpu_worker: dict[str, Any]
+) -> None:
+    assert worker["InstanceLifecycle"] == cpu_worker["InstanceLifecycle"] == "spot"
     assert "InstanceLifecycle" not in head
 
 
 def test_every_kind_of_node_has_its_own_instance_profile(
-    head: dict[str, Any], worker: dict[str, Any]
+    head: dict[str, Any], worker: dict[str, Any], cpu_worker: dict[str, Any]
 ) -> None:
-    profiles = [node["IamInstanceProfile"]["Arn"].split("/")[-1] for node in (head, worker)]
-    assert profiles == ["raypipe-head", "raypipe-worker"]
+    nodes = (head, worker, cpu_worker)
+    profiles = [node["IamInstanceProfile"]["Arn"].split("/")[-1] for node in nodes]
+    assert profiles == ["raypipe-head", "raypipe-worker", "raypipe-worker"]
 
 
-def test_only_the_workers_have_gpus_and_all_of_them_may_be_gone(cloud: Cloud) -> None:
+def test_workers_of_one_type_have_gpus_and_all_workers_may_be_gone(cloud: Cloud) -> None:
     types = cloud.config["available_node_types"]
-    assert types["head"]["resources"]["GPU"] == 0
-    assert types["gpu"]["resources"]["GPU"] == 1
-    assert (types["gpu"]["min_workers"], types["gpu"]["max_workers"]) == (0, 8)
-    assert cloud.config["max_workers"] == types["gpu"]["max_workers"]
+    gpus = {name: kind["resources"]["GPU"] for name, kind in types.items()}
+    assert gpus == {"head": 0, "gpu": 1, "cpu": 0}
+    assert [types[name]["min_workers"] for name in ("gpu", "cpu")] == [0, 0]
+    most = [types[name]["max_workers"] for name in ("gpu", "cpu")]
+    assert most == [8, 4]
+    assert cloud.config["max_workers"] == sum(most)
 
 
 def test_the_heads_policy_allows_each_call_of_its_autoscaler(cloud: Cloud) -> None:
@@ -248,9 +258,12 @@ def test_the_heads_policy_allows_each_call_of_its_autoscaler(cloud: Cloud) -> No
     assert called <= allowed
 
 
-def test_the_heads_policy_asks_of_a_worker_what_it_is_launched_with(cloud: Cloud) -> None:
+@pytest.mark.parametrize("node_type", ["gpu", "cpu"])
+def test_the_heads_policy_asks_of_a_worker_what_it_is_launched_with(
+    cloud: Cloud, node_type: str
+) -> None:
     cloud.calls.clear()
-    cloud.launch("gpu", "worker")
+    cloud.launch(node_type, "worker")
     (request,) = [arguments for name, arguments in cloud.calls if name == "RunInstances"]
     (tags,) = [
         {tag["Key"]: tag["Value"] for tag in entry["Tags"]}
@@ -270,6 +283,9 @@ def test_the_heads_policy_asks_of_a_worker_what_it_is_launched_with(cloud: Cloud
     }
     conditions = statement("head.json", "LaunchGuardedSpotWorkers")["Condition"]
     asked = {key: value for test in conditions.values() for key, value in test.items()}
+    types = asked.pop("ec2:InstanceType")
+    assert facts.pop("ec2:InstanceType") in types
+    assert len(types) == 2
     assert asked == facts
 
 
@@ -345,8 +361,9 @@ def test_workers_reach_the_bucket_and_nothing_else() -> None:
     for entry in policy("worker.json")["Statement"]:
         assert all(action.startswith("s3:") for action in entry["Action"])
         assert all(name.startswith("arn:aws:s3:::BUCKET") for name in entry["Resource"])
-    deletes = statement("worker.json", "ForgetCheckpoints")
-    assert deletes["Resource"] == ["arn:aws:s3:::BUCKET/runs/*/.training/*"]
+    deletes = statement("worker.json", "ForgetCheckpointsAndLeases")
+    places = [f"arn:aws:s3:::BUCKET/runs/*/{name}/*" for name in (".training", ".leases")]
+    assert deletes["Resource"] == places
 
 
 def test_the_head_passes_no_role_but_the_workers() -> None:
@@ -418,10 +435,12 @@ def test_the_rayjob_is_bounded_scales_from_zero_and_asks_for_a_token() -> None:
     assert spec["ttlSecondsAfterFinished"] > 0
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["enableInTreeAutoscaling"] is True
-    (group,) = cluster["workerGroupSpecs"]
-    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (0, 0, 8)
-    (container,) = group["template"]["spec"]["containers"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    limits = {}
+    for group, most in zip(cluster["workerGroupSpecs"], (8, 4), strict=True):
+        assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (0, 0, most)
+        (container,) = group["template"]["spec"]["containers"]
+        limits[group["groupName"]] = container["resources"]["limits"].get("nvidia.com/gpu")
+    assert limits == {"gpu": "1", "cpu": None}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
 
 
