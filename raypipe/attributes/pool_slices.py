@@ -36,7 +36,8 @@ class Slice:
 
     def mask(self, listing_ids: pa.Array, seed: int) -> pa.Array:
         """:meth:`holds` for many listings."""
-        return pa.array([self.holds(listing, seed) for listing in listing_ids.to_pylist()])
+        held = [self.holds(listing, seed) for listing in listing_ids.to_pylist()]
+        return pa.array(held, pa.bool_())
 
 
 WHOLE = Slice()

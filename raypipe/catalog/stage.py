@@ -31,6 +31,7 @@ from raypipe.errors import InputError
 from raypipe.runtime import metrics
 from raypipe.schemas import LISTINGS, QUARANTINE, SEED, TRUTH, Split
 from raypipe.store.artifacts import Artifact, Attempt, Run
+from raypipe.store.lease import lease
 from raypipe.store.manifest import Commit, versions
 from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
 from raypipe.store.quarantine import LEAKAGE
@@ -59,7 +60,11 @@ def run(config: Config, run: Run, *, any_versions: bool = False) -> Commit:
         inputs = open_inputs(config.catalog, tables)
     fingerprint = _fingerprint(config) | inputs.fingerprint()
     committed = _committed(run, fingerprint, any_versions)
-    return committed or _prepare(config, run, fingerprint, inputs)
+    if committed is not None:
+        return committed
+    with lease(run, CATALOG.listings):
+        committed = _committed(run, fingerprint, any_versions)
+        return committed or _prepare(config, run, fingerprint, inputs)
 
 
 def run_labeled(
@@ -126,7 +131,12 @@ def _run_embedded(
     fingerprint = _fingerprint(config) | {"catalog.embedded.renderer": RENDERER_VERSION}
     if (commit := _committed(run, fingerprint, any_versions)) is not None:
         return commit
-    with tempfile.TemporaryDirectory(prefix="raypipe-embedded-") as directory:
+    with (
+        lease(run, CATALOG.listings),
+        tempfile.TemporaryDirectory(prefix="raypipe-embedded-") as directory,
+    ):
+        if (commit := _committed(run, fingerprint, any_versions)) is not None:
+            return commit
         write_catalog(directory, **sizes.model_dump())
         inputs = open_inputs(
             CatalogConfig(

@@ -33,6 +33,7 @@ from raypipe.schemas import Table
 from raypipe.store import data_files, parquet
 from raypipe.store.artifacts import Attempt, Run
 from raypipe.store.data_files import DataFile
+from raypipe.store.lease import lease
 from raypipe.store.manifest import Commit
 from raypipe.store.paths import TABLES
 
@@ -168,7 +169,10 @@ class Tables:
             progress.logger.info(f"copying {name} to {self._run.path(artifact.name)}")
             fingerprint = {"snapshot": name, "columns": [column.name for column in columns]}
             self._session.enter_context(ensure_ray(self._config.cluster))
-            commit = _copy(artifact.attempt(fingerprint), snapshot, contract)
+            with lease(self._run, artifact.name):
+                commit = artifact.commit() or _copy(
+                    artifact.attempt(fingerprint), snapshot, contract
+                )
         return self._source(commit, name, columns)
 
     def _source(self, commit: Commit, snapshot: str, columns: tuple[Column, ...]) -> Copy:

@@ -21,9 +21,11 @@ from raypipe.consensus.funnel import FunnelCounter
 from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome
 from raypipe.consensus.voting import Questions, Voter, listing_key, sorted_keys
 from raypipe.runtime import metrics, stream
+from raypipe.runtime.progress import reported
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
 from raypipe.store.artifacts import Artifact, Attempt, Run
 from raypipe.store.data_files import DataFile
+from raypipe.store.lease import lease
 from raypipe.store.manifest import Commit, File, versions
 from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
 from raypipe.summaries import Funnel
@@ -63,24 +65,36 @@ def run(
     }
     consensus = run.artifact(Paths(scope).consensus, CONSENSUS)
     pairs = run.artifact(Paths(scope).pairs, PAIRS)
-    done, paired = consensus.find_commit(fingerprint), pairs.find_commit(fingerprint)
-    if done is not None and paired is not None:
+    done = consensus.find_commit(fingerprint)
+    if done is not None and pairs.find_commit(fingerprint) is not None:
         return done
+    with lease(run, consensus.name):
+        done, paired = consensus.find_commit(fingerprint), pairs.find_commit(fingerprint)
+        if done is not None and paired is not None:
+            return done
+        asked = _asked(listings, _sampled_slice(chains), rules.seed)
+        task = _VoteTask(
+            voter=_voter(listings, asked, rules, chains.name),
+            chains=chains,
+            policy_id=chains.require_commit().fingerprint.get("policy_id", ""),
+            consensus=consensus.attempt(fingerprint),
+            pairs=pairs.attempt(fingerprint) if paired is None else None,
+        )
+        return _vote(task, asked.ids)
 
-    asked = _asked(listings, _sampled_slice(chains), rules.seed)
-    task = _VoteTask(
-        voter=_voter(listings, asked, rules, chains.name),
-        chains=chains,
-        consensus=consensus.attempt(fingerprint),
-        pairs=pairs.attempt(fingerprint) if paired is None else None,
-    )
-    funnel, written, pair_files = FunnelCounter(), [], []
-    for voted in _run_tasks(task, _groups(chains.files())):
-        funnel.merge(voted.funnel)
-        written += voted.consensus
-        pair_files += voted.pairs
-    refused = chains.read(["id"], kind="quarantine").column("id")
-    return _commit(task, funnel.funnel(), written, pair_files, _but(asked.ids, refused))
+
+def _vote(task: "_VoteTask", asked: pa.Array) -> Commit:
+    funnel = FunnelCounter()
+    written: list[DataFile] = []
+    pair_files: list[DataFile] = []
+    groups = _groups(task.chains.files())
+    with reported(lambda: f"voted on {len(written):,} of {len(groups):,} parts of the chains"):
+        for voted in _run_tasks(task, groups):
+            funnel.merge(voted.funnel)
+            written += voted.consensus
+            pair_files += voted.pairs
+    refused = task.chains.read(["id"], kind="quarantine").column("id")
+    return _commit(task, funnel.funnel(), written, pair_files, _but(asked, refused))
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,7 @@ class _VoteTask:
 
     voter: Voter
     chains: Artifact
+    policy_id: str
     consensus: Attempt
     pairs: Attempt | None
 
@@ -118,8 +133,7 @@ class _VoteTask:
             if query.split == "pool":
                 funnel.add(query.vertical, query.attribute, query.outcome)
         paired = [query for query in queries if query.paired] if self.pairs is not None else []
-        policy_id = self.chains.require_commit().fingerprint.get("policy_id", "")
-        meter = metrics.Meter.of(self.consensus.artifact, policy_id)
+        meter = metrics.Meter.of(self.consensus.artifact, self.policy_id)
         _count(meter, [query.outcome for query in queries if query.split == "pool"])
         return _Voted(
             _stored(self.consensus, [query.consensus_row() for query in queries]),
@@ -169,7 +183,8 @@ def _run_tasks(task: _VoteTask, groups: Sequence[Sequence[File]]) -> Iterator[_V
     if len(groups) < 2 or not ray.is_initialized():
         yield from map(task, groups)
         return
-    remote, shared = ray.remote(_call), ray.put(task)
+    # A lost node is no fault of the task; its errors end it at once.
+    remote, shared = ray.remote(max_retries=-1)(_call), ray.put(task)
     limit = 2 * int(max(1, ray.cluster_resources().get("CPU", 1)))
     running: deque[Any] = deque()
     try:
@@ -181,6 +196,9 @@ def _run_tasks(task: _VoteTask, groups: Sequence[Sequence[File]]) -> Iterator[_V
             yield ray.get(running.popleft())
     except ray.exceptions.RayError as error:
         raise stream.unwrap_ray_error(error) from error
+    finally:
+        for left in running:
+            ray.cancel(left, force=True)
 
 
 def _call(task: _VoteTask, group: Sequence[File]) -> _Voted:

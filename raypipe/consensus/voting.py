@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -27,10 +28,10 @@ class Questions:
     split: str
     prompts: tuple[tuple[str, str], ...]
 
-    def match(self, vertical: str, split: str, attributes: list[str]) -> bool:
-        """Whether chains of these attributes, sorted, answer exactly these questions."""
-        asked = sorted(attribute for attribute, _ in self.prompts)
-        return (vertical, split, attributes) == (self.vertical, self.split, asked)
+    @property
+    def signature(self) -> tuple[str, str, tuple[str, ...]]:
+        """What chains must be of to answer exactly these: vertical, split, sorted attributes."""
+        return self.vertical, self.split, tuple(sorted(attribute for attribute, _ in self.prompts))
 
 
 def listing_key(listing_id: str, number: int) -> int:
@@ -134,13 +135,20 @@ class Voter:
                     ) from error
                 yield VotedQuery(listing_id, vertical, split, name, prompts[name], texts, outcome)
 
+    @cached_property
+    def _by_signature(self) -> dict[tuple[str, str, tuple[str, ...]], list[int]]:
+        found: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
+        for number, questions in enumerate(self.questions):
+            found.setdefault(questions.signature, []).append(number)
+        return found
+
     def _prompts(
         self, listing_id: str, vertical: str, split: str, names: list[str]
     ) -> dict[str, str]:
-        ordered = sorted(names)
-        for number, questions in enumerate(self.questions):
-            if questions.match(vertical, split, ordered) and self._is_asked(listing_id, number):
-                return dict(questions.prompts)
+        signature = (vertical, split, tuple(sorted(names)))
+        for number in self._by_signature.get(signature, ()):
+            if self._is_asked(listing_id, number):
+                return dict(self.questions[number].prompts)
         raise ArtifactError(
             f"{self.name}: the chains of listing '{listing_id}' are not those of its queries in "
             "the catalog"

@@ -62,11 +62,11 @@ class Progress:
     total: int
     done: int
     waiting: Callable[[], str | None]
+    trouble: Callable[[], str | None] = lambda: None
 
     def text(self) -> str | None:
-        if self.done:
-            return f"{self.done:,} of {self.total:,} listings"
-        return self.waiting()
+        done = f"{self.done:,} of {self.total:,} listings" if self.done else self.waiting()
+        return "; ".join(filter(None, (done, self.trouble()))) or None
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,14 @@ class StreamPlan:
     ``source`` gets the finished ids and makes a Ray Dataset without them; ``transform`` makes the
     result of every block and passes it to the given :data:`Write`; its Dataset holds the metadata
     of files. ``wanted`` are all input ids, each once. ``finish`` releases what ``transform``
-    reserved besides Ray Data's own actors.
+    reserved besides Ray Data's own actors. ``trouble`` says, for the log, what it goes on without.
     """
 
     source: Callable[[pa.Array], Any]
     transform: Callable[[Any, BlockWriter], Any]
     wanted: pa.Array
     finish: Callable[[], None] = lambda: None
+    trouble: Callable[[], str | None] = lambda: None
 
 
 def run(
@@ -140,6 +141,7 @@ def run(
     for plan in plans:
         if pc.all(pc.is_in(plan.wanted, done), min_count=0).as_py():
             continue  # do not start an engine without work
+        progress.trouble = plan.trouble
         dataset = plan.transform(plan.source(done), partial(_write, attempt))
         try:
             for received in _receive(dataset, summed, progress, resources):

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _LONGEST_WAIT_S = 60.0
+_TRIES_BEFORE_MORE_COME = 3
+_NODE_LOSSES = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class CrashTracker:
     Args:
         max_deaths: engines that one actor may lose one after the other without finishing a call.
         min_engines: actors that the stage begins with.
+        may_grow: whether there may be more of them later.
         is_alive: whether a node is; an actor that was on another one has crashed nothing.
     """
 
@@ -36,17 +39,20 @@ class CrashTracker:
         self,
         max_deaths: int,
         min_engines: int = 1,
+        may_grow: bool = False,
         is_alive: Callable[[str], bool] = lambda node: True,
     ) -> None:
         self._max_deaths = max_deaths
         self._min_engines = min_engines
+        self._may_grow = may_grow
         self._failed_starts: Counter[str] = Counter()
         self._starting: set[str] = set()
         self._working: set[str] = set()
         self._any_started = False
-        self._failures: list[str] = []
+        self._num_failures, self._last_failure = 0, ""
         self._is_alive = is_alive
         self._nodes: dict[str, str] = {}
+        self._losses: Counter[str] = Counter()
         self._begun: set[str] = set()
         self._under_way: defaultdict[str, set[str]] = defaultdict(set)
         self._deaths_alone: Counter[str] = Counter()
@@ -61,9 +67,9 @@ class CrashTracker:
         self._under_way.pop(actor, None)
         self._working.discard(actor)
         if actor in self._starting:
-            wait_s = self.start_failed(actor, "its process ended while the engine started")
+            wait_s = self.start_failed(actor, "its process ended while the engine started", tries=3)
             if wait_s is None:
-                return f"no engine started: {self._failures[-1]}"
+                return f"no engine started: {self._last_failure}"
         self._starting.add(actor)
         self._starts[actor] += 1
         deaths = self._starts[actor] - 1
@@ -85,29 +91,41 @@ class CrashTracker:
         self._working.add(actor)
         self._failed_starts.clear()
 
-    def start_failed(self, actor: str, reason: str) -> float | None:
+    def start_failed(self, actor: str, reason: str, tries: int = 1) -> float | None:
         """Its engine did not start; seconds to wait before another try, None to give up.
 
-        While another engine works, the stage goes on without this one. Without any, it is given up
-        once every actor has failed, or, where engines have worked before, after ``max_deaths``.
+        While another engine works, or may still come up for the first time, the stage goes on
+        without this one. Else it is given up once every actor has failed: after ``tries``, a few
+        more where further actors may come, and ``max_deaths`` where engines have worked before.
         """
         self._starting.discard(actor)
         self._starts[actor] -= 1  # which counts deaths
-        self._failures.append(reason)
+        self._num_failures, self._last_failure = self._num_failures + 1, reason
         self._failed_starts[actor] += 1
-        tries = self._failed_starts[actor]
-        all_failed = len(self._failed_starts) >= max(self._min_engines, len(self._starts))
-        lost = tries > self._max_deaths or (all_failed and not self._any_started)
-        return None if lost and not self._working else min(_LONGEST_WAIT_S, 2.0 ** (tries - 1))
+        if self._any_started:
+            tries = self._max_deaths + 1
+        elif self._may_grow or len(self._starts) < self._min_engines:
+            tries = max(tries, _TRIES_BEFORE_MORE_COME)
+        if not self._may_work() and min(self._failed_starts.values()) >= tries:
+            return None
+        return min(_LONGEST_WAIT_S, 2.0 ** (self._failed_starts[actor] - 1))
 
-    def failures(self) -> list[str]:
-        """Why engines did not start, in their order."""
-        return self._failures
+    def _may_work(self) -> bool:
+        """Whether an engine is up, or an actor has not failed since one was."""
+        return bool(self._working) or any(not self._failed_starts[name] for name in self._starts)
+
+    def failures(self) -> tuple[int, str]:
+        """How many starts have failed, and why the last one did."""
+        return self._num_failures, self._last_failure
 
     def _forgive(self, actor: str) -> None:
-        """Its node is lost: what it had begun is nobody's suspect, and nothing has died."""
-        self._begun -= self._under_way[actor]
-        self._alone.pop(actor, None)
+        """Its node is lost: what it had begun is nobody's suspect, and nothing has died. What has
+        seen several nodes go stays one: a listing may take its node down."""
+        self._losses.update(self._under_way[actor])
+        forgiven = {name for name in self._under_way[actor] if self._losses[name] < _NODE_LOSSES}
+        self._begun -= forgiven
+        if self._alone.get(actor) in forgiven:
+            del self._alone[actor]
         self._starting.discard(actor)
         self._starts[actor] = 0
 
@@ -131,4 +149,6 @@ class CrashTracker:
         """A call is done: its listings are nobody's suspects, its actor makes progress."""
         self._begun.difference_update(listing_ids)
         self._under_way[actor].difference_update(listing_ids)
+        for name in listing_ids:
+            self._losses.pop(name, None)
         self._starts[actor] = 1

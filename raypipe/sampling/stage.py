@@ -4,7 +4,6 @@ One engine session serves both needs of a policy: the greedy pass over eval and 
 it, and the chains over pool and anchor that the next round votes on. Engine starts are expensive.
 """
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -230,7 +229,9 @@ def sampling_plan(
     ids = _ids(listings, wanted_splits)
     if len(leave_out):
         ids = ids.filter(pc.invert(pc.is_in(ids, leave_out)))
-    return stream.StreamPlan(source, transform, ids, partial(_finish, trackers))
+    return stream.StreamPlan(
+        source, transform, ids, partial(_finish, trackers), partial(_failed_starts, trackers)
+    )
 
 
 def _maker(start: EngineStarter, config: Config, policy: Policy) -> Callable[[], ChainSource]:
@@ -272,8 +273,8 @@ def _start_tracker(sampling: SamplingConfig) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote = ray.remote(CrashTracker).options(num_cpus=0, scheduling_strategy=here)
-    least, _ = engines(sampling, Room.of_cluster())
-    return remote.remote(sampling.max_engine_deaths, least, _is_alive)
+    least, most = engines(sampling, Room.of_cluster())
+    return remote.remote(sampling.max_engine_deaths, least, most > least, _is_alive)
 
 
 def _is_alive(node_id: str) -> bool:
@@ -286,17 +287,26 @@ def _finish(trackers: list[Any]) -> None:
     """Say which engines a stage went on without, and release its tracker."""
     import ray
 
+    trouble = _failed_starts(trackers)
+    if trouble is not None:
+        logger.warning("%s", trouble)
     while trackers:
-        tracker = trackers.pop()
-        with contextlib.suppress(ray.exceptions.RayError):
-            _tell_failures(_call_tracker(tracker, "failures"))
-        ray.kill(tracker)
+        ray.kill(trackers.pop())
 
 
-def _tell_failures(failures: Sequence[str]) -> None:
-    if failures:
-        reason = EngineStartError(failures[-1].strip().splitlines()[0][:500])
-        logger.warning("%d engine starts failed, the last one with: %s", len(failures), reason)
+def _failed_starts(trackers: Sequence[Any]) -> str | None:
+    """How many engines did not start, and why; None for none."""
+    import ray
+
+    try:
+        found = [_call_tracker(tracker, "failures") for tracker in trackers]
+    except ray.exceptions.RayError:  # the session ends
+        return None
+    count, last = found[-1] if found else (0, "")
+    if not count:
+        return None
+    reason = EngineStartError((last.strip().splitlines() or [""])[0][:500])
+    return f"{count:,} engine starts failed, the last one with: {reason}"
 
 
 def _call_tracker(tracker: Any, method: str, *arguments: Any) -> Any:

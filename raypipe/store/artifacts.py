@@ -60,7 +60,7 @@ from raypipe.store.manifest import (
 from raypipe.store.run_directory import RunDirectory
 
 RowKind = Literal["data", "quarantine"]
-_READ_AHEAD = 8
+_READS_AT_ONCE, _READ_AHEAD_BYTES = 8, 64 << 20
 _ONE_REQUEST = 1 << 20  # bytes; reading a file of this size whole is as fast as footer and column
 
 
@@ -137,22 +137,26 @@ class Artifact:
     def read_files(
         self, columns: Sequence[str] | None = None, kind: FileKind = "data"
     ) -> Iterator[pa.Table]:
-        """The committed rows, one file at a time, so that memory does not grow with them; from an
-        object store a few files are read ahead."""
+        """The committed rows, file by file; from an object store a few are read ahead."""
         files = self.files(kind)
         if self.run.is_local:
             for file in files:
                 yield self.rows_of(file, columns)
             return
-        with ThreadPoolExecutor(_READ_AHEAD, thread_name_prefix="read") as pool:
-            pending: deque[Future[pa.Table]] = deque()
+        with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="read") as pool:
+            pending: deque[tuple[int, Future[pa.Table]]] = deque()
             try:
                 for file in files:
-                    pending.append(pool.submit(self.rows_of, file, columns))
-                    if len(pending) == _READ_AHEAD:
-                        yield pending.popleft().result()
+                    under_way = sum(size for size, _ in pending) + file.size
+                    while len(pending) == _READS_AT_ONCE or (
+                        pending and under_way > _READ_AHEAD_BYTES
+                    ):
+                        size, reading = pending.popleft()
+                        under_way -= size
+                        yield reading.result()
+                    pending.append((file.size, pool.submit(self.rows_of, file, columns)))
                 while pending:
-                    yield pending.popleft().result()
+                    yield pending.popleft()[1].result()
             finally:
                 pool.shutdown(cancel_futures=True)
 

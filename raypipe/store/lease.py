@@ -4,7 +4,7 @@ In a local run a lease is a lock, which the system releases with its process. In
 is a numbered object that its holder writes again every few seconds. Whoever has seen the newest one
 unchanged for ``EXPIRY_S``, by a clock of its own, creates the next number: of two that try one
 wins. Giving it back leaves the number. A holder on the same machine whose process has ended is not
-waited for. One that was away for so long has lost the lease and stops, whatever it finds.
+waited for. A holder that finds a higher number stops.
 """
 
 import contextlib
@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.fs as pafs
 
 from raypipe import storage
@@ -33,6 +32,8 @@ LEASES = ".leases"
 HEARTBEAT_S = 10.0
 EXPIRY_S = 60.0
 _LOOK_S = 0.5
+_LOOK_AWAY_S = 5.0
+_START_TICKS = 19  # of the fields of /proc/<pid>/stat after the name
 _RELEASED = b'{"released": true}'
 _TOLD_EVERY_S = 15.0
 logger = logging.getLogger("raypipe.runtime.progress")
@@ -101,13 +102,12 @@ def _acquired(run: RunDirectory, place: str, waiting: "_Waiting") -> int:
         found = (newest, run.read(f"{place}/{newest:06d}.json") if newest else None)
         if found != seen:
             seen, since = found, time.monotonic()
-        is_old = time.monotonic() - since > EXPIRY_S
-        if (is_old or _is_gone(found[1])) and run.create(
-            f"{place}/{newest + 1:06d}.json", _beat(0)
-        ):
+        is_free = time.monotonic() - since > EXPIRY_S or _is_gone(found[1])
+        if is_free and run.create(f"{place}/{newest + 1:06d}.json", _beat(0)):
+            _forget(run, place, newest)
             return newest + 1
         waiting.tell(_told(found[1]))
-        time.sleep(_LOOK_S)
+        time.sleep(_LOOK_AWAY_S)
 
 
 def _newest(run: RunDirectory, place: str) -> int:
@@ -149,19 +149,27 @@ class _Heartbeat:
         last, count = time.monotonic(), 0
         while not self._ended.wait(HEARTBEAT_S):
             count += 1
-            late = time.monotonic() - last
             try:
-                if late < EXPIRY_S and _newest(self._run, self._place) <= self._number:
-                    self._run.replace(self._path(self._number), _beat(count))
-                    last = time.monotonic()
-                    continue
-            except RaypipeError as error:  # the storage may be back before the lease expires
+                if not self._renewed(count, time.monotonic() - last):
+                    break
+                last = time.monotonic()
+            except RaypipeError as error:  # the storage may be back later
                 logger.warning("cannot renew the lease of %s: %s", self._name, error)
-                if late < EXPIRY_S:
-                    continue
-            logger.error("the lease of %s went to another process: stopping", self._name)
-            os.kill(os.getpid(), signal.SIGTERM)
+        else:
             return
+        logger.error("another process has taken over the lease of %s: stopping", self._name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _renewed(self, count: int, late_s: float) -> bool:
+        """Write it again; one that may have expired is taken anew, unless somebody else has it."""
+        if _newest(self._run, self._place) > self._number:
+            return False
+        if late_s >= EXPIRY_S:
+            if not self._run.create(self._path(self._number + 1), _beat(count)):
+                return False
+            self._number += 1
+        self._run.replace(self._path(self._number), _beat(count))
+        return True
 
 
 @dataclass
@@ -181,7 +189,7 @@ class _Waiting:
 
 def _beat(count: int) -> bytes:
     """Never the same twice."""
-    own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "process": _identity(os.getpid())}
     return json.dumps(own | {"beat": count, "mark": uuid.uuid4().hex}).encode()
 
 
@@ -195,7 +203,8 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
 
 def _told(content: bytes | None) -> str:
     holder = _parsed(content)
-    return f"process {holder.get('pid')} on {holder.get('host')}" if holder else ""
+    known = holder.get("pid") is not None
+    return f"process {holder['pid']} on {holder.get('host')}" if known else ""
 
 
 def _is_gone(content: bytes | None) -> bool:
@@ -205,14 +214,28 @@ def _is_gone(content: bytes | None) -> bool:
     holder = _parsed(content)
     if holder.get("released"):
         return True
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+    told, pid = holder.get("process"), holder.get("pid")
+    if not isinstance(told, list) or told[:2] != _machine() or not isinstance(pid, int):
         return False
-    return _started(holder["pid"]) != holder.get("started")
+    return _identity(pid) != told
 
 
-def _started(pid: int) -> float | None:
-    """When a process of this machine was started; None when there is none."""
+def _machine() -> list[str] | None:
+    """The boot of a machine and the space of process ids in which this process lives; None where
+    the system does not tell."""
     try:
-        return float(psutil.Process(pid).create_time())
-    except (psutil.Error, OverflowError, ValueError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [boot, os.readlink("/proc/self/ns/pid")]
+    except OSError:
         return None
+
+
+def _identity(pid: int) -> list[str] | None:
+    """What tells a process from every other one there ever was: its machine, and by the system's
+    ticks when it began. None when there is none."""
+    machine = _machine()
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if machine is None else [*machine, state[_START_TICKS]]

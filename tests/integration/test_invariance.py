@@ -12,6 +12,7 @@ from raypipe.attributes.prompts import completion
 from raypipe.catalog import stage as catalog
 from raypipe.config import Config
 from raypipe.consensus import stage as consensus
+from raypipe.errors import ArtifactError
 from raypipe.models.policies import Policy
 from raypipe.runtime.cluster import ray_session
 from raypipe.sampling import stage as sampling
@@ -80,12 +81,15 @@ def digests(run: Run, *overrides: str) -> tuple[str, str, str]:
     return chains, votes, pairs
 
 
-def test_actors_blocks_and_files_change_nothing(tmp_path: Path) -> None:
+def test_actors_blocks_files_and_tasks_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = configuration.load(None, SMALL)
     whole = Run(str(tmp_path / "whole"))
     catalog.run(config, whole)
     with ray_session(config.cluster.model_copy(update={"num_cpus": 8})):
         expected = digests(whole)
+        monkeypatch.setattr(consensus, "_LISTINGS_PER_FILE", 10)  # then the vote is many tasks
         for actors, listings_per_call, rows_per_file in ((2, 3, 7), (3, 11, 1), (4, 5, 50)):
             copy = shuffled_copy(whole, tmp_path / f"{actors}-actors", rows_per_file)
             found = digests(
@@ -94,4 +98,10 @@ def test_actors_blocks_and_files_change_nothing(tmp_path: Path) -> None:
                 f"sampling.listings_per_call={listings_per_call}",
             )
             assert found == expected
+            assert len(copy.artifact("sft/consensus").files()) > 1
+        harmed = Path(copy.artifact("sft/chains").paths()[-1])
+        harmed.write_bytes(harmed.read_bytes()[:-40])
+        with pytest.raises(ArtifactError, match=f"{harmed.name} is missing or corrupt"):
+            consensus.run(config, copy, scope="again", round_index=1, chains_of="sft")
+        assert copy.artifact("again/consensus").commit() is None
     assert whole.artifact("sft/pairs").require_commit().rows > 0

@@ -6,6 +6,7 @@ import random
 import pytest
 
 import raypipe.consensus.stage as consensus
+from raypipe.attributes.pool_slices import Slice
 from raypipe.config import Config, ConsensusConfig, resolve
 from raypipe.errors import ArtifactError, ConfigDriftError
 from raypipe.schemas import CONSENSUS, PAIRS
@@ -120,6 +121,20 @@ def test_small_tasks_give_the_same(make_run, chain_rows, monkeypatch):
     vote(other := make_run("many tasks", chain_rows, 2))
     assert len(other.artifact("sft/consensus").require_commit().files) > 4
     assert digests(other) == digests(run)
+
+
+def test_files_without_a_sampled_listing_are_passed_over_in_a_slice(
+    make_run, listing_rows, chain_rows
+):
+    pool = Slice(0.0, 0.5)
+    ids = [row["listing_id"] for row in listing_rows if row["split"] == "pool"]
+    inside = {name for name in ids if pool.holds(name, CONFIG.run.seed)}
+    assert inside
+    left = [row for row in chain_rows if row["split"] != "pool" or row["listing_id"] in inside]
+    run = make_run("sliced", left, fingerprint={"pool": [0.0, 0.5]})
+    vote(run)
+    voted = run.artifact("sft/consensus", CONSENSUS).read(["listing_id", "split"]).to_pylist()
+    assert {row["listing_id"] for row in voted if row["split"] == "pool"} == inside
 
 
 def test_a_second_call_finds_the_commit(make_run):

@@ -1,5 +1,6 @@
 """Which listings are suspected, cleared and refused, and when an actor has lost enough engines."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,9 +9,9 @@ from raypipe.sampling.crash_tracker import CrashTracker
 NAMES = [f"l{number}" for number in range(12)]
 
 
-def start(suspects: CrashTracker, actor: str) -> str | None:
+def start(suspects: CrashTracker, actor: str, node: str = "") -> str | None:
     """An engine that comes up."""
-    said = suspects.start(actor)
+    said = suspects.start(actor, node)
     suspects.started(actor)
     return said
 
@@ -60,20 +61,32 @@ def test_an_actor_may_lose_so_many_engines_without_finishing_a_call() -> None:
     assert "max_engine_deaths=2" in said[3]
 
 
+def fail(suspects: CrashTracker, actor: str) -> float | None:
+    """One try; seconds to the next one."""
+    assert suspects.start(actor) is None
+    return suspects.start_failed(actor, "OSError")
+
+
 def test_an_engine_that_never_starts_is_tried_again_while_another_works() -> None:
     suspects = CrashTracker(2, min_engines=2)
     for name in ("good", "bad"):
         suspects.start(name)
     suspects.started("good")
-    waits = []
-    for _ in range(20):
-        waits.append(suspects.start_failed("bad", "OSError"))
-        assert suspects.start("bad") is None
+    waits = [suspects.start_failed("bad", "OSError"), *(fail(suspects, "bad") for _ in range(19))]
     assert waits[:4] == [1, 2, 4, 8]
     assert waits[-1] == 60
-    assert suspects.failures() == ["OSError"] * 20
-    suspects.start("good")  # it has died
-    assert suspects.start_failed("bad", "OSError") is None
+    assert suspects.failures() == (20, "OSError")
+    suspects.start("good")  # it has died, and may come up again
+    assert fail(suspects, "bad") is not None
+    assert [suspects.start_failed("good", "no"), fail(suspects, "good")] == [1, 2]
+    assert fail(suspects, "good") is None
+
+
+def test_an_engine_that_is_slow_to_start_is_waited_for() -> None:
+    suspects = CrashTracker(2, min_engines=2)
+    suspects.start("slow")
+    assert None not in [fail(suspects, "bad") for _ in range(20)]
+    assert suspects.start_failed("slow", "no") is None
 
 
 def test_a_stage_in_which_no_engine_starts_gives_up_once_all_have_failed() -> None:
@@ -81,10 +94,44 @@ def test_a_stage_in_which_no_engine_starts_gives_up_once_all_have_failed() -> No
     for name in "abc":
         suspects.start(name)
     assert suspects.start_failed("a", "no") is not None
-    assert suspects.start("a") is None
-    assert suspects.start_failed("a", "no") is not None
+    assert fail(suspects, "a") is not None
     assert suspects.start_failed("b", "no") is not None
     assert suspects.start_failed("c", "no") is None
+
+
+@pytest.mark.parametrize("grows", [CrashTracker(8, may_grow=True), CrashTracker(8, min_engines=2)])
+def test_a_stage_to_which_more_actors_may_come_tries_a_few_times(grows: CrashTracker) -> None:
+    assert [fail(grows, "first"), fail(grows, "first"), fail(grows, "first")] == [1, 2, None]
+
+
+def test_a_process_that_ends_while_its_engine_starts_is_no_death_of_an_engine() -> None:
+    suspects = CrashTracker(0, min_engines=2)
+    suspects.start("good")
+    suspects.started("good")
+    assert [suspects.start("bad") for _ in range(5)] == [None] * 5
+    assert suspects.failures()[0] == 4
+    lone = CrashTracker(0)
+    assert [lone.start("bad") for _ in range(3)] == [None] * 3
+    assert "its process ended" in str(lone.start("bad"))
+
+
+def test_a_listing_that_takes_its_nodes_down_is_found() -> None:
+    suspects = CrashTracker(8, is_alive=lambda node: False)
+    refused: set[str] = set()
+    for node in range(20):
+        start(suspects, "one", f"node {node}")
+        handling = suspects.begin("one", ["good", "deadly"])
+        refused |= handling.refused
+        for name in sorted(handling.alone, reverse=True):
+            suspects.ask_alone("one", name)
+            if name == "deadly":
+                break
+            suspects.answered_alone("one")
+        else:
+            if "deadly" in handling.refused:
+                break
+    assert refused == {"deadly"}
+    assert node < 8
 
 
 def test_a_node_that_is_lost_makes_no_suspects_and_counts_no_death() -> None:
@@ -99,17 +146,6 @@ def test_a_node_that_is_lost_makes_no_suspects_and_counts_no_death() -> None:
     assert "1 engines died" in str(said)
     handling = suspects.begin("one", ["a", "b"])
     assert (handling.alone, handling.refused) == ({"b"}, {"a"})
-
-
-def test_a_process_that_ends_while_its_engine_starts_is_no_death_of_an_engine() -> None:
-    suspects = CrashTracker(0, min_engines=2)
-    suspects.start("good")
-    suspects.started("good")
-    assert [suspects.start("bad") for _ in range(5)] == [None] * 5
-    assert len(suspects.failures()) == 4
-    lone = CrashTracker(0)
-    assert lone.start("bad") is None
-    assert "its process ended" in str(lone.start("bad"))
 
 
 def test_a_finished_call_forgives_the_deaths_before_it() -> None:

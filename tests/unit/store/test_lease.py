@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.errors import ArtifactError
+from raypipe.errors import ArtifactError, StorageError
 from raypipe.schemas import CHAINS
 from raypipe.store import lease as leases
 from raypipe.store.artifacts import Attempt, Run, get_or_commit
@@ -32,7 +33,12 @@ def server() -> Iterator[S3Server]:
 def remote(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    for name, value in {"HEARTBEAT_S": 0.05, "EXPIRY_S": 0.6, "_LOOK_S": 0.02}.items():
+    for name, value in {
+        "HEARTBEAT_S": 0.05,
+        "EXPIRY_S": 0.6,
+        "_LOOK_S": 0.02,
+        "_LOOK_AWAY_S": 0.02,
+    }.items():
         monkeypatch.setattr(leases, name, value)
     return Run(f"s3://bucket/{tmp_path.name}")
 
@@ -143,14 +149,48 @@ def test_a_lease_that_cannot_be_read_expires_too(remote: Run, content: bytes) ->
         assert has_waited
 
 
-@pytest.mark.parametrize("started", [None, 12.5])
+@pytest.mark.parametrize("is_other", [False, True])
 def test_nobody_waits_for_a_process_of_this_machine_that_has_ended(
-    remote: Run, started: float | None, monkeypatch: pytest.MonkeyPatch
+    remote: Run, is_other: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its number may be another process's by now."""
     monkeypatch.setattr(leases, "EXPIRY_S", 600.0)
-    pid = 2**22 + 1 if started is None else os.getpid()
-    held_elsewhere(remote, host=leases.socket.gethostname(), pid=pid, started=12.5)
+    ended = subprocess.Popen(["true"])
+    pid = os.getpid() if is_other else ended.pid
+    identity = leases._identity(ended.pid)
+    ended.wait()
+    held_elsewhere(remote, pid=pid, process=identity)
+    with lease(remote, NAME) as has_waited:
+        assert not has_waited
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_process_of_another_machine_or_container_may_live_whatever_its_number(
+    remote: Run, place: int
+) -> None:
+    identity = leases._identity(os.getpid())
+    assert identity is not None
+    identity[place] = "another"
+    held_elsewhere(remote, pid=2**22 + 1, process=identity)
+    with lease(remote, NAME) as has_waited:
+        assert has_waited
+
+
+def test_a_holder_that_could_not_renew_for_long_takes_the_lease_anew(
+    remote: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = remote.replace
+
+    def away(path: str, content: bytes) -> None:
+        if time.monotonic() < back:
+            raise StorageError("away")
+        replace(path, content)
+
+    with lease(remote, NAME):
+        back = time.monotonic() + 2 * leases.EXPIRY_S
+        monkeypatch.setattr(remote, "replace", away)
+        time.sleep(3 * leases.EXPIRY_S)
+        assert remote.read(f"{LEASES}/round-1.chains/000002.json") is not None
     with lease(remote, NAME) as has_waited:
         assert not has_waited
 
