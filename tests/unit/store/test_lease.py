@@ -34,8 +34,8 @@ def remote(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     for name, value in {
-        "HEARTBEAT_S": 0.05,
-        "EXPIRY_S": 0.6,
+        "HEARTBEAT_S": 0.1,
+        "EXPIRY_S": 2.0,
         "_LOOK_S": 0.02,
         "_LOOK_AWAY_S": 0.02,
     }.items():
