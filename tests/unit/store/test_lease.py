@@ -6,8 +6,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,22 +15,12 @@ from raypipe.store import lease as leases
 from raypipe.store.artifacts import Attempt, Run, get_or_commit
 from raypipe.store.lease import LEASES, lease
 from raypipe.store.manifest import Commit
-from tests.fakes.s3_server import S3Server
 
 NAME = "round-1/chains"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    started = S3Server()
-    yield started
-    started.close()
-
-
 @pytest.fixture
-def remote(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+def remote(remote_run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name, value in {
         "HEARTBEAT_S": 0.1,
         "EXPIRY_S": 2.0,
@@ -40,7 +28,7 @@ def remote(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         "_LOOK_AWAY_S": 0.02,
     }.items():
         monkeypatch.setattr(leases, name, value)
-    return Run(f"s3://bucket/{tmp_path.name}")
+    return remote_run
 
 
 @pytest.fixture(params=["local", "remote"])

@@ -1,7 +1,5 @@
 """Artifacts of a run in an object store: how many requests, and in which order."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -14,20 +12,6 @@ from raypipe.store.manifest import Commit
 from tests.fakes.s3_server import S3Server
 
 NUM_FILES = 30
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    started = S3Server()
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def remote(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return Run(f"s3://bucket/{tmp_path.name}")
 
 
 def attempt_with_files(run: Run) -> Attempt:
@@ -43,47 +27,47 @@ def committed(run: Run) -> Commit:
 
 
 def test_a_commit_lists_its_files_and_asks_for_none_by_itself(
-    remote: Run, server: S3Server
+    remote_run: Run, server: S3Server
 ) -> None:
-    attempt = attempt_with_files(remote)
+    attempt = attempt_with_files(remote_run)
     before = server.answered.total()
     attempt.commit()
     assert server.answered.total() - before < NUM_FILES // 2
 
 
-def test_files_are_read_ahead_in_their_order(remote: Run) -> None:
-    committed(remote)
-    artifact = remote.artifact("some/rows", QUARANTINE)
+def test_files_are_read_ahead_in_their_order(remote_run: Run) -> None:
+    committed(remote_run)
+    artifact = remote_run.artifact("some/rows", QUARANTINE)
     read = [table.column("id").to_pylist() for table in artifact.read_files(["id"])]
     assert read == [[f"id {number}"] for number in range(NUM_FILES)]
 
 
-def test_a_file_that_is_missing_is_named_when_its_turn_comes(remote: Run) -> None:
-    missing = committed(remote).files[20].path
-    remote.filesystem.delete_file(remote.path("some/rows", missing))
-    tables = remote.artifact("some/rows", QUARANTINE).read_files()
+def test_a_file_that_is_missing_is_named_when_its_turn_comes(remote_run: Run) -> None:
+    missing = committed(remote_run).files[20].path
+    remote_run.filesystem.delete_file(remote_run.path("some/rows", missing))
+    tables = remote_run.artifact("some/rows", QUARANTINE).read_files()
     for _ in range(20):
         next(tables)
     with pytest.raises(ArtifactError, match=missing):
         next(tables)
 
 
-def test_a_reader_may_stop_early(remote: Run) -> None:
-    committed(remote)
-    tables = remote.artifact("some/rows", QUARANTINE).read_files()
+def test_a_reader_may_stop_early(remote_run: Run) -> None:
+    committed(remote_run)
+    tables = remote_run.artifact("some/rows", QUARANTINE).read_files()
     assert len(next(tables)) == 1
     tables.close()
 
 
 @pytest.mark.parametrize("harm", ["gone", "shorter"])
-def test_a_file_that_changed_before_the_commit_is_refused(remote: Run, harm: str) -> None:
-    attempt = attempt_with_files(remote)
+def test_a_file_that_changed_before_the_commit_is_refused(remote_run: Run, harm: str) -> None:
+    attempt = attempt_with_files(remote_run)
     (lost, *_) = attempt.artifact.run.look(pafs.FileSelector(attempt.directory()))
     place = lost.path
     if harm == "gone":
-        remote.filesystem.delete_file(place)
+        remote_run.filesystem.delete_file(place)
     else:
-        with remote.filesystem.open_output_stream(place) as stream:
+        with remote_run.filesystem.open_output_stream(place) as stream:
             stream.write(b"x")
     with pytest.raises(ArtifactError, match="is missing or corrupt"):
         attempt.commit()
