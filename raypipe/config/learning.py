@@ -32,7 +32,7 @@ class OptimizerConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps in all, in place of epochs, as TRL's max_steps."""
+    """Optimizer steps in all, in place of epochs, as TRL's max_steps. None goes by epochs."""
 
     def num_examples(self, size: int) -> int:
         """Examples that a training on ``size`` different ones takes."""

@@ -98,7 +98,7 @@ def _vote(task: "_VoteTask", asked: pa.Array) -> Commit:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _AskedListings:
     """The sampled listings of pool and anchor: their ids, and what they are asked."""
 
     ids: pa.Array
@@ -225,7 +225,7 @@ def _sampled_slice(chains: Artifact) -> Slice:
     return Slice(*chains.require_commit().fingerprint.get("pool", ()))
 
 
-def _asked(listings: Artifact, pool: Slice, seed: int) -> _Asked:
+def _asked(listings: Artifact, pool: Slice, seed: int) -> _AskedListings:
     """What every sampled pool listing and the anchor are asked; images are not read."""
     ids: list[pa.Array] = [stream.NO_IDS]
     keys: list[int] = []
@@ -241,7 +241,7 @@ def _asked(listings: Artifact, pool: Slice, seed: int) -> _Asked:
             for listing_id, one in zip(known.to_pylist(), questions, strict=True)
             if one.prompts
         )
-    return _Asked(pa.concat_arrays(ids), keys, tuple(numbers))
+    return _AskedListings(pa.concat_arrays(ids), keys, tuple(numbers))
 
 
 def _of_slice(table: pa.Table, pool: Slice, seed: int) -> pa.Table:
@@ -264,7 +264,7 @@ def _questions(table: pa.Table) -> Iterator[Questions]:
         yield Questions(vertical, split, tuple(islice(prompts, length)))
 
 
-def _voter(listings: Artifact, asked: _Asked, rules: ConsensusRules, name: str) -> Voter:
+def _voter(listings: Artifact, asked: _AskedListings, rules: ConsensusRules, name: str) -> Voter:
     schema = AttributeSchema.from_json(listings.read_json(ATTRIBUTE_SCHEMA))
     attributes = {(entry.vertical, entry.name): entry for entry in schema.entries}
     return Voter(attributes, asked.questions, sorted_keys(asked.keys), rules, name)

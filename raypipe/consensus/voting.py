@@ -46,7 +46,7 @@ def sorted_keys(keys: Sequence[int]) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class VotedQuery:
+class QueryVote:
     """One query with the texts of its chains and what they come to."""
 
     listing_id: str
@@ -117,7 +117,7 @@ class Voter:
     rules: ConsensusRules
     name: str
 
-    def vote(self, table: pa.Table) -> Iterator[VotedQuery]:
+    def vote(self, table: pa.Table) -> Iterator[QueryVote]:
         """Every query of the listings of a chains table.
 
         Raises:
@@ -133,7 +133,7 @@ class Voter:
                     raise ArtifactError(
                         f"{self.name}: listing '{listing_id}', {name}: {error}"
                     ) from error
-                yield VotedQuery(listing_id, vertical, split, name, prompts[name], texts, outcome)
+                yield QueryVote(listing_id, vertical, split, name, prompts[name], texts, outcome)
 
     @cached_property
     def _by_signature(self) -> dict[tuple[str, str, tuple[str, ...]], list[int]]:
