@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _LONGEST_WAIT_S = 60.0
-_TRIES_BEFORE_MORE_COME = 3
+_TRIES = 3
 _NODE_LOSSES = 3
 
 
@@ -67,7 +67,8 @@ class CrashTracker:
         self._under_way.pop(actor, None)
         self._working.discard(actor)
         if actor in self._starting:
-            wait_s = self.start_failed(actor, "its process ended while the engine started", tries=3)
+            reason = "its process ended while the engine started"
+            wait_s = self.start_failed(actor, reason, _TRIES)
             if wait_s is None:
                 return f"no engine started: {self._last_failure}"
         self._starting.add(actor)
@@ -105,7 +106,7 @@ class CrashTracker:
         if self._any_started:
             tries = self._max_deaths + 1
         elif self._may_grow or len(self._starts) < self._min_engines:
-            tries = max(tries, _TRIES_BEFORE_MORE_COME)
+            tries = max(tries, _TRIES)
         if not self._may_work() and min(self._failed_starts.values()) >= tries:
             return None
         return min(_LONGEST_WAIT_S, 2.0 ** (self._failed_starts[actor] - 1))

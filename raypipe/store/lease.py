@@ -66,7 +66,7 @@ def _local(run: RunDirectory, place: str, name: str) -> Iterator[bool]:
             time.sleep(_LOOK_S)
         with contextlib.suppress(OSError):  # a full disk: others wait for a process without a name
             os.ftruncate(file, 0)
-            os.pwrite(file, _beat(0), 0)
+            os.pwrite(file, _content(0), 0)
         yield waiting.has_waited
     finally:
         os.close(file)
@@ -103,7 +103,7 @@ def _acquired(run: RunDirectory, place: str, waiting: "_Waiting") -> int:
         if found != seen:
             seen, since = found, time.monotonic()
         is_free = time.monotonic() - since > EXPIRY_S or _is_gone(found[1])
-        if is_free and run.create(f"{place}/{newest + 1:06d}.json", _beat(0)):
+        if is_free and run.create(f"{place}/{newest + 1:06d}.json", _content(0)):
             _forget(run, place, newest)
             return newest + 1
         waiting.tell(_told(found[1]))
@@ -165,10 +165,10 @@ class _Heartbeat:
         if _newest(self._run, self._place) > self._number:
             return False
         if late_s >= EXPIRY_S:
-            if not self._run.create(self._path(self._number + 1), _beat(count)):
+            if not self._run.create(self._path(self._number + 1), _content(count)):
                 return False
             self._number += 1
-        self._run.replace(self._path(self._number), _beat(count))
+        self._run.replace(self._path(self._number), _content(count))
         return True
 
 
@@ -187,7 +187,7 @@ class _Waiting:
             logger.info("waiting for %s, which makes %s", holder or "another process", self.name)
 
 
-def _beat(count: int) -> bytes:
+def _content(count: int) -> bytes:
     """Never the same twice."""
     own = {"host": socket.gethostname(), "pid": os.getpid(), "process": _identity(os.getpid())}
     return json.dumps(own | {"beat": count, "mark": uuid.uuid4().hex}).encode()

@@ -10,6 +10,8 @@ from typing import Any
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from tests.fakes.flaky_store import environment
+
 
 class S3Server:
     """Serves one bucket, ``bucket``.
@@ -53,15 +55,7 @@ class S3Server:
     @property
     def environment(self) -> dict[str, str]:
         """What points Arrow and obstore at it."""
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "NO_PROXY": "127.0.0.1",
-        }
+        return environment(self.url)
 
     def close(self) -> None:
         self._server.shutdown()
