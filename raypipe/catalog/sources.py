@@ -6,6 +6,7 @@ A fault of a file (not of a row) is an InputError that names the file and the co
 import hashlib
 import posixpath
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from raypipe import storage
 from raypipe.catalog.paths import roots_on
+from raypipe.catalog.shards import Piece, RowGroup, SourceFile, SourceShard, cut
 from raypipe.errors import InputError, RaypipeError
 from raypipe.security.identifiers import all_bounded, identified
 from raypipe.store import parquet
@@ -25,6 +27,7 @@ from raypipe.store import parquet
 ROWS_PER_BATCH = 16
 # What is gathered of larger rows; Arrow reads no more than 2 GiB of images at once.
 MAX_TABLE_BYTES = 1 << 28
+_FOOTERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -213,26 +216,31 @@ class Source:
         """A file's name below the directory that was named."""
         return posixpath.relpath(path, self.directory or posixpath.dirname(path))
 
-    def row_groups(self) -> list[tuple[str, int]]:
-        """The parts in which the files are read side by side: file and row group."""
-        found = []
-        for path in self.files:
-            with _opened(self.filesystem, path) as file:
-                found += [(path, group) for group in range(file.num_row_groups)]
-        return found
+    def shards(self) -> list[SourceShard]:
+        """The shards of the files, from their footers."""
+        with ThreadPoolExecutor(_FOOTERS_AT_ONCE, thread_name_prefix="footers") as threads:
+            groups = list(threads.map(self._row_groups, self.files))
+        return cut(map(SourceFile, self.files, self.stamps(), groups))
 
-    def read_row_group(
-        self, path: str, group: int, names: Sequence[str], rows: int
-    ) -> Iterator[pa.Table]:
-        """The rows of a row group, so many at a time, or fewer where they are large; a column that
+    def _row_groups(self, path: str) -> tuple[RowGroup, ...]:
+        with _opened(self.filesystem, path) as file:
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            return tuple(RowGroup(group.num_rows, _stored_bytes(group)) for group in groups)
+
+    def stamps(self) -> list[str]:
+        """Of every file, what changes with its content."""
+        return [f"{path} {size} {time}" for path, size, time in self.identity()]
+
+    def read_piece(self, piece: Piece, names: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """The rows of a piece, so many at a time, or fewer where they are large; a column that
         the file lacks is null.
 
         Raises:
             InputError: the file is truncated or corrupt.
             StorageError: it is out of reach.
         """
-        batches = self._batches(path, names, min(rows, ROWS_PER_BATCH), [group])
-        for gathered in _gathered(batches, rows):
+        batches = self._batches(piece.path, names, min(rows, ROWS_PER_BATCH), [piece.group])
+        for gathered in _gathered(_between(batches, piece.first, piece.rows), rows):
             table = pa.Table.from_batches(gathered).combine_chunks()
             for name in names:
                 if name not in table.column_names:
@@ -324,10 +332,18 @@ def find_source(
 
 
 def _checked(source: Source) -> Source:
-    for path in source.files:
+    def check(path: str) -> None:
         with _opened(source.filesystem, path) as file:
             check_columns(file.schema_arrow, source.columns, path)
+
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE, thread_name_prefix="footers") as threads:
+        for _ in threads.map(check, source.files):
+            pass
     return source
+
+
+def _stored_bytes(group: pq.RowGroupMetaData) -> int:
+    return sum(group.column(index).total_compressed_size for index in range(group.num_columns))
 
 
 def _is_table(path: str) -> bool:
@@ -371,6 +387,19 @@ def _gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[list[pa.
         held.append(batch)
     if held:
         yield held
+
+
+def _between(batches: Iterable[pa.RecordBatch], first: int, rows: int) -> Iterator[pa.RecordBatch]:
+    """Of the rows of some batches those from ``first`` on."""
+    before = 0
+    for batch in batches:
+        skipped = max(0, first - before)
+        taken = batch.slice(skipped, max(0, first + rows - before - skipped))
+        before += len(batch)
+        if len(taken):
+            yield taken
+        if before >= first + rows:
+            break
 
 
 def _values(path: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raypipe import storage
 from raypipe.catalog.answer_files import AnswerFiles, open_answers
-from raypipe.catalog.distributed import checked
 from raypipe.catalog.snapshots import Location, Snapshot, parse_location, resolve_snapshot
 from raypipe.catalog.sources import Column, Source, check_columns, is_text, open_source
 from raypipe.config import Config
@@ -30,6 +30,7 @@ from raypipe.errors import ConfigDriftError, InputError, RaypipeError
 from raypipe.runtime import progress, stream
 from raypipe.runtime.cluster import ensure_ray, without_bars
 from raypipe.schemas import Table
+from raypipe.security.identifiers import bounded
 from raypipe.store import data_files, parquet
 from raypipe.store.artifacts import Attempt, Run
 from raypipe.store.data_files import DataFile
@@ -52,6 +53,7 @@ class Copy(Source):
     snapshot: str
     num_rows: int
     rows_digest: str
+    file_hashes: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -59,6 +61,9 @@ class Copy(Source):
 
     def identity(self) -> list[list[object]]:
         return [[self.snapshot, self.num_rows, self.rows_digest]]
+
+    def stamps(self) -> list[str]:
+        return list(self.file_hashes)
 
     def digest(self, prefix: str) -> dict[str, object]:
         return {
@@ -176,15 +181,16 @@ class Tables:
         return self._source(commit, name, columns)
 
     def _source(self, commit: Commit, snapshot: str, columns: tuple[Column, ...]) -> Copy:
-        paths = [self._run.path(commit.artifact, file.path) for file in commit.files]
+        files = sorted(commit.files, key=lambda file: file.sha256)
         return Copy(
             self._run.filesystem,
-            tuple(paths),
+            tuple(self._run.path(commit.artifact, file.path) for file in files),
             None,
             columns,
             snapshot=snapshot,
             num_rows=commit.rows,
             rows_digest=commit.digest,
+            file_hashes=tuple(file.sha256 for file in files),
         )
 
 
@@ -286,7 +292,10 @@ def _write(attempt: Attempt, name: str, block: pa.Table) -> pa.Table:
 
 
 def _check_ids(ids: pa.Array, name: str) -> None:
-    try:
-        checked(pa.table({"listing_id": ids}))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+    if ids.null_count:
+        raise InputError(f"{name}: a listing_id is null; every row needs one")
+    counted = pc.value_counts(ids)
+    doubled = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    if len(doubled):
+        first = bounded(pc.min(doubled).as_py())
+        raise InputError(f"{name}: the listing_id '{first}' is there twice")

@@ -34,6 +34,10 @@ class LabelingConfig(Section):
     constrained: bool = False
     """Let the engine write nothing but the answer format with an allowed value. It changes what
     is drawn, so training chains are never constrained."""
+    check_image_files: bool = Field(True, json_schema_extra=UPSTREAM)
+    """Look on every call at the size and time of all image files that the catalog names by path.
+    Without, a listing whose image file has changed is labeled anew only when the file of the
+    catalog that lists it has changed too. Addresses are never looked at."""
     relabel_versions: bool = Field(False, json_schema_extra=UPSTREAM)
     """Label everything again that was labeled before raypipe, vLLM, transformers or torch got the
     versions that are installed now. Otherwise such labels are kept, and cost nothing."""

@@ -13,9 +13,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,11 @@ import raypipe.report.labels as report
 import raypipe.sampling.stage as sampling
 from raypipe.attributes.parser import PARSER_VERSION
 from raypipe.attributes.schema import AttributeSchema, load_attribute_schema
-from raypipe.catalog import distributed
+from raypipe.catalog.distributed import CatalogReader, PreparedReader, SourceReader
 from raypipe.catalog.sources import Source
 from raypipe.config import Config
 from raypipe.evaluation.confidence import Calibration
+from raypipe.labeling.catalog_labels import CatalogLabels, OpenLabels, tell_outdated
 from raypipe.labeling.console import compared, print_cost
 from raypipe.labeling.label_versions import (
     LabelVersion,
@@ -39,10 +38,8 @@ from raypipe.labeling.label_versions import (
     made_for,
     newest,
     open_label_version,
-    outdated,
-    unchanged,
 )
-from raypipe.labeling.labels import Labeler, calibrated, label_key
+from raypipe.labeling.labels import Labeler
 from raypipe.labeling.opening import open_catalog
 from raypipe.models.policies import policy
 from raypipe.review.tasks import export_review
@@ -50,11 +47,12 @@ from raypipe.runtime import stream
 from raypipe.runtime.cluster import ray_session
 from raypipe.runtime.console import Console
 from raypipe.runtime.cost import Cost, WorkItem, expected_cost, measured_pace, num_engines
+from raypipe.runtime.parts import PartStore
 from raypipe.sampling.actor import SamplingRequest
 from raypipe.schemas import LABELS, LISTINGS, SPLITS
-from raypipe.store.artifacts import Artifact, Attempt, Run, get_or_commit
-from raypipe.store.manifest import Commit, File, Fingerprint, plain_fingerprint, told_versions
-from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
+from raypipe.store.artifacts import Attempt, Run, get_or_commit
+from raypipe.store.manifest import Commit, Fingerprint, plain_fingerprint, told_versions
+from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, LABEL_SHARDS, LABELS_ROOT, Paths
 from raypipe.store.runs import exports_of, open_run
 from raypipe.summaries import FittedCalibration
 
@@ -122,11 +120,10 @@ class LabelingDriver:
 
     def plan(self) -> Cost:
         """What is left to do, from a survey of the catalog; nothing is sampled."""
-        survey = self._survey()
-        previous = newest(self.run, label_versions(self.run))
-        kept = unchanged(previous, self._keys(survey))
-        self._tell_versions(previous, kept)
-        return self._expected(_but(survey, kept))
+        label_version = self._label_version()
+        labels = self._catalog.open(label_version.scope, label_version.previous, is_plan=True)
+        tell_outdated(labels, self._versions, self.console.note)
+        return self._expected(labels)
 
     def go(self) -> str:
         """Every step in its order; returns the address of the report."""
@@ -148,38 +145,20 @@ class LabelingDriver:
                 config, run, calibration_run=self._calibration_scope, scope=scope
             ),
         )
-        survey = self._survey()
-        kept = unchanged(label_version.previous, self._keys(survey))
-        self._tell_versions(label_version.previous, kept)
-        changed = _but(survey, kept)
-        name = self._prepared(scope, changed)
-        planned = self._expected(changed)
-        print_cost(self.console, config, planned)
+        planned: list[Cost] = []
         commit = self.console.run_stage(
-            Paths(scope).labels, lambda: self._run_labels(label_version, name, survey, kept)
+            Paths(scope).labels, lambda: self._run_labels(label_version, planned)
         )
-        return self._report(label_version, commit, planned)
+        return self._report(label_version, commit, planned[0] if planned else None)
 
-    def _expected(self, left: pa.Table) -> Cost:
-        """What labeling the surveyed listings should take."""
+    def _expected(self, labels: OpenLabels) -> Cost:
+        """What the labels that are left should take."""
         names = (Paths(self._calibration_scope).calibration_run, Paths(self.policy.name).chains)
         pace = measured_pace(self.config, (self.run.artifact(name).commit() for name in names))
-        queries = pc.sum(left.column("queries")).as_py() or 0
+        left, queries = labels.left, labels.queries(self.schema)
         chains = queries * max(1, self._draw.num_chains)
-        item = WorkItem("labels", listings=len(left), queries=queries, chains=chains)
+        item = WorkItem("labels", listings=left.total - left.done, queries=queries, chains=chains)
         return expected_cost(self.config, [item], pace)
-
-    def _tell_versions(self, previous: Artifact | None, kept: pa.Array) -> None:
-        """Say how many labels are kept that other versions made, and how to have them anew."""
-        if previous is None or not len(kept):
-            return
-        others = outdated(previous, kept, self._versions)
-        if others:
-            self.console.note(
-                f"{others.total():,} labels are kept that were made with other versions than "
-                f"{self._versions} ({'; '.join(sorted(others))}); labeling.relabel_versions=true "
-                "makes all labels again"
-            )
 
     def _calibration_run(self) -> Commit:
         listings = self.run.artifact(CATALOG.listings, LISTINGS)
@@ -195,31 +174,28 @@ class LabelingDriver:
             make,
         )
 
-    def _run_labels(
-        self, label_version: LabelVersion, name: str, survey: pa.Table, kept: pa.Array
-    ) -> Commit:
-        """The labels of a label_version: new ones of ``name``, and the ``kept`` ones."""
-        run, scope = self.run, label_version.scope
-        upstream = [Paths(scope).calibration, name]
-        fingerprint = self._fingerprint | {
-            f"upstream.{part.rsplit('/', 1)[1]}": run.artifact(part).require_commit().digest
-            for part in upstream
-        }
-        previous = label_version.previous
-        if previous is not None:
-            fingerprint |= {"upstream.labels": previous.require_commit().digest}
-        labeler = self._labeler(*self._calibration(scope))
-        # What prepare refused has a row in its own quarantine.
-        gone = pa.concat_arrays([kept, _refused(run, name)])
+    def _run_labels(self, label_version: LabelVersion, planned: list[Cost]) -> Commit:
+        """The labels of a label version; what they should take goes to ``planned``."""
+        config = self.config
+        fingerprint = self._fingerprint | {"upstream.listings": _digest({"place": self._place})}
 
         def make(attempt: Attempt) -> Commit:
-            plans = [self._asked(name, frozenset(SPLITS), labeler, gone)]
-            if previous is not None and len(kept):
-                carry = partial(_carry, previous, *self._calibration(scope))
-                plans.insert(0, _carried(previous, carry, kept))
-            return self._streamed(attempt, plans, {"carried": len(kept)})
+            labels = self._catalog.open(label_version.scope, label_version.previous)
+            tell_outdated(labels, self._versions, self.console.note)
+            planned.append(self._expected(labels))
+            print_cost(self.console, config, planned[0])
+            pool = sampling.EnginePool(
+                config, self._start, self.policy, self._draw, self._labeler()
+            )
+            return self._catalog.commit(
+                attempt,
+                labels,
+                pool,
+                sampling.actor_resources(config),
+                {"engines": sampling.num_engines(config)},
+            )
 
-        return get_or_commit(label_version.labels(run), fingerprint, make)
+        return get_or_commit(label_version.labels(self.run), fingerprint, make)
 
     def _asked(
         self, name: str, splits: frozenset[str], labeler: Labeler, leave_out: pa.Array
@@ -257,34 +233,41 @@ class LabelingDriver:
         the run's own."""
         return open_catalog(self.config, self.run, self._request(), self.console.note)
 
-    def _survey(self) -> pa.Table:
+    @cached_property
+    def _reader(self) -> CatalogReader:
         if self._source is None:
-            return distributed.survey_prepared(self.run, CATALOG.listings)
-        return distributed.survey(self._source, self.schema)
+            return PreparedReader(self.run.artifact(CATALOG.listings, LISTINGS))
+        return SourceReader(self._source, self.schema, self.config.catalog)
 
-    def _prepared(self, scope: str, changed: pa.Table) -> str:
-        """The artifact of the listings to label."""
-        source = self._source
-        if source is None:
-            return CATALOG.listings
-        name = Paths(scope).listings
-        self.console.run_stage(
-            name,
-            lambda: distributed.run_changed(
-                self.config,
-                self.run,
-                scope=scope,
-                source=source,
-                schema=self.schema,
-                todo=changed,
-            ),
+    @cached_property
+    def _catalog(self) -> CatalogLabels:
+        whole = Paths(LABELS_ROOT).labels
+        store = PartStore(self.run, LABEL_SHARDS, LABELS, whole, self.policy.policy_id)
+        recipe = {
+            "fingerprint": self._outcome_fingerprint,
+            **self.config.fingerprint_keys("images"),
+            "schema": self.schema.to_json(),
+        }
+        return CatalogLabels(
+            self.config,
+            self.run,
+            self._reader,
+            store,
+            self.schema,
+            self._outcome_fingerprint,
+            _digest(recipe),
         )
-        return name
 
-    def _label_version(self) -> LabelVersion:
+    @cached_property
+    def _place(self) -> Any:
+        """What tells whether the catalog has changed."""
         source, own = self._source, self.run.artifact(CATALOG.listings)
         place: Any = own.require_commit().digest if source is None else source.identity()
-        return open_label_version(self.run, self._request() | {"listings": place})
+        images = self._catalog.image_files
+        return [*place, _digest({"images": images})] if images else place
+
+    def _label_version(self) -> LabelVersion:
+        return open_label_version(self.run, self._request() | {"listings": self._place})
 
     def _request(self) -> dict[str, Any]:
         """What a label version belongs to, but for the listings."""
@@ -305,15 +288,6 @@ class LabelingDriver:
         listings = self.run.artifact(CATALOG.listings)
         return AttributeSchema.from_json(listings.read_json(ATTRIBUTE_SCHEMA))
 
-    def _keys(self, survey: pa.Table) -> pa.Table:
-        rows = (survey.column(name).to_pylist() for name in ("source_key", "vertical"))
-        known = {name: self.schema.attributes(name) for name in self.schema.verticals}
-        keys = [
-            label_key(key, self._outcome_fingerprint, known.get(vertical, ()))
-            for key, vertical in zip(*rows, strict=True)
-        ]
-        return pa.table({"listing_id": survey.column("listing_id"), "label_key": keys})
-
     def _labeler(
         self, calibration: Calibration | None = None, threshold: float | None = None
     ) -> Labeler:
@@ -333,7 +307,7 @@ class LabelingDriver:
         fitted = FittedCalibration.of(self.run.artifact(Paths(scope).calibration))
         return Calibration.through(fitted.knots), fitted.threshold
 
-    def _report(self, label_version: LabelVersion, commit: Commit, planned: Cost) -> str:
+    def _report(self, label_version: LabelVersion, commit: Commit, planned: Cost | None) -> str:
         counts = commit.counts
         took = Cost(
             listings=counts["listings"] - counts["carried"],
@@ -342,7 +316,8 @@ class LabelingDriver:
             tokens=counts.get("tokens", 0),
             engine_hours=commit.seconds * num_engines(self.config, commit) / 3600,
         )
-        print_cost(self.console, self.config, planned, took)
+        if planned is not None:
+            print_cost(self.console, self.config, planned, took)
         reasons: Counter[str] = Counter()
         for table in label_version.labels(self.run).read_files(["reason"]):
             for count in pc.value_counts(table.column("reason")).to_pylist():
@@ -366,7 +341,7 @@ class LabelingDriver:
                 "carried": counts["carried"],
                 "refused": commit.quarantined,
                 "reasons": dict(reasons),
-                "table": compared(planned, took, self.config),
+                "table": compared(planned, took, self.config) if planned else [],
             },
         )
 
@@ -400,49 +375,6 @@ def draw_of(config: Config) -> SamplingRequest:
     )
 
 
-def _but(survey: pa.Table, ids: pa.Array) -> pa.Table:
-    return survey.filter(pc.invert(pc.is_in(survey.column("listing_id"), ids)))
-
-
-def _refused(run: Run, name: str) -> pa.Array:
-    """Listings that were refused when ``name`` was prepared: they are not in its rows."""
-    ids = run.artifact(name, LISTINGS).read(["id"], kind="quarantine").column("id")
-    return ids.combine_chunks() if len(ids) else stream.NO_IDS
-
-
 def _digest(fingerprint: Fingerprint) -> str:
     canonical = json.dumps(plain_fingerprint(fingerprint), sort_keys=True)
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
-
-
-def _carried(
-    previous: Artifact, carry: Callable[..., pa.Table], kept: pa.Array
-) -> stream.StreamPlan:
-    """Labels that still hold, one file after the other, so that a listing's stay together."""
-
-    def source(done: pa.Array) -> Any:
-        import ray.data
-
-        return ray.data.from_items([asdict(file) for file in previous.files()]), done
-
-    def transform(given: Any, write: stream.BlockWriter) -> Any:
-        dataset, done = given
-        left = kept.filter(pc.invert(pc.is_in(kept, done))) if len(done) else kept
-        return dataset.map_batches(
-            partial(carry, stream.ordered(left), write), batch_format="pyarrow", batch_size=1
-        )
-
-    return stream.StreamPlan(source, transform, kept)
-
-
-def _carry(
-    previous: Artifact,
-    calibration: Calibration,
-    threshold: float | None,
-    ids: Any,
-    write: stream.BlockWriter,
-    batch: pa.Table,
-) -> pa.Table:
-    (file,) = batch.to_pylist()
-    kept = stream.among(ids, previous.rows_of(File(**file)), keep=True)
-    return write(stream.BlockResult(calibrated(kept, calibration, threshold)))

@@ -60,3 +60,20 @@ def _begun(run: Run, request: Fingerprint, table: Location) -> tuple[str, str] |
         case (scope, [[str(snapshot), *_]]) if table.pinned_by(snapshot) is not None:
             return scope, snapshot
     return None
+
+
+def reopen_catalog(config: Config, run: Run, snapshot: str | None) -> Source | None:
+    """``labeling.listings`` as finished labels were made from it; None for the run's own listings.
+
+    Args:
+        snapshot: of a table, as the request of the labels names it.
+
+    Raises:
+        RaypipeError: it cannot be opened.
+    """
+    location = config.labeling.listings
+    if location is None:
+        return None
+    held = {} if snapshot is None else {"listings.snapshot": snapshot}
+    with Tables(config, run, held) as tables:
+        return tables.open(location, LISTINGS_COLUMNS, "listings")

@@ -43,12 +43,14 @@ class BlockResult:
     """The result of a block of listings.
 
     ``rows`` are of the artifact's table, all rows of an id; ``refused`` are rows of the quarantine
-    table; ``counts`` are summed over all blocks into the commit's counts.
+    table; ``counts`` are summed over all blocks into the commit's counts. ``parts`` names the part
+    of every listing where the artifact is made in parts.
     """
 
     rows: pa.Table
     refused: Sequence[Mapping[str, object]] = ()
     counts: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 BlockWriter = Callable[[BlockResult], pa.Table]
@@ -165,19 +167,24 @@ def _receive(
     dataset: Any, summed: Counter[str], progress: Progress, resources: ActorResources
 ) -> Iterator[list[DataFile]]:
     """Run a plan and yield its files as they arrive."""
+    with reported(progress.text):
+        for batch in batches(dataset, resources):
+            for figures in batch.column("counts").to_pylist():
+                summed.update(json.loads(figures))
+            received = data_files.from_table(batch.drop_columns(["counts"]))
+            progress.done += sum(len(file.ids) for file in received)
+            yield received
+
+
+def batches(dataset: Any, resources: ActorResources) -> Iterator[pa.Table]:
+    """Run a plan; what comes out of it, in no order. Raises raypipe's own errors unwrapped."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = resources.wait_s
     try:
-        with reported(progress.text):
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for figures in batch.column("counts").to_pylist():
-                    summed.update(json.loads(figures))
-                received = data_files.from_table(batch.drop_columns(["counts"]))
-                progress.done += sum(len(file.ids) for file in received)
-                yield received
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     except RaypipeError:
         raise
     except Exception as error:

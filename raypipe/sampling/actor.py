@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow as pa
 from raypipe import seeds
 from raypipe.errors import EXIT_RETRY, EngineDiedError, EngineStartError, RaypipeError
 from raypipe.runtime import stream
+from raypipe.runtime.parts import PART
 from raypipe.sampling.chains import AnsweredQuery, Chain
 from raypipe.sampling.crash_tracker import CrashTracker
 from raypipe.sampling.engine import Failure, Prompt, Request
@@ -112,7 +113,12 @@ class SamplingActor:
             if listing["listing_id"] in handling.alone:
                 answers |= self._ask_alone(listing)
         self._report_crash("end", self._name, ids)
-        return self._outcome(asked, answers, refused)
+        result = self._outcome(asked, answers, refused)
+        if PART not in block.column_names:
+            return result
+        counts = {"images_skipped": sum(listing["images_skipped"] or 0 for listing in listings)}
+        parts = {listing["listing_id"]: listing[PART] for listing in listings}
+        return replace(result, counts={**result.counts, **counts}, parts=parts)
 
     def _started(self, make_engine: Callable[[], ChainSource]) -> ChainSource:
         complaint = self._report_crash("start", self._name, _own_node())
@@ -151,6 +157,8 @@ class SamplingActor:
         return answers
 
     def _problem(self, listing: dict[str, Any], deadly: frozenset[str]) -> QuarantineRow | None:
+        if listing.get("refused") is not None:
+            return dict(listing["refused"])
         if listing["listing_id"] in deadly:
             detail = "the engine died whenever it was asked, the last time alone"
             return _refusal(listing, ENGINE_CRASH, detail)

@@ -192,7 +192,6 @@ def sampling_plan(
     When it runs it raises what :func:`raypipe.runtime.stream.run` does, EngineDiedError (engines
     died one after the other), and AdapterInactiveError (an engine does not serve the policy).
     """
-    sampling = config.sampling
     wanted_splits = pa.array(sorted(splits))
 
     def source(done: pa.Array) -> Any:
@@ -201,19 +200,49 @@ def sampling_plan(
         )
         return stream.without(dataset, pa.concat_arrays([done, leave_out]))
 
-    trackers: list[Any] = []
+    pool = EnginePool(config, start, policy, request, make_rows)
+    ids = _ids(listings, wanted_splits)
+    if len(leave_out):
+        ids = ids.filter(pc.invert(pc.is_in(ids, leave_out)))
+    return stream.StreamPlan(source, pool.map, ids, pool.finish, pool.failed_starts)
 
-    def transform(dataset: Any, write: stream.BlockWriter) -> Any:
+
+class EnginePool:
+    """A pool of engines as a step of a Ray Data plan.
+
+    Args:
+        start: starts an engine for the policy in an actor's process, with variables as set here.
+        request: which chains listings get.
+        make_rows: makes the rows that come out, of listings and their chains.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        start: EngineStarter,
+        policy: Policy,
+        request: SamplingRequest,
+        make_rows: RowBuilder,
+    ) -> None:
+        self._sampling = config.sampling
+        self._make_engine = _maker(start, config, policy)
+        self._request = request
+        self._make_rows = make_rows
+        self._trackers: list[Any] = []
+
+    def map(self, dataset: Any, write: stream.BlockWriter) -> Any:
+        """Ask LISTINGS rows and write what comes out; the Dataset of what ``write`` returns."""
+        sampling = self._sampling
         tracker = _start_tracker(sampling)
-        trackers.append(tracker)
+        self._trackers.append(tracker)
         return dataset.repartition(
             target_num_rows_per_block=sampling.listings_per_call
         ).map_batches(
             SamplingActor,
             fn_constructor_kwargs={
-                "make_engine": _maker(start, config, policy),
-                "request": request,
-                "make_rows": make_rows,
+                "make_engine": self._make_engine,
+                "request": self._request,
+                "make_rows": self._make_rows,
                 "write": write,
                 "report_crash": partial(_call_tracker, tracker),
             },
@@ -226,12 +255,13 @@ def sampling_plan(
             max_task_retries=-1,
         )
 
-    ids = _ids(listings, wanted_splits)
-    if len(leave_out):
-        ids = ids.filter(pc.invert(pc.is_in(ids, leave_out)))
-    return stream.StreamPlan(
-        source, transform, ids, partial(_finish, trackers), partial(_failed_starts, trackers)
-    )
+    def failed_starts(self) -> str | None:
+        """How many engines did not start, and why; None for none."""
+        return _failed_starts(self._trackers)
+
+    def finish(self) -> None:
+        """Say which engines the step went on without, and release its tracker."""
+        _finish(self._trackers)
 
 
 def _maker(start: EngineStarter, config: Config, policy: Policy) -> Callable[[], ChainSource]:

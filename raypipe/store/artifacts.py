@@ -18,9 +18,8 @@ import json
 import shutil
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from posixpath import dirname
 from typing import Any, Literal
@@ -51,16 +50,17 @@ from raypipe.store.manifest import (
     File,
     FileKind,
     Fingerprint,
+    Part,
     but_versions,
     decode,
     differing_keys,
     encode,
     plain_fingerprint,
 )
+from raypipe.store.read_ahead import read_ahead
 from raypipe.store.run_directory import RunDirectory
 
 RowKind = Literal["data", "quarantine"]
-_READS_AT_ONCE, _READ_AHEAD_BYTES = 8, 64 << 20
 _ONE_REQUEST = 1 << 20  # bytes; reading a file of this size whole is as fast as footer and column
 
 
@@ -117,8 +117,21 @@ class Artifact:
         return commit
 
     def files(self, kind: FileKind = "data") -> list[File]:
-        """The committed files of one kind."""
-        return [file for file in self.require_commit().files if file.kind == kind]
+        """The committed files of one kind; of an artifact in parts, see :meth:`placed_files`."""
+        commit = self.require_commit()
+        if commit.parts:
+            raise ArtifactError(f"{self.name} consists of {len(commit.parts):,} parts")
+        return [file for file in commit.files if file.kind == kind]
+
+    def placed_files(self, kind: FileKind = "data") -> "list[tuple[Artifact, File]]":
+        """The committed files of one kind, and the artifact that each lies in: this one, or one of
+        its parts."""
+        commit = self.require_commit()
+        held = [(self, file) for file in commit.files]
+        for part in commit.parts:
+            artifact = Artifact(self.run, part.name, self.table)
+            held += [(artifact, file) for file in part.files]
+        return [(artifact, file) for artifact, file in held if file.kind == kind]
 
     def paths(self, kind: FileKind = "data") -> list[str]:
         """Full paths of the committed files of one kind."""
@@ -138,27 +151,9 @@ class Artifact:
         self, columns: Sequence[str] | None = None, kind: FileKind = "data"
     ) -> Iterator[pa.Table]:
         """The committed rows, file by file; from an object store a few are read ahead."""
-        files = self.files(kind)
-        if self.run.is_local:
-            for file in files:
-                yield self.rows_of(file, columns)
-            return
-        with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="read") as pool:
-            pending: deque[tuple[int, Future[pa.Table]]] = deque()
-            try:
-                for file in files:
-                    under_way = sum(size for size, _ in pending) + file.size
-                    while len(pending) == _READS_AT_ONCE or (
-                        pending and under_way > _READ_AHEAD_BYTES
-                    ):
-                        size, reading = pending.popleft()
-                        under_way -= size
-                        yield reading.result()
-                    pending.append((file.size, pool.submit(self.rows_of, file, columns)))
-                while pending:
-                    yield pending.popleft()[1].result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        files = self.placed_files(kind)
+        reads = [(file.size, partial(artifact.rows_of, file, columns)) for artifact, file in files]
+        return (read() for _, read in reads) if self.run.is_local else read_ahead(reads)
 
     def rows_of(self, file: File, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one of :meth:`files`.
@@ -212,9 +207,9 @@ class Artifact:
             check_directory(target, files)
         except ArtifactError:  # not downloaded yet, or the copy has changed
             shutil.rmtree(target, ignore_errors=True)
-            with storage.whole(target, replace=False) as partial:
+            with storage.whole(target, replace=False) as directory:
                 for file in files:
-                    place = partial / plain_name(file)
+                    place = directory / plain_name(file)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(self._content(file))
         return target
@@ -389,14 +384,41 @@ class Attempt:
         run, name = self.artifact.run, self.artifact.name
         if run.is_local:
             storage.make_folders_durable(run.root, [f"{name}/{file.path}" for file in files])
-        if not run.create(f"{name}/{COMMIT}", encode(commit)):
-            other = self.artifact.require_commit()
-            if other.digest != commit.digest:
-                raise ArtifactError(
-                    f"{self.artifact.name} was committed meanwhile by another process"
-                )
-            return other
-        return commit
+        return self._create(commit)
+
+    def commit_parts(
+        self, parts: Sequence[Part], counts: Mapping[str, Any] | None = None
+    ) -> Commit:
+        """Create the manifest of an artifact that consists of other committed ones, whose rows
+        were checked when they were committed.
+
+        Raises:
+            ArtifactError: another writer committed something else first.
+        """
+        ordered = sorted(parts, key=lambda part: part.name)
+        named = "".join(f"{part.name} {part.digest}\n" for part in ordered)
+        commit = Commit(
+            artifact=self.artifact.name,
+            digest=hashlib.sha256(named.encode()).hexdigest()[:32],
+            files=(),
+            rows=sum(part.rows for part in ordered),
+            quarantined=sum(part.quarantined for part in ordered),
+            fingerprint=self.fingerprint,
+            counts=dict(counts or {}),
+            seconds=round(time.time() - self.started, 3),
+            attempt=self.name,
+            parts=tuple(ordered),
+        )
+        return self._create(commit)
+
+    def _create(self, commit: Commit) -> Commit:
+        run, name = self.artifact.run, self.artifact.name
+        if run.create(f"{name}/{COMMIT}", encode(commit)):
+            return commit
+        other = self.artifact.require_commit()
+        if other.digest != commit.digest:
+            raise ArtifactError(f"{name} was committed meanwhile by another process")
+        return other
 
     def _contract(self, kind: RowKind) -> Table:
         contract = QUARANTINE if kind == "quarantine" else self.artifact.table

@@ -21,6 +21,7 @@ from raypipe.schemas import Table
 from raypipe.store import parquet
 from raypipe.store.digest import digest_rows
 from raypipe.store.manifest import File, FileKind
+from raypipe.store.run_directory import RunDirectory
 
 DATA_FILES = pa.schema(
     [
@@ -139,16 +140,32 @@ def inspect(
         storage.refuse_irregular(filesystem, path)
         with filesystem.open_input_stream(path) as stream:
             content = pa.py_buffer(stream.read())
-        sha256 = hashlib.sha256(content).hexdigest()
-        if not path.endswith(f"-{sha256[:_NAMED]}.parquet"):
+        table = _parsed(contract, content, path)
+        if table is None:
             return None
-        table = contract.conform(parquet.read(content))
+        sha256 = hashlib.sha256(content).hexdigest()
         file = _describe(table, contract, content, sha256, kind, root, path)
         _make_durable(filesystem, path)  # its writer may have been killed before that
         return file
-    except (ArtifactError, InputError, pa.ArrowException, OSError) as error:
+    except (ArtifactError, OSError) as error:
         if storage.is_at_fault(error):
             raise storage.failed(f"cannot read {path}", error) from error
+        return None
+
+
+def read_written(run: RunDirectory, contract: Table, path: str) -> pa.Table | None:
+    """The rows of a file of another process; None if it is truncated, changed or of another table.
+    Raises StorageError when the storage cannot be reached."""
+    content = run.read(path.removeprefix(f"{run.root}/"))
+    return None if content is None else _parsed(contract, pa.py_buffer(content), path)
+
+
+def _parsed(contract: Table, content: pa.Buffer, path: str) -> pa.Table | None:
+    if not path.endswith(f"-{hashlib.sha256(content).hexdigest()[:_NAMED]}.parquet"):
+        return None
+    try:
+        return contract.conform(parquet.read(content))
+    except (ArtifactError, InputError, pa.ArrowException):
         return None
 
 

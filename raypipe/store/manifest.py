@@ -7,7 +7,7 @@ if its bytes are exactly those that its values encode to.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -44,8 +44,35 @@ class File:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A committed artifact that is part of a larger one; ``files`` are relative to it."""
+
+    name: str
+    digest: str
+    files: tuple[File, ...]
+    rows: int
+    quarantined: int
+    counts: dict[str, Any]
+
+    @classmethod
+    def of(cls, commit: "Commit") -> "Part":
+        """The entry of a committed artifact."""
+        return cls(
+            commit.artifact,
+            commit.digest,
+            commit.files,
+            commit.rows,
+            commit.quarantined,
+            commit.counts,
+        )
+
+
+@dataclass(frozen=True)
 class Commit:
-    """A manifest: what an artifact holds and what it was made from."""
+    """A manifest: what an artifact holds and what it was made from.
+
+    An artifact in ``parts`` has no files of its own: its rows are those of its parts.
+    """
 
     artifact: str
     digest: str
@@ -57,6 +84,7 @@ class Commit:
     seconds: float
     attempt: str
     version: int = MANIFEST_VERSION
+    parts: tuple[Part, ...] = ()
     # Whether the manifest existed before this job.
     reused: bool = field(default=False, compare=False)
 
@@ -65,6 +93,8 @@ def encode(commit: Commit) -> bytes:
     """The manifest's file."""
     values = plain_fingerprint(asdict(commit))
     del values["reused"]
+    if not commit.parts:
+        del values["parts"]
     return _written(values | {_CHECKSUM: _checksum(values)})
 
 
@@ -78,13 +108,20 @@ def decode(content: bytes, place: str) -> Commit:
     if not is_older and (checksum != sealed[_CHECKSUM] or content != _written(sealed)):
         raise unreadable_document(place, "not what was committed", RESTORE)
     try:
-        files = tuple(File(**file) for file in values["files"])
-        commit = Commit(**values | {"files": files, "reused": True})
+        parts = tuple(
+            Part(**part | {"files": _files(part["files"])}) for part in values.get("parts", ())
+        )
+        held = {"files": _files(values["files"]), "parts": parts, "reused": True}
+        commit = Commit(**values | held)
         _validator().validate_python(values, strict=False)
         _check_places(commit)
     except (TypeError, KeyError, ValueError) as error:  # ValidationError among them
         raise unreadable_document(place, error, RESTORE) from error
     return commit
+
+
+def _files(values: Iterable[dict[str, Any]]) -> tuple[File, ...]:
+    return tuple(File(**file) for file in values)
 
 
 @cache
@@ -100,7 +137,10 @@ def _check_places(commit: Commit) -> None:
     """
     if not (_PART.fullmatch(commit.digest) and _PART.fullmatch(commit.attempt)):
         raise ValueError("digest or attempt is no name")
-    for file in commit.files:
+    for part in commit.parts:
+        if not all(map(_PART.fullmatch, part.name.split("/"))):
+            raise ValueError(f"{part.name[:100]!r} is no name of an artifact")
+    for file in (*commit.files, *(file for part in commit.parts for file in part.files)):
         kind, *parts = file.path.split("/")
         if kind != file.kind or len(parts) < 2 or not all(map(_PART.fullmatch, parts)):
             raise ValueError(f"{file.path[:100]!r} is no place of a file")

@@ -13,6 +13,7 @@ RESULTS = "results.json"
 RESULTS_PAGE = "results.md"
 TRACKING = "tracking.json"
 REQUEST = "request.json"
+COMPARED = "compared.json"
 REPORT = "report/index.html"
 # Plain files within an artifact.
 ATTRIBUTE_SCHEMA = "attribute_schema.json"
@@ -30,6 +31,8 @@ TABLES = "tables"
 EXPORTS = "exports"
 REPORTS = "report"
 LABELS_ROOT = "labels"
+SURVEYS = f"{LABELS_ROOT}/surveys"
+LABEL_SHARDS = f"{LABELS_ROOT}/shards"
 EVALUATIONS = "evaluations"
 _REDRAW = "-draw"
 # Regular expressions of scopes that are numbered or named by a digest.
@@ -121,6 +124,11 @@ class Paths(str):
     def request(self) -> str:
         """The request that a label version was started with."""
         return f"{self}/{REQUEST}"
+
+    @property
+    def compared(self) -> str:
+        """Which shards of a label version share no id."""
+        return f"{self}/{COMPARED}"
 
     @property
     def page(self) -> str:

@@ -1,12 +1,13 @@
 """The files of a run, in a local directory or an object store: written and read whole."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import obstore
 import pyarrow.fs as pafs
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import ObjectStore, from_url
 
 from raypipe import storage
@@ -95,6 +96,8 @@ class RunDirectory:
             ArtifactError: the path is not a regular file.
             StorageError: the storage cannot be reached, or denies access.
         """
+        if not self.is_local:
+            return self._read_object(path)
         storage.refuse_irregular(self.filesystem, self.path(path))
         try:
             with self.filesystem.open_input_stream(self.path(path)) as stream:
@@ -103,6 +106,34 @@ class RunDirectory:
             return None
         except OSError as error:
             raise storage.failed(f"cannot read {self.path(path)}", error) from error
+
+    def _read_object(self, path: str) -> bytes | None:
+        try:
+            return bytes(obstore.get(self._store, path).bytes())
+        except (FileNotFoundError, NotFoundError):
+            return None
+        except (BaseError, OSError) as error:
+            raise storage.failed(f"cannot read {self.path(path)}", error) from error
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete files; one that is gone already is no error.
+
+        Raises:
+            StorageError: one cannot be deleted.
+        """
+        if not paths:
+            return
+        with storage.storage_errors(f"cannot delete {self.path(paths[0])}"):
+            if self.is_local:
+                for path in paths:
+                    Path(self.path(path)).unlink(missing_ok=True)
+                return
+        try:
+            obstore.delete(self._store, list(paths))
+        except (FileNotFoundError, NotFoundError):
+            pass
+        except (BaseError, OSError) as error:
+            raise storage.failed(f"cannot delete {self.path(paths[0])}", error) from error
 
     def look(self, what: pafs.FileSelector | list[str]) -> list[pafs.FileInfo]:
         """File infos from the storage. Raises StorageError if it cannot be reached."""
