@@ -5,8 +5,9 @@
     survey: what does the catalog hold, and what has changed since it was labeled last
     prepare the changed listings → label them → labels, with those that have not changed
 
-Every step is committed, so that the same command begins, resumes and repeats. Asking for another
-precision costs no chain: labels are carried over and published anew.
+Every step is committed, so that the same command begins, resumes and repeats. Calibration and
+quality are a decision on the labels: another precision is another decision, and no label is made or
+copied.
 """
 
 import hashlib
@@ -27,22 +28,24 @@ import raypipe.evaluation.labels as evaluation
 import raypipe.report.labels as report
 import raypipe.sampling.stage as sampling
 from raypipe.attributes.parser import PARSER_VERSION
+from raypipe.attributes.publishing import PublishingRule, read_published
 from raypipe.attributes.schema import AttributeSchema, load_attribute_schema
 from raypipe.catalog import distributed
 from raypipe.catalog.sources import Source
 from raypipe.config import Config
-from raypipe.evaluation.confidence import Calibration
 from raypipe.labeling.console import compared, print_cost
 from raypipe.labeling.label_versions import (
     LabelVersion,
     label_versions,
     made_for,
     newest,
+    newest_published,
     open_label_version,
     outdated,
+    set_decision,
     unchanged,
 )
-from raypipe.labeling.labels import Labeler, calibrated, label_key
+from raypipe.labeling.labels import Labeler, label_key
 from raypipe.labeling.opening import open_catalog
 from raypipe.models.policies import policy
 from raypipe.review.tasks import export_review
@@ -56,7 +59,6 @@ from raypipe.store.artifacts import Artifact, Attempt, Run, get_or_commit
 from raypipe.store.manifest import Commit, File, Fingerprint, plain_fingerprint, told_versions
 from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
 from raypipe.store.runs import exports_of, open_run
-from raypipe.summaries import FittedCalibration
 
 TRIAL_SPLITS = frozenset({"eval", "anchor"})
 
@@ -136,18 +138,7 @@ class LabelingDriver:
         )
         label_version = self._label_version()
         scope = label_version.scope
-        self.console.run_stage(
-            Paths(scope).calibration,
-            lambda: evaluation.calibrate(
-                config, run, calibration_run=self._calibration_scope, scope=scope
-            ),
-        )
-        self.console.run_stage(
-            Paths(scope).quality,
-            lambda: evaluation.measure_quality(
-                config, run, calibration_run=self._calibration_scope, scope=scope
-            ),
-        )
+        decision = self._decision(scope)
         survey = self._survey()
         kept = unchanged(label_version.previous, self._keys(survey))
         self._tell_versions(label_version.previous, kept)
@@ -158,7 +149,26 @@ class LabelingDriver:
         commit = self.console.run_stage(
             Paths(scope).labels, lambda: self._run_labels(label_version, name, survey, kept)
         )
-        return self._report(label_version, commit, planned)
+        digest = decision.rpartition("/")[2]
+        if set_decision(run, scope, digest) and commit.reused:
+            self.console.note(
+                f"{scope} is complete: only the decision on what is published is new "
+                f"(precision {config.labeling.precision:g})"
+            )
+        return self._report(label_version, decision, commit, planned)
+
+    def _decision(self, scope: str) -> Paths:
+        """The scope of what is published of a label version at the precision asked for."""
+        config, run, source = self.config, self.run, self._calibration_scope
+        depends_on = evaluation.decision_fingerprint(config, run, calibration_run=source)
+        decision = Paths.of_decision(scope, _digest(depends_on))
+        for name, work in (
+            (decision.calibration, evaluation.calibrate),
+            (decision.quality, evaluation.measure_quality),
+        ):
+            make = partial(work, config, run, calibration_run=source, scope=decision)
+            self.console.run_stage(name, make)
+        return decision
 
     def _expected(self, left: pa.Table) -> Cost:
         """What labeling the surveyed listings should take."""
@@ -199,24 +209,20 @@ class LabelingDriver:
         self, label_version: LabelVersion, name: str, survey: pa.Table, kept: pa.Array
     ) -> Commit:
         """The labels of a label_version: new ones of ``name``, and the ``kept`` ones."""
-        run, scope = self.run, label_version.scope
-        upstream = [Paths(scope).calibration, name]
+        run = self.run
         fingerprint = self._fingerprint | {
-            f"upstream.{part.rsplit('/', 1)[1]}": run.artifact(part).require_commit().digest
-            for part in upstream
+            "upstream.listings": run.artifact(name).require_commit().digest
         }
         previous = label_version.previous
         if previous is not None:
             fingerprint |= {"upstream.labels": previous.require_commit().digest}
-        labeler = self._labeler(*self._calibration(scope))
         # What prepare refused has a row in its own quarantine.
         gone = pa.concat_arrays([kept, _refused(run, name)])
 
         def make(attempt: Attempt) -> Commit:
-            plans = [self._asked(name, frozenset(SPLITS), labeler, gone)]
+            plans = [self._asked(name, frozenset(SPLITS), self._labeler(), gone)]
             if previous is not None and len(kept):
-                carry = partial(_carry, previous, *self._calibration(scope))
-                plans.insert(0, _carried(previous, carry, kept))
+                plans.insert(0, _carried(previous, partial(_carry, previous), kept))
             return self._streamed(attempt, plans, {"carried": len(kept)})
 
         return get_or_commit(label_version.labels(run), fingerprint, make)
@@ -292,7 +298,6 @@ class LabelingDriver:
             "fingerprint": self._outcome_fingerprint,
             "recipe": self._recipe,
             "made_for": self._made_for,
-            **self.config.fingerprint_keys("calibration"),
             **self.config.fingerprint_keys("images"),
             "schema": self.schema.to_json(),
         }
@@ -314,9 +319,7 @@ class LabelingDriver:
         ]
         return pa.table({"listing_id": survey.column("listing_id"), "label_key": keys})
 
-    def _labeler(
-        self, calibration: Calibration | None = None, threshold: float | None = None
-    ) -> Labeler:
+    def _labeler(self) -> Labeler:
         return Labeler(
             schema=self.schema,
             mode=self.config.labeling.mode,
@@ -325,15 +328,11 @@ class LabelingDriver:
             policy_id=self.policy.policy_id,
             outcome_fingerprint=self._outcome_fingerprint,
             versions=self._versions,
-            calibration=calibration,
-            threshold=threshold,
         )
 
-    def _calibration(self, scope: str) -> tuple[Calibration, float | None]:
-        fitted = FittedCalibration.of(self.run.artifact(Paths(scope).calibration))
-        return Calibration.through(fitted.knots), fitted.threshold
-
-    def _report(self, label_version: LabelVersion, commit: Commit, planned: Cost) -> str:
+    def _report(
+        self, label_version: LabelVersion, decision: Paths, commit: Commit, planned: Cost
+    ) -> str:
         counts = commit.counts
         took = Cost(
             listings=counts["listings"] - counts["carried"],
@@ -344,7 +343,8 @@ class LabelingDriver:
         )
         print_cost(self.console, self.config, planned, took)
         reasons: Counter[str] = Counter()
-        for table in label_version.labels(self.run).read_files(["reason"]):
+        rule = PublishingRule.of(self.run.artifact(decision.calibration))
+        for table in read_published(label_version.labels(self.run), rule, ["reason"]):
             for count in pc.value_counts(table.column("reason")).to_pylist():
                 reasons[count["values"]] += count["counts"]
         total = reasons.total()
@@ -357,6 +357,7 @@ class LabelingDriver:
             self.config,
             self.run,
             scope=label_version.scope,
+            decision=decision,
             policy=self.policy.name,
             taken={
                 "listings": counts["listings"],
@@ -374,15 +375,16 @@ class LabelingDriver:
 def export_labels(config: Config, run: Run) -> Path | None:
     """Export the newest labels for people as Label Studio tasks, below the run's exports; None
     without labels."""
-    labels = newest(run, label_versions(run))
-    if labels is None:
+    found = newest_published(run)
+    if found is None:
         return None
+    labels, rule = found
     scope = labels.name.rpartition("/")[0]
     own = run.artifact(Paths(scope).listings, LISTINGS)
     listings = own if own.commit() else run.artifact(CATALOG.listings, LISTINGS)
     target, labeling = exports_of(config, run) / scope, config.labeling
     return export_review(
-        labels, listings, target, labeling.num_reviews, labeling.review_order, config.run.seed
+        labels, rule, listings, target, labeling.num_reviews, labeling.review_order, config.run.seed
     )
 
 
@@ -435,14 +437,7 @@ def _carried(
     return stream.StreamPlan(source, transform, kept)
 
 
-def _carry(
-    previous: Artifact,
-    calibration: Calibration,
-    threshold: float | None,
-    ids: Any,
-    write: stream.BlockWriter,
-    batch: pa.Table,
-) -> pa.Table:
+def _carry(previous: Artifact, ids: Any, write: stream.BlockWriter, batch: pa.Table) -> pa.Table:
     (file,) = batch.to_pylist()
     kept = stream.among(ids, previous.rows_of(File(**file)), keep=True)
-    return write(stream.BlockResult(calibrated(kept, calibration, threshold)))
+    return write(stream.BlockResult(kept))

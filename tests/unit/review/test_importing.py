@@ -27,9 +27,9 @@ from raypipe.store.artifacts import Run
 from raypipe.training.examples import seed_targets
 from tests.conftest import CommitRows, Row
 from tests.fakes.catalog_files import CatalogFiles
+from tests.fakes.label_rows import label, rule, unanswered
 from tests.fakes.label_studio_export import Record, annotation, exported, minimal
 from tests.fakes.pickle_payloads import add_column, hostile
-from tests.unit.labeling.test_label_versions import label
 
 EMAIL = "ada@shop.example"
 
@@ -73,14 +73,15 @@ def tasks(config: Config, commit_rows: CommitRows, tmp_path: Path) -> list[Recor
     stage.run(config, run)
     rows: list[Row] = []
     for index in range(10):
-        row = label(f"L{index}", "key", "color") | {"vertical": "shoe", "seller_value": None}
-        row |= {"probability": index / 10, "reasoning": f"Photo {index} is red."}
+        row = label(f"L{index}", "key", "color")
+        row |= {"confidence": index / 10, "reasoning": f"Photo {index} is red."}
         if index == 9:
-            row |= {"answer": None, "value": None, "reason": "tie", "reasoning": None}
-        rows.append(row)
+            row = unanswered("L9", "key", "color")
+        rows.append(row | {"vertical": "shoe"})
     commit_rows(run, "labels/000001/labels", LABELS, rows)
     path = export_review(
         run.artifact("labels/000001/labels", LABELS),
+        rule(),
         run.artifact("catalog/listings", LISTINGS),
         tmp_path / "review",
         10,
