@@ -4,19 +4,20 @@ Stages meet here and on disk, never in each other's code. A stage writes through
 :meth:`Table.conform`, which refuses a missing, extra or mistyped column, so that what is read
 back is what this file says.
 
-| table       | one row is             | written by | read by                       |
-|-------------|------------------------|------------|-------------------------------|
-| listings    | a listing              | catalog    | sampling, consensus, training |
-| seed        | an annotated listing   | catalog    | training                      |
-| truth       | an eval/anchor listing | catalog    | evaluation, and nothing else  |
-| chains      | a listing              | sampling   | consensus, evaluation         |
-| consensus   | a query                | consensus  | evaluation, report            |
-| pairs       | a query with >= 1 pair | consensus  | training                      |
-| reference   | a listing with pairs   | training   | training                      |
-| evaluation  | a query                | evaluation | report                        |
-| labels      | a query                | labeling   | evaluation, report, the user  |
-| annotations | a query                | annotation | the user                      |
-| quarantine  | anything refused       | any stage  | report                        |
+| table            | one row is             | written by | read by                       |
+|------------------|------------------------|------------|-------------------------------|
+| listings         | a listing              | catalog    | sampling, consensus, training |
+| seed             | an annotated listing   | catalog    | training                      |
+| truth            | an eval/anchor listing | catalog    | evaluation, and nothing else  |
+| chains           | a listing              | sampling   | consensus, evaluation         |
+| consensus        | a query                | consensus  | evaluation, report            |
+| pairs            | a query with >= 1 pair | consensus  | training                      |
+| reference        | a listing with pairs   | training   | training                      |
+| evaluation       | a query                | evaluation | report                        |
+| labels           | a query                | labeling   | evaluation, report, the user  |
+| published_labels | a query                | no one     | review, report, the user      |
+| annotations      | a query                | annotation | the user                      |
+| quarantine       | anything refused       | any stage  | report                        |
 """
 
 from dataclasses import dataclass

@@ -272,9 +272,10 @@ def test_labels_are_the_newest_finished_ones(begun: Run, commit_rows: CommitRows
         decide(begun, commit_rows, f"labels/00000{number}", rule(0.5))
     begun.create("labels/000003/request.json", b"{}")
     assert raypipe.read_labels("local").schema.equals(PUBLISHED_LABELS.schema)
-    frame = raypipe.read_labels("local", ["probability", "listing_id", "value"]).to_pandas()
-    assert frame.to_dict("list") == {
-        "probability": [1.0, 0.25], "listing_id": ["a", "b"], "value": ["Red", None]
-    }  # fmt: skip
+    read = raypipe.read_labels("local", ["value", "listing_id", "probability"])
+    assert read.to_pylist() == [
+        {"value": "Red", "listing_id": "a", "probability": 1.0},
+        {"value": None, "listing_id": "b", "probability": 0.25},
+    ]
     with pytest.raises(InputError, match="labels have no column colour, but listing_id, "):
         raypipe.read_labels("local", ["colour"])

@@ -68,7 +68,7 @@ def renamed(config: Config, name: str) -> Config:
 
 @pytest.fixture
 def tasks(config: Config, commit_rows: CommitRows, tmp_path: Path) -> list[Record]:
-    """The review of a label for the color of every listing, L0 first; L9's has no answer."""
+    """The review of a label for the color of every listing, L9 first, which has no answer."""
     run = run_of(config)
     stage.run(config, run)
     rows: list[Row] = []
@@ -137,7 +137,7 @@ def test_label_studio_accepts_the_interface_the_tasks_and_the_predictions(
             chosen = prediction["result"][0]["value"]["choices"]
             assert {"value": chosen[0]} in task["data"]["options"]
     assert sum(len(task["predictions"]) for task in tasks) == 9
-    broken = json.loads(json.dumps(tasks[0]["predictions"][0]))
+    broken = json.loads(json.dumps(tasks[1]["predictions"][0]))
     broken["result"][1]["value"] = {"text": 3}
     assert not interface.validate_prediction(broken)
 
@@ -199,7 +199,7 @@ def test_an_answer_says_where_it_comes_from_and_names_nobody(
         "review_order": "worst",
         "model_answer": "Red",
     }
-    assert (review["task_id"], review["annotation_id"], review["reviewer"]) == ("104", "2", "4")
+    assert (review["task_id"], review["annotation_id"], review["reviewer"]) == ("105", "2", "4")
     assert review["words"] == "It is blue."
     assert pq.read_table(found.file).column("split").to_pylist() == ["eval"]
     for content in files(shop, "truth").values():
