@@ -21,7 +21,7 @@ from raypipe.config import CatalogConfig
 from raypipe.config.models import AnswerFormat
 from raypipe.consensus.query_outcome import ConsensusRules, decide_query
 from raypipe.errors import InputError
-from raypipe.labeling.label_versions import label_versions, newest
+from raypipe.labeling.label_versions import newest_published
 from raypipe.store.runs import find_run
 from raypipe.summaries import Summary
 
@@ -284,27 +284,34 @@ def read_summary(run: str | Path) -> Summary:
 
 
 def read_labels(run: str | Path, columns: Sequence[str] | None = None) -> "pa.Table":
-    """The newest finished labels of a run, a row a query; ``.to_pandas()`` makes a data frame.
+    """The newest finished labels of a run as its last labeling publishes them, a row a query;
+    ``.to_pandas()`` makes a data frame.
 
     Args:
         run: path or URI of the run, or its name below ``runs``.
-        columns: those to read (:data:`raypipe.schemas.LABELS`); by default all.
+        columns: those to read (:data:`raypipe.schemas.PUBLISHED_LABELS`); by default all.
 
     Raises:
         InputError: there is no such run, it has no labels, or labels have no such column.
         ArtifactError: a file of the labels is missing or corrupt.
     """
-    from raypipe.schemas import LABELS
+    import pyarrow as pa
+
+    from raypipe.attributes.publishing import read_published
+    from raypipe.schemas import PUBLISHED_LABELS
 
     opened = find_run(str(run))
-    unknown = set(columns or ()) - set(LABELS.schema.names)
+    schema = PUBLISHED_LABELS.schema
+    unknown = set(columns or ()) - set(schema.names)
     if unknown:
-        known = ", ".join(LABELS.schema.names)
+        known = ", ".join(schema.names)
         raise InputError(f"labels have no column {', '.join(sorted(unknown))}, but {known}")
-    labels = newest(opened, label_versions(opened))
-    if labels is None:
+    found = newest_published(opened)
+    if found is None:
         raise InputError(f"{opened.location} has no finished labels: jobs/label.py makes them")
-    return labels.read(columns)
+    names = schema.names if columns is None else list(columns)
+    empty = schema.empty_table().select(names)
+    return pa.concat_tables([empty, *read_published(*found, columns)])
 
 
 def _requested(texts: Sequence[str], num_chains: int | None) -> int:

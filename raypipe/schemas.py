@@ -4,19 +4,20 @@ Stages meet here and on disk, never in each other's code. A stage writes through
 :meth:`Table.conform`, which refuses a missing, extra or mistyped column, so that what is read
 back is what this file says.
 
-| table       | one row is             | written by | read by                       |
-|-------------|------------------------|------------|-------------------------------|
-| listings    | a listing              | catalog    | sampling, consensus, training |
-| seed        | an annotated listing   | catalog    | training                      |
-| truth       | an eval/anchor listing | catalog    | evaluation, and nothing else  |
-| chains      | a listing              | sampling   | consensus, evaluation         |
-| consensus   | a query                | consensus  | evaluation, report            |
-| pairs       | a query with >= 1 pair | consensus  | training                      |
-| reference   | a listing with pairs   | training   | training                      |
-| evaluation  | a query                | evaluation | report                        |
-| labels      | a query                | labeling   | evaluation, report, the user  |
-| annotations | a query                | annotation | the user                      |
-| quarantine  | anything refused       | any stage  | report                        |
+| table            | one row is             | written by | read by                       |
+|------------------|------------------------|------------|-------------------------------|
+| listings         | a listing              | catalog    | sampling, consensus, training |
+| seed             | an annotated listing   | catalog    | training                      |
+| truth            | an eval/anchor listing | catalog    | evaluation, and nothing else  |
+| chains           | a listing              | sampling   | consensus, evaluation         |
+| consensus        | a query                | consensus  | evaluation, report            |
+| pairs            | a query with >= 1 pair | consensus  | training                      |
+| reference        | a listing with pairs   | training   | training                      |
+| evaluation       | a query                | evaluation | report                        |
+| labels           | a query                | labeling   | evaluation, report, the user  |
+| published_labels | a query                | no one     | review, report, the user      |
+| annotations      | a query                | annotation | the user                      |
+| quarantine       | anything refused       | any stage  | report                        |
 """
 
 from dataclasses import dataclass
@@ -286,22 +287,43 @@ LABELS = Table(
             _required("vertical", _STRING),
             _required("split", _STRING),
             _required("attribute", _STRING),
-            # What the catalog gets; None when the label abstains.
-            _optional("value", _STRING),
-            # A code of raypipe.attributes.vote.LabelReason: "published", or why not.
+            # A code of raypipe.attributes.vote.LabelReason: "answered", or why there is no answer.
             _required("reason", _STRING),
-            # What the chains agree on, also where that is not published.
+            # What the chains agree on.
             _optional("answer", _STRING),
             # Vote: votes of the answer over chains requested. Greedy: the geometric mean of its
             # tokens' probabilities. 0-1, and 0 without an answer.
             _required("confidence", pa.float64()),
-            # That the answer is right, by the calibration on the anchor split; None without one.
-            _optional("probability", pa.float64()),
             _required(
-                "votes", _structs(_required("value", _STRING), _required("count", pa.int32()))
+                "votes",
+                _structs(
+                    _required("value", _STRING),
+                    _required("count", pa.int32()),
+                    # Sum over the chains that vote for the value, 0 to count. A chain counts with
+                    # the geometric mean of the probabilities of all of its tokens: a chain's
+                    # log-probability is one sum, so the answer's tokens cannot be told apart.
+                    _required("probability", pa.float64()),
+                ),
             ),
             _required("num_chains", pa.int32()),
             _required("num_valid", pa.int32()),
+            # The other chains, by a code of raypipe.attributes.parser.ChainReason.
+            _required(
+                "invalid", _structs(_required("reason", _STRING), _required("count", pa.int32()))
+            ),
+            # The greedy chain; None where none was requested.
+            _optional(
+                "greedy",
+                pa.struct(
+                    [
+                        _optional("answer", _STRING),
+                        # A code of ChainReason: "ok" with an answer.
+                        _required("reason", _STRING),
+                        # The geometric mean of the probabilities of its tokens, 0-1.
+                        _required("probability", pa.float64()),
+                    ]
+                ),
+            ),
             # Of the answering chain with the highest log-probability per token.
             _optional("reasoning", _STRING),
             _optional("seller_value", _STRING),
@@ -319,6 +341,20 @@ LABELS = Table(
             # of the key.
             _required("versions", _STRING),
         ]
+    ),
+    _QUERY_KEY,
+)
+
+_VALUE = _optional("value", _STRING)
+_PROBABILITY = _optional("probability", pa.float64())
+
+# Labels as a publishing rule shows them: made when they are read, never written. "value" is what
+# the catalog gets, None when the label abstains; "probability" that the answer is right, None
+# without an answer; "reason" is "published", "below_precision", or why there is no answer.
+PUBLISHED_LABELS = Table(
+    "published_labels",
+    LABELS.schema.insert(LABELS.schema.get_field_index("votes"), _PROBABILITY).insert(
+        LABELS.schema.get_field_index("reason"), _VALUE
     ),
     _QUERY_KEY,
 )

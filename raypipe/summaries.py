@@ -1,12 +1,16 @@
 """The JSON documents of a run, as types that their writer and every reader share.
 
-| document         | lies in                | says                                               |
-|------------------|------------------------|----------------------------------------------------|
-| metrics.json     | <scope>/evaluation     | accuracy, headroom of the vote, signs of collapse  |
-| funnel.json      | <scope>/consensus      | where chains and queries went                      |
-| calibration.json | labels/<n>/calibration | from confidence to probability, and the threshold  |
-| quality.json     | labels/<n>/quality     | what labels are worth on the eval split            |
-| summary.json     | the run                | what the run came to (see rounds/summary.py)       |
+| document         | lies in                  | says                                              |
+|------------------|--------------------------|---------------------------------------------------|
+| metrics.json     | <scope>/evaluation       | accuracy, headroom of the vote, signs of collapse |
+| funnel.json      | <scope>/consensus        | where chains and queries went                     |
+| calibration.json | <decision>/calibration   | which labels are published                        |
+| quality.json     | <decision>/quality       | what they are worth on the eval split             |
+| decision.json    | labels/<n>               | which decision is current                         |
+| summary.json     | the run                  | what the run came to (see rounds/summary.py)      |
+
+A decision is labels/<n>/decisions/<digest>; the types of calibration.json and decision.json are in
+:mod:`raypipe.attributes.publishing`.
 
 Accuracies, shares and differences are 0-1, intervals are at 95 %. A figure is finite or null. A
 document holds exactly the fields of its type: :meth:`Document.parse` refuses any other.
@@ -21,7 +25,7 @@ from pydantic import model_serializer as serializer
 
 from raypipe.errors import ArtifactError, Reason
 from raypipe.store.artifacts import Artifact, Run
-from raypipe.store.paths import CALIBRATION, FUNNEL, METRICS, QUALITY, SUMMARY
+from raypipe.store.paths import FUNNEL, METRICS, QUALITY, SUMMARY
 
 Z95 = 1.959964
 _LONGEST_FAULT = 300
@@ -271,22 +275,6 @@ class Funnel(Document):
     by_vertical: dict[str, FunnelCounts]
     by_attribute: dict[str, FunnelCounts]
     """By "vertical/attribute"."""
-
-
-class FittedCalibration(Document):
-    """A calibration on the anchor split, and the threshold for the precision asked for."""
-
-    FILE = CALIBRATION
-
-    knots: tuple[tuple[float, float], ...]
-    """Of a rising line from confidence to probability."""
-    threshold: Figure
-    """A probability; null when the precision is reached nowhere."""
-    target_precision: float
-    queries: int
-    answered: int
-    anchor_precision: Figure
-    anchor_coverage: float
 
 
 class MeasuredShare(Part):

@@ -34,9 +34,10 @@ NO_DIFFERING_CHAIN = PairLoss(
 
 
 class LabelReason(Reason):
-    """Whether a label is published, or why not."""
+    """Whether a label has an answer and is published, or why not."""
 
 
+ANSWERED = LabelReason("answered", "it has an answer; a decision publishes it or not")
 PUBLISHED = LabelReason("published", "its probability reaches the threshold")
 UNANSWERED = {gate: LabelReason(gate, gate.why) for gate in (NO_VALID_CHAIN, TIE)}
 """Labels without an answer, by the gate that drops such a query."""

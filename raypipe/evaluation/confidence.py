@@ -6,41 +6,12 @@ regression.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from raypipe.attributes.publishing import Calibration, Floats
 from raypipe.summaries import CoveragePoint, ReliabilityBin
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A rising line from confidence to the probability that the answer is right.
-
-    Linear between its knots and constant beyond them, as scikit-learn's ``IsotonicRegression``
-    with ``out_of_bounds="clip"``. Without knots nothing is known and every probability is 0.
-    """
-
-    confidences: tuple[float, ...]
-    knots: tuple[float, ...]
-
-    def probabilities(self, confidences: ArrayLike) -> Floats:
-        """One probability (0-1) for each confidence."""
-        values = np.asarray(confidences, dtype=np.float64)
-        if not self.confidences:
-            return np.zeros_like(values)
-        return np.interp(values, self.confidences, self.knots)
-
-    @property
-    def points(self) -> tuple[tuple[float, float], ...]:
-        return tuple(zip(self.confidences, self.knots, strict=True))
-
-    @classmethod
-    def through(cls, points: Sequence[tuple[float, float]]) -> "Calibration":
-        return cls(tuple(x for x, _ in points), tuple(y for _, y in points))
 
 
 def fit(confidences: ArrayLike, right: ArrayLike) -> Calibration:

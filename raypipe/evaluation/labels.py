@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from raypipe import seeds
+from raypipe.attributes.publishing import PublishingRule, published
+from raypipe.attributes.vote import PUBLISHED
 from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.evaluation.accuracy import estimate
 from raypipe.evaluation.confidence import (
-    Calibration,
     brier_score,
     calibration_error,
     coverage_curve,
@@ -22,13 +23,7 @@ from raypipe.schemas import LABELS, TRUTH
 from raypipe.store.artifacts import Attempt, Run, get_or_commit
 from raypipe.store.manifest import Commit
 from raypipe.store.paths import CATALOG, Paths
-from raypipe.summaries import (
-    FittedCalibration,
-    LabelGroup,
-    MeasuredShare,
-    Quality,
-    SellerComparison,
-)
+from raypipe.summaries import LabelGroup, MeasuredShare, Quality, SellerComparison
 
 Row = dict[str, Any]
 
@@ -56,17 +51,19 @@ def calibrate(config: Config, run: Run, *, calibration_run: str, scope: str) -> 
         calibration = fit(confidences, right)
         probabilities = calibration.probabilities(confidences)
         threshold = threshold_for(target, probabilities, right)
-        published = probabilities >= (np.inf if threshold is None else threshold)
-        fitted = FittedCalibration(
+        enough = probabilities >= (np.inf if threshold is None else threshold)
+        rule = PublishingRule(
+            signal="confidence",
             knots=calibration.points,
             threshold=threshold,
+            scopes={},
             target_precision=target,
             queries=len(rows),
             answered=len(answered),
-            anchor_precision=_share(np.asarray(right)[published]),
-            anchor_coverage=float(published.sum() / len(rows)),
+            anchor_precision=_share(np.asarray(right)[enough]),
+            anchor_coverage=float(enough.sum() / len(rows)),
         )
-        attempt.write_json(fitted.FILE, fitted.to_json())
+        attempt.write_json(rule.FILE, rule.to_json())
         return attempt.commit(counts={"queries": len(rows), "answered": len(answered)})
 
     fingerprint = _fingerprint(run, calibration_run) | config.fingerprint_keys("calibration")
@@ -74,16 +71,15 @@ def calibrate(config: Config, run: Run, *, calibration_run: str, scope: str) -> 
 
 
 def measure_quality(config: Config, run: Run, *, calibration_run: str, scope: str) -> Commit:
-    """Measure the eval labels of a calibration run with a scope's calibration, and commit
+    """Measure what a scope's rule publishes of a calibration run's eval labels, and commit
     ``<scope>/quality`` with ``quality.json``. Raises InputError without an eval query."""
 
     def make(attempt: Attempt) -> Commit:
-        calibration = FittedCalibration.of(run.artifact(Paths(scope).calibration))
-        rows = _verified(run, calibration_run, "eval")
+        rule = PublishingRule.of(run.artifact(Paths(scope).calibration))
+        rows = _verified(run, calibration_run, "eval", rule)
         if not rows:
             raise InputError("no eval query to measure labels on")
-        _publish(rows, Calibration.through(calibration.knots), calibration.threshold)
-        quality = _quality(rows, calibration, config)
+        quality = _quality(rows, rule, config)
         attempt.write_json(quality.FILE, quality.to_json())
         return attempt.commit(counts={"queries": len(rows), "published": quality.published})
 
@@ -92,6 +88,12 @@ def measure_quality(config: Config, run: Run, *, calibration_run: str, scope: st
         "upstream.calibration": run.artifact(Paths(scope).calibration).require_commit().digest,
     }
     return get_or_commit(run.artifact(Paths(scope).quality), fingerprint, make)
+
+
+def decision_fingerprint(config: Config, run: Run, *, calibration_run: str) -> dict[str, Any]:
+    """All that calibration and quality depend on; a decision is named by its digest."""
+    keys = config.fingerprint_keys("calibration") | config.fingerprint_keys("quality")
+    return _fingerprint(run, calibration_run) | keys
 
 
 def _fingerprint(run: Run, calibration_run: str) -> dict[str, Any]:
@@ -103,49 +105,50 @@ def _fingerprint(run: Run, calibration_run: str) -> dict[str, Any]:
     }
 
 
-def _verified(run: Run, calibration_run: str, split: str) -> list[Row]:
-    """The labels of a split's verified queries, in order, with ``truth`` and ``right``."""
+def _verified(
+    run: Run, calibration_run: str, split: str, rule: PublishingRule | None = None
+) -> list[Row]:
+    """The labels of a split's verified queries, in order, with ``truth`` and ``right``; with a rule
+    as it publishes them."""
     truth = {
         (row["listing_id"], answer["attribute"]): answer["value"]
         for row in run.artifact(CATALOG.truth, TRUTH).read().to_pylist()
         for answer in row["answers"]
     }
-    labels = run.artifact(Paths(calibration_run).calibration_run, LABELS).read().to_pylist()
+    labels = run.artifact(Paths(calibration_run).calibration_run, LABELS).read()
+    if rule is not None:
+        labels = published(labels, rule)
     rows = []
-    for row in sorted(labels, key=lambda row: (row["listing_id"], row["attribute"])):
+    for row in sorted(labels.to_pylist(), key=lambda row: (row["listing_id"], row["attribute"])):
         value = truth.get((row["listing_id"], row["attribute"]))
         if row["split"] == split and value is not None:
             rows.append(row | {"truth": value, "right": row["answer"] == value})
     return rows
 
 
-def _publish(rows: Sequence[Row], calibration: Calibration, threshold: float | None) -> None:
-    for row in rows:
-        row["probability"] = float(calibration.probabilities(row["confidence"]))
-        row["published"] = (
-            row["answer"] is not None and threshold is not None and row["probability"] >= threshold
-        )
+def _is_published(row: Row) -> bool:
+    return bool(row["reason"] == PUBLISHED)
 
 
-def _quality(rows: Sequence[Row], calibration: FittedCalibration, config: Config) -> Quality:
+def _quality(rows: Sequence[Row], rule: PublishingRule, config: Config) -> Quality:
     answered = [row for row in rows if row["answer"] is not None]
-    published = [row for row in rows if row["published"]]
+    chosen = [row for row in rows if _is_published(row)]
     confidences, probabilities, right = (
         [row[name] for row in answered] for name in ("confidence", "probability", "right")
     )
     bins = reliability(probabilities, right) if answered else []
-    target, precision = calibration.target_precision, None
-    if published:
-        precision = _estimate([row["right"] for row in published], published, config)
+    target, precision = rule.target_precision, None
+    if chosen:
+        precision = _estimate([row["right"] for row in chosen], chosen, config)
     return Quality(
         queries=len(rows),
         answered=len(answered),
-        published=len(published),
+        published=len(chosen),
         accuracy=_estimate([row["right"] for row in rows], rows, config),
-        coverage=_estimate([row["published"] for row in rows], rows, config),
+        coverage=_estimate([_is_published(row) for row in rows], rows, config),
         precision=precision,
         target_precision=target,
-        threshold=calibration.threshold,
+        threshold=rule.threshold,
         holds=precision is None or precision.ci95[1] >= target,
         curve=tuple(coverage_curve(confidences, right, len(rows)) if answered else ()),
         reliability=tuple(bins),
@@ -174,8 +177,8 @@ def _groups(rows: Sequence[Row]) -> dict[str, LabelGroup]:
         name: LabelGroup(
             queries=len(group),
             accuracy=float(np.mean([row["right"] for row in group])),
-            coverage=float(np.mean([row["published"] for row in group])),
-            precision=_share([row["right"] for row in group if row["published"]]),
+            coverage=float(np.mean([_is_published(row) for row in group])),
+            precision=_share([row["right"] for row in group if _is_published(row)]),
         )
         for name, group in sorted(groups.items())
     }

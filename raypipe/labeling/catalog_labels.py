@@ -33,7 +33,7 @@ from raypipe.runtime.parts import LeftToDo, PartStore
 from raypipe.runtime.tasks import run_tasks
 from raypipe.sampling.stage import EnginePool
 from raypipe.store.artifacts import Artifact, Attempt, Run
-from raypipe.store.manifest import Commit, Part
+from raypipe.store.manifest import Commit, CommittedPart
 from raypipe.store.paths import Paths
 from raypipe.store.read_ahead import read_ahead
 
@@ -50,7 +50,7 @@ class OpenLabels:
         surveys: of all others, by the key of their source.
     """
 
-    committed: tuple[Part, ...]
+    committed: tuple[CommittedPart, ...]
     opened: tuple[tuple[LabelShard, Opened], ...]
     surveys: Mapping[str, Survey]
 
@@ -209,17 +209,21 @@ class CatalogLabels:
             },
         )
 
-    def _parts(self, shards: Sequence[LabelShard], before: Sequence[Part]) -> Sequence[Part]:
+    def _parts(
+        self, shards: Sequence[LabelShard], before: Sequence[CommittedPart]
+    ) -> Sequence[CommittedPart]:
         """The entries of committed shards, from the version before or from their own manifests."""
         known = {part.name: part for part in before}
         names = [self.store.artifact(shard.key).name for shard in shards]
         read = [name for name in names if name not in known]
         commits = read_ahead((0, self.run.artifact(name).require_commit) for name in read)
-        known |= {name: Part.of(commit) for name, commit in zip(read, commits, strict=True)}
+        known |= {
+            name: CommittedPart.of(commit) for name, commit in zip(read, commits, strict=True)
+        }
         return [known[name] for name in names]
 
     def _compared(
-        self, scope: str, before: Sequence[str], usable: Mapping[str, Part]
+        self, scope: str, before: Sequence[str], usable: Mapping[str, CommittedPart]
     ) -> Mapping[str, Sequence[str]]:
         """Compare the ids of what has changed, once for a label version; returns which shards of
         the version before hold ids of which changed one."""
@@ -255,8 +259,8 @@ def tell_outdated(labels: OpenLabels, versions: str, note: Callable[[str], None]
 
 
 def _candidates(
-    source: str, usable: Mapping[str, Part], moved: Mapping[str, Sequence[str]]
-) -> list[Part]:
+    source: str, usable: Mapping[str, CommittedPart], moved: Mapping[str, Sequence[str]]
+) -> list[CommittedPart]:
     """Shards of the version before that may hold labels of the listings of one."""
     keys = dict.fromkeys([source, *moved.get(source, ())])
     return [usable[key] for key in keys if key in usable]

@@ -5,15 +5,16 @@
     survey: what does the catalog hold, and what has changed since it was labeled last
     prepare the changed listings → label them → labels, with those that have not changed
 
-Every step is committed, so that the same command begins, resumes and repeats. Asking for another
-precision costs no chain: labels are carried over and published anew.
+Every step is committed, so that the same command begins, resumes and repeats. Calibration and
+quality are a decision on the labels: another precision is another decision, and no label is made or
+copied.
 """
 
 import hashlib
 import json
 import time
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,19 @@ import raypipe.evaluation.labels as evaluation
 import raypipe.report.labels as report
 import raypipe.sampling.stage as sampling
 from raypipe.attributes.parser import PARSER_VERSION
+from raypipe.attributes.publishing import PublishingRule, read_published
 from raypipe.attributes.schema import AttributeSchema, load_attribute_schema
 from raypipe.catalog.distributed import CatalogReader, PreparedReader, SourceReader
 from raypipe.catalog.sources import Source
 from raypipe.config import Config
-from raypipe.evaluation.confidence import Calibration
 from raypipe.labeling.catalog_labels import CatalogLabels, OpenLabels, tell_outdated
 from raypipe.labeling.console import compared, print_cost
 from raypipe.labeling.label_versions import (
     LabelVersion,
-    label_versions,
     made_for,
-    newest,
+    newest_published,
     open_label_version,
+    set_decision,
 )
 from raypipe.labeling.labels import Labeler
 from raypipe.labeling.opening import open_catalog
@@ -54,7 +55,6 @@ from raypipe.store.artifacts import Attempt, Run, get_or_commit
 from raypipe.store.manifest import Commit, Fingerprint, plain_fingerprint, told_versions
 from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, LABEL_SHARDS, LABELS_ROOT, Paths
 from raypipe.store.runs import exports_of, open_run
-from raypipe.summaries import FittedCalibration
 
 TRIAL_SPLITS = frozenset({"eval", "anchor"})
 
@@ -133,23 +133,31 @@ class LabelingDriver:
         )
         label_version = self._label_version()
         scope = label_version.scope
-        self.console.run_stage(
-            Paths(scope).calibration,
-            lambda: evaluation.calibrate(
-                config, run, calibration_run=self._calibration_scope, scope=scope
-            ),
-        )
-        self.console.run_stage(
-            Paths(scope).quality,
-            lambda: evaluation.measure_quality(
-                config, run, calibration_run=self._calibration_scope, scope=scope
-            ),
-        )
+        decision = self._decision(scope)
         planned: list[Cost] = []
         commit = self.console.run_stage(
             Paths(scope).labels, lambda: self._run_labels(label_version, planned)
         )
-        return self._report(label_version, commit, planned[0] if planned else None)
+        digest = decision.rpartition("/")[2]
+        if set_decision(run, scope, digest) and commit.reused:
+            self.console.note(
+                f"{scope} is complete: only the decision on what is published is new "
+                f"(precision {config.labeling.precision:g})"
+            )
+        return self._report(label_version, decision, commit, planned[0] if planned else None)
+
+    def _decision(self, scope: str) -> Paths:
+        """The scope of what is published of a label version at the precision asked for."""
+        config, run, source = self.config, self.run, self._calibration_scope
+        depends_on = evaluation.decision_fingerprint(config, run, calibration_run=source)
+        decision = Paths.of_decision(scope, _digest(depends_on))
+        for name, work in (
+            (decision.calibration, evaluation.calibrate),
+            (decision.quality, evaluation.measure_quality),
+        ):
+            make = partial(work, config, run, calibration_run=source, scope=decision)
+            self.console.run_stage(name, make)
+        return decision
 
     def _expected(self, labels: OpenLabels) -> Cost:
         """What the labels that are left should take."""
@@ -275,7 +283,6 @@ class LabelingDriver:
             "fingerprint": self._outcome_fingerprint,
             "recipe": self._recipe,
             "made_for": self._made_for,
-            **self.config.fingerprint_keys("calibration"),
             **self.config.fingerprint_keys("images"),
             "schema": self.schema.to_json(),
         }
@@ -288,9 +295,7 @@ class LabelingDriver:
         listings = self.run.artifact(CATALOG.listings)
         return AttributeSchema.from_json(listings.read_json(ATTRIBUTE_SCHEMA))
 
-    def _labeler(
-        self, calibration: Calibration | None = None, threshold: float | None = None
-    ) -> Labeler:
+    def _labeler(self) -> Labeler:
         return Labeler(
             schema=self.schema,
             mode=self.config.labeling.mode,
@@ -299,15 +304,15 @@ class LabelingDriver:
             policy_id=self.policy.policy_id,
             outcome_fingerprint=self._outcome_fingerprint,
             versions=self._versions,
-            calibration=calibration,
-            threshold=threshold,
         )
 
-    def _calibration(self, scope: str) -> tuple[Calibration, float | None]:
-        fitted = FittedCalibration.of(self.run.artifact(Paths(scope).calibration))
-        return Calibration.through(fitted.knots), fitted.threshold
-
-    def _report(self, label_version: LabelVersion, commit: Commit, planned: Cost | None) -> str:
+    def _report(
+        self,
+        label_version: LabelVersion,
+        decision: Paths,
+        commit: Commit,
+        planned: Cost | None,
+    ) -> str:
         counts = commit.counts
         took = Cost(
             listings=counts["listings"] - counts["carried"],
@@ -319,7 +324,8 @@ class LabelingDriver:
         if planned is not None:
             print_cost(self.console, self.config, planned, took)
         reasons: Counter[str] = Counter()
-        for table in label_version.labels(self.run).read_files(["reason"]):
+        rule = PublishingRule.of(self.run.artifact(decision.calibration))
+        for table in read_published(label_version.labels(self.run), rule, ["reason"]):
             for count in pc.value_counts(table.column("reason")).to_pylist():
                 reasons[count["values"]] += count["counts"]
         total = reasons.total()
@@ -332,6 +338,7 @@ class LabelingDriver:
             self.config,
             self.run,
             scope=label_version.scope,
+            decision=decision,
             policy=self.policy.name,
             taken={
                 "listings": counts["listings"],
@@ -349,15 +356,16 @@ class LabelingDriver:
 def export_labels(config: Config, run: Run) -> Path | None:
     """Export the newest labels for people as Label Studio tasks, below the run's exports; None
     without labels."""
-    labels = newest(run, label_versions(run))
-    if labels is None:
+    found = newest_published(run)
+    if found is None:
         return None
+    labels, rule = found
     scope = labels.name.rpartition("/")[0]
     own = run.artifact(Paths(scope).listings, LISTINGS)
     listings = own if own.commit() else run.artifact(CATALOG.listings, LISTINGS)
     target, labeling = exports_of(config, run) / scope, config.labeling
     return export_review(
-        labels, listings, target, labeling.num_reviews, labeling.review_order, config.run.seed
+        labels, rule, listings, target, labeling.num_reviews, labeling.review_order, config.run.seed
     )
 
 

@@ -28,7 +28,7 @@ from raypipe.schemas import LABELS
 from raypipe.store import parquet
 from raypipe.store.artifacts import Artifact, Run
 from raypipe.store.id_hashes import Hashes, among, hash_ids, joined, order
-from raypipe.store.manifest import COMMIT, Part
+from raypipe.store.manifest import COMMIT, CommittedPart
 from raypipe.store.merging import MergedRows, commit_merged, read_merged, rewrite
 from raypipe.store.paths import LABEL_SHARDS
 
@@ -110,7 +110,7 @@ class OpenShard:
     outcome_fingerprint: str
     is_plan: bool = False
 
-    def __call__(self, item: tuple[LabelShard, Sequence[Part]]) -> Opened:
+    def __call__(self, item: tuple[LabelShard, Sequence[CommittedPart]]) -> Opened:
         """
         Args:
             item: the shard, and shards of the version before that may hold its listings.
@@ -133,7 +133,7 @@ class OpenShard:
             shard.key, len(ids), len(pc.unique(merged.refused.column("id"))), carried, tuple(files)
         )
 
-    def _label_keys(self, part: Part) -> Iterator[tuple[str, str]]:
+    def _label_keys(self, part: CommittedPart) -> Iterator[tuple[str, str]]:
         for table in _tables(self.store, part, ["listing_id", "label_key"]):
             found = table.group_by(["listing_id", "label_key"]).aggregate([])
             yield from zip(*(found.column(n).to_pylist() for n in range(2)), strict=True)
@@ -151,7 +151,7 @@ class OpenShard:
                         kept.add(name)
         return kept
 
-    def _labels(self, previous: Sequence[Part], ids: set[str]) -> list[pa.Table]:
+    def _labels(self, previous: Sequence[CommittedPart], ids: set[str]) -> list[pa.Table]:
         if not ids:
             return []
         wanted = pa.array(sorted(ids), pa.string())
@@ -176,10 +176,10 @@ class CommitShard:
     carried: Mapping[str, int]
     outcome_fingerprint: str
 
-    def __call__(self, key: str) -> Part:
+    def __call__(self, key: str) -> CommittedPart:
         expected = id_hashes(self.store.run, self.sources[key])
         count = partial(self._counts, key, len(expected))
-        return Part.of(commit_merged(self.store.attempt(key), expected, count))
+        return CommittedPart.of(commit_merged(self.store.attempt(key), expected, count))
 
     def _counts(self, key: str, listings: int, rows: pa.Table) -> dict[str, Any]:
         return {
@@ -244,7 +244,7 @@ def _done(location: str, files: tuple[str, ...]) -> Hashes:
     return hashes[order(hashes)]
 
 
-def _tables(store: PartStore, part: Part, columns: list[str] | None) -> Iterator[pa.Table]:
+def _tables(store: PartStore, part: CommittedPart, columns: list[str] | None) -> Iterator[pa.Table]:
     artifact = Artifact(store.run, part.name, LABELS)
     for file in part.files:
         if file.kind == "data":

@@ -1,9 +1,11 @@
 """Labels are kept in versions: ``labels/000001``, ``labels/000002``, …
 
-A label version belongs to one request: a catalog, a policy and a precision. The same request
-resumes its label version; another request begins the next one, which copies what has not changed
-from the last finished one. While the newest label version is unfinished, a newer snapshot of its
-table is no new request: the version is finished first, at the snapshot it was begun with.
+A label version belongs to one request: a catalog, a policy and a mode. The same request resumes its
+label version; another request begins the next one, which copies what has not changed from the last
+finished one. Which of its labels are published is a decision below it, one for each precision;
+``decision.json`` names the current one. While the newest label version is unfinished, a newer
+snapshot of its table is no new request: the version is finished first, at the snapshot it was begun
+with.
 """
 
 import json
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
+from raypipe.attributes.publishing import CurrentDecision, PublishingRule
 from raypipe.errors import ArtifactError
 from raypipe.schemas import LABELS
 from raypipe.store.artifacts import Artifact, Run
@@ -95,6 +98,30 @@ def newest(run: Run, scopes: list[str]) -> Artifact | None:
         artifact = run.artifact(Paths(scope).labels, LABELS)
         if artifact.commit() is not None:
             return artifact
+    return None
+
+
+def set_decision(run: Run, scope: str, digest: str) -> bool:
+    """Make a committed decision the current one of a label version with labels; whether it was not
+    yet."""
+    decision = CurrentDecision(digest=digest[:12])
+    content = json.dumps(decision.to_json(), indent=1).encode()
+    if run.read(Paths(scope).decision) == content:
+        return False
+    run.replace(Paths(scope).decision, content)
+    return True
+
+
+def newest_published(run: Run) -> tuple[Artifact, PublishingRule] | None:
+    """The labels of the newest label version that has a decision, and its current rule; None
+    without one. Raises ArtifactError when the decision cannot be read."""
+    for scope in reversed(label_versions(run)):
+        content = run.read(Paths(scope).decision)
+        if content is not None:
+            current = CurrentDecision.parse(content, run.path(Paths(scope).decision))
+            decision = Paths.of_decision(scope, current.digest)
+            rule = PublishingRule.of(run.artifact(decision.calibration))
+            return run.artifact(Paths(scope).labels, LABELS), rule
     return None
 
 

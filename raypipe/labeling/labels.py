@@ -2,19 +2,19 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raypipe.attributes import parser
+from raypipe.attributes.parser import MISSING, Answer, chain_losses
 from raypipe.attributes.prompts import TEMPLATE_VERSION
 from raypipe.attributes.schema import Attribute, AttributeSchema
 from raypipe.attributes.vote import (
-    BELOW_PRECISION,
-    PUBLISHED,
+    ANSWERED,
     UNANSWERED,
     LabelReason,
     Vote,
@@ -23,7 +23,6 @@ from raypipe.attributes.vote import (
 )
 from raypipe.catalog.keys import prepared_key
 from raypipe.config.models import AnswerFormat
-from raypipe.evaluation.confidence import Calibration
 from raypipe.sampling.chains import AnsweredQuery, Chain
 from raypipe.schemas import LABELS
 
@@ -42,6 +41,22 @@ def label_key(source: str, outcome_fingerprint: str, attributes: Iterable[Attrib
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class _ParsedChain:
+    chain: Chain
+    answer: Answer
+
+    @property
+    def logprob_per_token(self) -> float:
+        """Mean log-probability of its tokens, in nats."""
+        return self.chain.logprob / max(1, len(self.chain.token_ids))
+
+    @property
+    def probability(self) -> float:
+        """The geometric mean of the probabilities of its tokens, 0-1."""
+        return math.exp(self.logprob_per_token)
+
+
 @dataclass(frozen=True)
 class Labeler:
     """Makes LABELS rows of listings and their chains.
@@ -52,8 +67,6 @@ class Labeler:
         num_chains: chains requested per query; 1 when greedy.
         outcome_fingerprint: digest of what the chains depend on beside the listing.
         versions: of the packages that make them.
-        calibration: turns confidence into a probability; None leaves it open.
-        threshold: probability from which an answer is published; None publishes none.
     """
 
     schema: AttributeSchema
@@ -63,8 +76,6 @@ class Labeler:
     policy_id: str
     outcome_fingerprint: str
     versions: str = ""
-    calibration: Calibration | None = None
-    threshold: float | None = None
 
     def __call__(
         self, listings: Sequence[dict[str, Any]], answered: Sequence[Sequence[AnsweredQuery]]
@@ -88,76 +99,69 @@ class Labeler:
                         "versions": self.versions,
                     }
                 )
-        table = LABELS.from_rows(rows)
-        if self.calibration is None:
-            return table
-        return calibrated(table, self.calibration, self.threshold)
+        return LABELS.from_rows(rows)
 
     def _label(
         self, attribute: Attribute, answered: AnsweredQuery, seller_value: str | None
     ) -> dict[str, object]:
-        chains = answered.all
-        parsed = [
-            parser.parse(chain.text, chain.finish_reason, attribute, self.answer_format).value
-            for chain in chains
-        ]
-        vote = count_votes(parsed, self.num_chains)
+        greedy = None if answered.greedy is None else self._parse(answered.greedy, attribute)
+        parsed = [self._parse(chain, attribute) for chain in answered.chains]
+        if self.mode == "greedy" and greedy is not None:
+            parsed.insert(0, greedy)
+        vote = count_votes((each.answer.value for each in parsed), self.num_chains)
         answer = vote.consensus
-        best = _clearest(
-            [
-                chain
-                for chain, value in zip(chains, parsed, strict=True)
-                if value is not None and value == answer
-            ]
-        )
+        agreeing = [each for each in parsed if each.answer.value == answer]
+        best = None if answer is None else max(agreeing, key=lambda each: each.logprob_per_token)
         sold = attribute.resolve(seller_value) if seller_value else None
         return {
-            "value": answer,
             "reason": _reason(vote),
             "answer": answer,
             "confidence": self._confidence(vote, best),
-            "probability": None,
-            "votes": [{"value": value, "count": count} for value, count in vote.votes],
+            "votes": _votes(vote, parsed),
             "num_chains": self.num_chains,
             "num_valid": vote.num_valid,
-            "reasoning": parser.reasoning_of(best.text) if best is not None else None,
+            "invalid": _invalid(parsed, self.num_chains),
+            "greedy": None if greedy is None else _greedy(greedy),
+            "reasoning": parser.reasoning_of(best.chain.text) if best is not None else None,
             "seller_value": seller_value,
             "seller_conflict": None if sold is None or answer is None else sold != answer,
         }
 
-    def _confidence(self, vote: Vote, best: Chain | None) -> float:
-        if self.mode == "vote" or best is None:
-            return vote.confidence
-        return math.exp(_per_token(best))
+    def _parse(self, chain: Chain, attribute: Attribute) -> _ParsedChain:
+        answer = parser.parse(chain.text, chain.finish_reason, attribute, self.answer_format)
+        return _ParsedChain(chain, answer)
 
-
-def calibrated(labels: pa.Table, calibration: Calibration, threshold: float | None) -> pa.Table:
-    """Labels with the probability of their confidence, published from ``threshold`` upwards."""
-    answered = pc.is_valid(labels.column("answer"))
-    found = pa.array(calibration.probabilities(labels.column("confidence").to_numpy()))
-    probability = pc.if_else(answered, found, pa.scalar(None, pa.float64()))
-    enough = pc.fill_null(
-        pc.greater_equal(probability, math.inf if threshold is None else threshold), False
-    )
-    below = pc.if_else(enough, PUBLISHED, BELOW_PRECISION)
-    columns = {
-        "probability": probability,
-        "reason": pc.if_else(answered, below, labels.column("reason")),
-        "value": pc.if_else(enough, labels.column("answer"), pa.scalar(None, pa.string())),
-    }
-    for name, column in columns.items():
-        labels = labels.set_column(labels.column_names.index(name), name, column)
-    return LABELS.conform(labels)
+    def _confidence(self, vote: Vote, best: _ParsedChain | None) -> float:
+        return vote.confidence if self.mode == "vote" or best is None else best.probability
 
 
 def _reason(vote: Vote) -> LabelReason:
-    return PUBLISHED if vote.consensus is not None else UNANSWERED[gate_query(vote, 1)]
+    return ANSWERED if vote.consensus is not None else UNANSWERED[gate_query(vote, 1)]
 
 
-def _clearest(chains: Sequence[Chain]) -> Chain | None:
-    return max(chains, key=_per_token, default=None)
+def _votes(vote: Vote, parsed: Sequence[_ParsedChain]) -> list[dict[str, object]]:
+    probabilities = dict.fromkeys((value for value, _ in vote.votes), 0.0)
+    for each in parsed:
+        if each.answer.value is not None:
+            probabilities[each.answer.value] += each.probability
+    return [
+        {"value": value, "count": count, "probability": probabilities[value]}
+        for value, count in vote.votes
+    ]
 
 
-def _per_token(chain: Chain) -> float:
-    """Mean log-probability of its tokens, in nats."""
-    return chain.logprob / max(1, len(chain.token_ids))
+def _invalid(parsed: Sequence[_ParsedChain], num_chains: int) -> list[dict[str, object]]:
+    """Chains without an answer, by reason; those that were never returned are among them."""
+    counts = Counter(each.answer.reason for each in parsed)
+    counts[MISSING] += num_chains - len(parsed)
+    return [
+        {"reason": reason, "count": counts[reason]} for reason in chain_losses() if counts[reason]
+    ]
+
+
+def _greedy(parsed: _ParsedChain) -> dict[str, object]:
+    return {
+        "answer": parsed.answer.value,
+        "reason": parsed.answer.reason,
+        "probability": parsed.probability,
+    }

@@ -18,6 +18,7 @@ from raypipe.store.artifacts import Run
 from raypipe.store.lease import LEASES
 from raypipe.store.manifest import COMMIT, Commit, File
 from raypipe.store.paths import (
+    DECISION,
     EXPORTS,
     LABEL_VERSION_SCOPE,
     REPLIES,
@@ -46,7 +47,7 @@ _DOCUMENT = re.compile(
     "|".join(
         (
             *map(re.escape, (RUN, SUMMARY, RESULTS, TRACKING)),
-            rf"{LABEL_VERSION_SCOPE}/{re.escape(REQUEST)}",
+            *(rf"{LABEL_VERSION_SCOPE}/{re.escape(name)}" for name in (REQUEST, DECISION)),
             rf"{REPLIES}/.+\.json",
         )
     )

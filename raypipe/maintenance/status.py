@@ -240,28 +240,38 @@ class _Inspector:
             yield StageLine(scope.rstrip("/"), state, age_s=age, detail=detail + suffix)
 
     def label_versions(self) -> Iterator[StageLine]:
-        """Older unfinished versions are superseded."""
-        lines = list(self._scopes(re.compile(LABEL_VERSION_SCOPE), "labels"))
+        """Older unfinished versions are superseded. Labels are done once it is decided which of
+        them are published."""
+        documents = self.inventory.documents
+        lines = [
+            replace(line, state="next", detail="nothing is published yet")
+            if line.state == "done" and Paths(_scope(line.name)).decision not in documents
+            else line
+            for line in self._scopes(LABEL_VERSION_SCOPE, "labels")
+        ]
         done = [number for number, line in enumerate(lines) if line.state == "done"]
         last = max(done, default=0)
         yield from (*map(_superseded, lines[:last]), *lines[last:])
 
     def annotations(self) -> Iterator[StageLine]:
         """Each call with other questions has answers of its own, and replies are paid for once."""
-        lines = list(self._scopes(re.compile(ANNOTATION_SCOPE), "answers"))
+        lines = list(self._scopes(ANNOTATION_SCOPE, "answers"))
         is_annotated = any(line.state == "done" for line in lines)
         yield from map(_superseded, lines) if is_annotated else lines
 
     def evaluations(self) -> Iterator[StageLine]:
-        yield from self._scopes(re.compile(EVALUATION_SCOPE), "evaluation")
+        yield from self._scopes(EVALUATION_SCOPE, "evaluation")
 
-    def _scopes(self, pattern: re.Pattern[str], last: str) -> Iterator[StageLine]:
+    def _scopes(self, pattern: str, last: str) -> Iterator[StageLine]:
         """A line per scope: its last stage if that is done or begun, else the one before it."""
-        names = [name for name in self.inventory.holdings if pattern.fullmatch(_scope(name))]
-        for scope in dict.fromkeys(map(_scope, names)):
+        names: dict[str, list[str]] = {}
+        for name in self.inventory.holdings:
+            if found := re.match(f"({pattern})/", name):
+                names.setdefault(found[1], []).append(name)
+        for scope, own in names.items():
             line = self.stage(f"{scope}/{last}")
             if line.state == "waiting":
-                begun = [self.stage(name) for name in names if _scope(name) == scope]
+                begun = [self.stage(name) for name in own]
                 unfinished = [stage for stage in begun if stage.state != "done"]
                 line = unfinished[0] if unfinished else StageLine(f"{scope}/{last}", "next")
             yield line

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from raypipe.attributes.publishing import PublishingRule
 from raypipe.attributes.vote import PUBLISHED, LabelReason
 from raypipe.config import Config
 from raypipe.report.drawing import Drawing, Scale, ticks
@@ -12,22 +13,23 @@ from raypipe.report.figures import bar_figure
 from raypipe.report.page import set_page
 from raypipe.store.artifacts import Run
 from raypipe.store.paths import Paths
-from raypipe.summaries import CoveragePoint, FittedCalibration, Quality, ReliabilityBin, wilson
+from raypipe.summaries import CoveragePoint, Quality, ReliabilityBin, wilson
 
 
 def write_labels_page(
-    config: Config, run: Run, *, scope: str, policy: str, taken: Mapping[str, Any]
+    config: Config, run: Run, *, scope: str, decision: str, policy: str, taken: Mapping[str, Any]
 ) -> str:
     """Write ``<scope>/report/index.html`` and return where it is.
 
     Args:
-        scope: of the labels, with committed ``calibration`` and ``quality``.
+        scope: of the labels.
+        decision: scope of what is published of them: committed ``calibration`` and ``quality``.
         policy: name of the policy that labeled.
         taken: ``listings``, ``queries``, ``chains``, ``seconds``, ``carried``, ``refused``,
-            ``reasons`` (labels by reason) and ``table`` (rows of what, expected, took).
+            ``reasons`` (published labels by reason) and ``table`` (rows of what, expected, took).
     """
-    quality = Quality.of(run.artifact(Paths(scope).quality))
-    calibration = FittedCalibration.of(run.artifact(Paths(scope).calibration))
+    quality = Quality.of(run.artifact(Paths(decision).quality))
+    rule = PublishingRule.of(run.artifact(Paths(decision).calibration))
     path = Paths(scope).page
     page = set_page(
         "labels.html.j2",
@@ -35,7 +37,7 @@ def write_labels_page(
         policy=policy,
         scope=scope,
         quality=quality,
-        calibration=calibration,
+        calibration=rule,
         statement=precision_statement(quality),
         taken=taken,
         published=PUBLISHED,

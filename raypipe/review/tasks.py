@@ -7,13 +7,14 @@ by :mod:`raypipe.review.label_studio`.
 import base64
 import heapq
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from raypipe.attributes.publishing import PublishingRule, read_published
 from raypipe.seeds import derive
 from raypipe.storage import whole
 from raypipe.store.artifacts import Artifact
@@ -56,6 +57,7 @@ Row = dict[str, Any]
 
 def export_review(
     labels: Artifact,
+    rule: PublishingRule,
     listings: Artifact,
     target: Path,
     limit: int,
@@ -68,6 +70,7 @@ def export_review(
 
     Args:
         labels: a committed label version.
+        rule: which of them are published, and how probable they are.
         listings: what was labeled; a label whose listing is not there has no images.
         target: directory for ``tasks.json`` and ``interface.xml``.
         order: those that need a person most, or any of them, drawn by ``seed``.
@@ -76,7 +79,7 @@ def export_review(
         "worst": urgency,
         "random": lambda row: derive(seed, "review", row["listing_id"], row["attribute"]),
     }
-    chosen = _first(labels, limit, keys[order])
+    chosen = _first(read_published(labels, rule, _COLUMNS), limit, keys[order])
     prepared = _listings(listings, {row["listing_id"] for row in chosen})
     provenance = {"scope": labels.name.rpartition("/")[0], "review_order": order}
     tasks = [_task(row, prepared.get(row["listing_id"]), provenance) for row in chosen]
@@ -93,11 +96,11 @@ def urgency(row: Row) -> tuple[bool, float]:
     return (not row["seller_conflict"], -1.0 if probability is None else float(probability))
 
 
-def _first(labels: Artifact, limit: int, key: Callable[[Row], Any]) -> list[Row]:
+def _first(labels: Iterable[pa.Table], limit: int, key: Callable[[Row], Any]) -> list[Row]:
     numbers = count()
 
     def ranked() -> Iterator[tuple[Any, int, Row]]:
-        for table in labels.read_files(_COLUMNS):
+        for table in labels:
             for row in table.to_pylist():
                 yield key(row), next(numbers), row
 

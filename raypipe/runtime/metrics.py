@@ -54,7 +54,7 @@ INVALID_CHAINS = Metric(
 GATED = Metric("raypipe_gated", "counter", "Pool queries by gate decision.", ("gate",))
 PAIRS = Metric("raypipe_pairs", "counter", "Preference pairs drawn.")
 LABELS_MADE = Metric(
-    "raypipe_labels", "counter", "Labels by outcome: published, or why not.", ("reason",)
+    "raypipe_labels", "counter", "Labels: answered, or why there is no answer.", ("reason",)
 )
 CONFIDENCE = Metric(
     "raypipe_confidence",

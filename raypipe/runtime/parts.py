@@ -21,7 +21,7 @@ from raypipe.runtime.metrics import Meter
 from raypipe.runtime.progress import reported
 from raypipe.schemas import QUARANTINE, Table
 from raypipe.store.artifacts import Artifact, Attempt, Run
-from raypipe.store.manifest import Part
+from raypipe.store.manifest import CommittedPart
 
 PART = "part"
 """The column of a plan's rows that names their part."""
@@ -36,7 +36,7 @@ _WRITTEN = pa.schema(
     ]
 )
 _COMMITS_AT_ONCE = 8
-CommitPart = Callable[[str], Part]
+CommitPart = Callable[[str], CommittedPart]
 """Merges and commits a part; called in a task, on any node."""
 
 
@@ -134,7 +134,7 @@ def run(
     max_refused: float,
     name: str,
     trouble: Callable[[], str | None] = lambda: None,
-) -> tuple[list[Part], dict[str, float]]:
+) -> tuple[list[CommittedPart], dict[str, float]]:
     """Run a plan over the listings that are left, and commit every part once it is whole.
 
     Args:
@@ -196,7 +196,7 @@ class _Commits:
         self._commit = commit
         self._shared: Any = None
         self._running: list[Any] = []
-        self._parts: list[Part] = []
+        self._parts: list[CommittedPart] = []
 
     def begin(self, part: str) -> None:
         import ray
@@ -207,7 +207,7 @@ class _Commits:
         self._running.append(remote.remote(self._shared, part))
         self._collect(_COMMITS_AT_ONCE)
 
-    def finish(self) -> list[Part]:
+    def finish(self) -> list[CommittedPart]:
         """All of them, once they are committed."""
         self._collect(0)
         return self._parts
@@ -230,5 +230,5 @@ class _Commits:
             raise stream.unwrap_ray_error(error) from error
 
 
-def _call(commit: CommitPart, part: str) -> Part:
+def _call(commit: CommitPart, part: str) -> CommittedPart:
     return commit(part)

@@ -47,10 +47,10 @@ from raypipe.store.manifest import (
     COMMIT,
     RESTORE,
     Commit,
+    CommittedPart,
     File,
     FileKind,
     Fingerprint,
-    Part,
     but_versions,
     decode,
     differing_keys,
@@ -387,7 +387,7 @@ class Attempt:
         return self._create(commit)
 
     def commit_parts(
-        self, parts: Sequence[Part], counts: Mapping[str, Any] | None = None
+        self, parts: Sequence[CommittedPart], counts: Mapping[str, Any] | None = None
     ) -> Commit:
         """Create the manifest of an artifact that consists of other committed ones, whose rows
         were checked when they were committed.

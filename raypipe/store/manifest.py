@@ -44,7 +44,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Part:
+class CommittedPart:
     """A committed artifact that is part of a larger one; ``files`` are relative to it."""
 
     name: str
@@ -55,7 +55,7 @@ class Part:
     counts: dict[str, Any]
 
     @classmethod
-    def of(cls, commit: "Commit") -> "Part":
+    def of(cls, commit: "Commit") -> "CommittedPart":
         """The entry of a committed artifact."""
         return cls(
             commit.artifact,
@@ -84,7 +84,7 @@ class Commit:
     seconds: float
     attempt: str
     version: int = MANIFEST_VERSION
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CommittedPart, ...] = ()
     # Whether the manifest existed before this job.
     reused: bool = field(default=False, compare=False)
 
@@ -109,7 +109,8 @@ def decode(content: bytes, place: str) -> Commit:
         raise unreadable_document(place, "not what was committed", RESTORE)
     try:
         parts = tuple(
-            Part(**part | {"files": _files(part["files"])}) for part in values.get("parts", ())
+            CommittedPart(**part | {"files": _files(part["files"])})
+            for part in values.get("parts", ())
         )
         held = {"files": _files(values["files"]), "parts": parts, "reused": True}
         commit = Commit(**values | held)

@@ -14,6 +14,7 @@ RESULTS_PAGE = "results.md"
 TRACKING = "tracking.json"
 REQUEST = "request.json"
 COMPARED = "compared.json"
+DECISION = "decision.json"
 REPORT = "report/index.html"
 # Plain files within an artifact.
 ATTRIBUTE_SCHEMA = "attribute_schema.json"
@@ -39,6 +40,7 @@ _REDRAW = "-draw"
 ROUND_SCOPE = r"round-(?P<round>\d+)(?P<redraw>-draw)?"
 SEED_SCOPE = r"seed-(?P<seed>\d+)"
 LABEL_VERSION_SCOPE = r"labels/\d{6}"
+DECISION_DIGEST = r"[0-9a-f]{12}"
 EVALUATION_SCOPE = r"evaluations/(?!catalog-)(?P<policy>.+)-[0-9a-f]{12}"
 ANNOTATION_SCOPE = r"annotation/[0-9a-f]{12}"
 
@@ -98,6 +100,11 @@ class Paths(str):
         return cls(f"{LABELS_ROOT}/{number:06d}")
 
     @classmethod
+    def of_decision(cls, label_version: str, digest: str) -> "Paths":
+        """What a label version publishes, and what that is worth."""
+        return cls(f"{label_version}/decisions/{digest[:12]}")
+
+    @classmethod
     def of_calibration_run(cls, fingerprint: str) -> "Paths":
         return cls(f"{LABELS_ROOT}/{fingerprint[:12]}")
 
@@ -131,8 +138,13 @@ class Paths(str):
         return f"{self}/{COMPARED}"
 
     @property
+    def decision(self) -> str:
+        """Names the current decision of a label version."""
+        return f"{self}/{DECISION}"
+
+    @property
     def page(self) -> str:
-        """The page of a label version."""
+        """The page of a label version, at its current decision."""
         return f"{self}/{REPORT}"
 
     @property

@@ -10,7 +10,7 @@ from raypipe.store.artifacts import Run
 from raypipe.store.documents import parse_object
 from raypipe.store.paths import EXPORTS, RUN
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the run directory's layout; raise it when names or documents in it change."""
 _LAYOUT_KEY = "layout"
 

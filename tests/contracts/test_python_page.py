@@ -17,7 +17,7 @@ from tests.conftest import CommitRows
 from tests.fakes import partial_runs
 from tests.fakes.catalog_files import photo
 from tests.fakes.documents import stage
-from tests.fakes.label_rows import label
+from tests.fakes.label_rows import decide, label, rule
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "python.md"
@@ -52,6 +52,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit_rows: Comm
     run = open_run(load())
     partial_runs.summarise(run, stages=[stage("round-1", accuracy=0.8)])
     commit_rows(run, "labels/000001/labels", LABELS, [label("a", "k1"), label("b", "k2")])
+    decide(run, commit_rows, "labels/000001", rule())
     return tmp_path
 
 

@@ -34,7 +34,7 @@ VOCABULARIES: dict[type[Reason], str] = {
     ChainReason: "Chains: `reason` in `evaluation`, `chains` in the funnel",
     Gate: "Queries: `gate` in `consensus`, `queries` in the funnel",
     PairLoss: "Queries that are kept and have no pair",
-    LabelReason: "Labels: `reason` in `labels`",
+    LabelReason: "Labels: `reason` in `labels`, and in what `read_labels` publishes of them",
     QuarantineReason: "Quarantine: `reason`",
     ImageReason: "Images that are left out: `detail` in quarantine, counts of `prepare`",
     ReplyReason: "Replies of an endpoint, beside those of chains",

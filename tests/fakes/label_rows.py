@@ -1,6 +1,15 @@
-"""Rows of LABELS."""
+"""Rows of LABELS, and decisions on them."""
 
-from tests.conftest import Row
+import json
+from typing import Any
+
+from raypipe.attributes.publishing import PublishingRule
+from raypipe.labeling.label_versions import set_decision
+from raypipe.store.artifacts import Run
+from raypipe.store.paths import Paths
+from tests.conftest import CommitRows, Row
+
+DIGEST = "0123456789ab"
 
 
 def label(listing_id: str, key: str, attribute: str = "colour") -> Row:
@@ -9,14 +18,14 @@ def label(listing_id: str, key: str, attribute: str = "colour") -> Row:
         "vertical": "Shoe",
         "split": "pool",
         "attribute": attribute,
-        "value": "Red",
-        "reason": "published",
+        "reason": "answered",
         "answer": "Red",
         "confidence": 1.0,
-        "probability": 0.9,
-        "votes": [{"value": "Red", "count": 7}],
+        "votes": [{"value": "Red", "count": 7, "probability": 6.3}],
         "num_chains": 7,
         "num_valid": 7,
+        "invalid": [],
+        "greedy": None,
         "reasoning": "It is red.",
         "seller_value": None,
         "seller_conflict": None,
@@ -26,3 +35,39 @@ def label(listing_id: str, key: str, attribute: str = "colour") -> Row:
         "label_key": key,
         "versions": "torch 1.0",
     }
+
+
+def unanswered(listing_id: str, key: str, attribute: str = "colour") -> Row:
+    return label(listing_id, key, attribute) | {
+        "reason": "tie",
+        "answer": None,
+        "confidence": 0.0,
+        "votes": [],
+        "num_valid": 0,
+        "invalid": [{"reason": "malformed", "count": 7}],
+        "reasoning": None,
+    }
+
+
+def rule(threshold: float | None = 0.5, **changes: Any) -> PublishingRule:
+    """Publishes from a confidence upwards: the probability is the confidence."""
+    values: dict[str, Any] = {
+        "signal": "confidence",
+        "knots": ((0.0, 0.0), (1.0, 1.0)),
+        "threshold": threshold,
+        "scopes": {},
+        "target_precision": 0.9,
+        "queries": 40,
+        "answered": 30,
+        "anchor_precision": None,
+        "anchor_coverage": 0.0,
+    }
+    return PublishingRule(**values | changes)
+
+
+def decide(run: Run, commit_rows: CommitRows, scope: str, decided: PublishingRule) -> None:
+    """Commit a decision on a label version, and make it the current one."""
+    content = json.dumps(decided.to_json()).encode()
+    calibration = Paths.of_decision(scope, DIGEST).calibration
+    commit_rows(run, calibration, files={decided.FILE: content})
+    set_decision(run, scope, DIGEST)

@@ -103,5 +103,5 @@ def test_a_model_of_a_further_family_goes_through_round_and_label(
     labels = run.artifact("labels/000001/labels", LABELS).read().to_pylist()
     assert len(labels) == NUM_POOL + 2 * NUM_VERIFIED + 4
     assert {row["attribute"] for row in labels} == {"color"}
-    assert {row["value"] for row in labels} <= {"Red", "Blue", None}
+    assert {row["answer"] for row in labels} <= {"Red", "Blue", None}
     assert any(row["votes"] for row in labels)

@@ -1,6 +1,7 @@
-"""Labeling with a scripted engine: label versions, what is carried over, what is asked again."""
+"""Labeling with a scripted engine: label versions, decisions, what is carried over or asked."""
 
 import ast
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe import config as configuration
+from raypipe.api import read_labels
 from raypipe.attributes.prompts import completion
 from raypipe.config import Config
 from raypipe.embedded.catalog import write_catalog
@@ -100,6 +102,10 @@ class Labeling:
         table = self.run.artifact(f"{scope}/labels", LABELS).read()
         return table.sort_by([("listing_id", "ascending"), ("attribute", "ascending")])
 
+    def published(self) -> pa.Table:
+        table = read_labels(self.run.location)
+        return table.sort_by([("listing_id", "ascending"), ("attribute", "ascending")])
+
 
 def outside(shop: Path) -> tuple[str, ...]:
     """The shop's files as the run's catalog, and its listings as what is labeled."""
@@ -111,29 +117,49 @@ def outside(shop: Path) -> tuple[str, ...]:
     )
 
 
-def test_the_runs_own_listings_are_labeled_once_and_published_anew(tmp_path: Path) -> None:
+def copied(shop: Path, name: str) -> str:
+    """The shop's listings in another file, as what is labeled."""
+    directory = shop.parent / name
+    directory.mkdir()
+    return f"labeling.listings={shutil.copy(shop / 'listings.parquet', directory)}"
+
+
+def test_another_precision_is_a_decision_and_writes_no_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     labeling = Labeling(tmp_path)
     first, asked = labeling.label("labeling.precision=0.2")
-    table = labeling.labels(first)
+    table, files = labeling.published(), label_files(labeling.run, first)
     assert asked > len(table), "the calibration_run is asked beside the labels"
     assert labeling.label("labeling.precision=0.2") == (first, 0)
-    second, asked = labeling.label("labeling.precision=0.9")
-    assert (second, asked) == ("labels/000002", 0)
-    again = labeling.labels(second)
-    same = ["listing_id", "attribute", "answer", "confidence", "votes", "label_key"]
+    assert "only the decision" not in capsys.readouterr().out
+    assert labeling.label("labeling.precision=0.9") == (first, 0)
+    assert f"{first} is complete: only the decision" in " ".join(capsys.readouterr().out.split())
+    assert label_files(labeling.run, first) == files
+    again = labeling.published()
+    same = [name for name in LABELS.schema.names if name != "reason"]
     assert again.select(same).equals(table.select(same))
     published = [t.column("reason").to_pylist().count("published") for t in (table, again)]
     assert published[0] > published[1]
+    assert b"target 0.900" in (labeling.run.read(f"{first}/report/index.html") or b"")
+    assert labeling.label("labeling.precision=0.2") == (first, 0)
+    assert labeling.published().equals(table)
     for labels in (table, again):
         for value, outcome in zip(*(labels.column(n).to_pylist() for n in ("value", "reason")),
                                   strict=True):  # fmt: skip
             assert (value is not None) == (outcome == "published")
-    page = labeling.run.read(f"{first}/report/index.html")
-    assert page is not None
+    page = labeling.run.read(f"{first}/report/index.html") or b""
     assert b"on eval" in page
+    assert b"target 0.200" in page
     tasks = export_labels(labeling.config("labeling.num_reviews=7"), labeling.run)
     assert tasks is not None
     assert tasks.exists()
+
+
+def label_files(run: Run, scope: str) -> dict[str, int]:
+    """The files of a label version's labels, and when each was written."""
+    paths = [path for path in Path(run.path(scope, "labels")).rglob("*") if path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in paths}
 
 
 def test_only_what_changed_in_a_catalog_from_outside_is_asked_again(
@@ -204,19 +230,20 @@ def upgraded(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
 
 
 def test_a_patch_release_costs_nothing_until_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labeling = Labeling(tmp_path)
+    labeling = Labeling(tmp_path, *outside(shop))
     upgraded(monkeypatch, "9.0.0")
-    first, _ = labeling.label("labeling.precision=0.5")
+    first, _ = labeling.label()
     labels = labeling.labels(first)
     assert all("torch 9.0.0" in made for made in labels.column("versions").to_pylist())
     capsys.readouterr()
     upgraded(monkeypatch, "9.0.1")
-    assert labeling.label("labeling.precision=0.5") == (first, 0)
+    assert labeling.label() == (first, 0)
     assert "other versions" not in capsys.readouterr().out
 
-    second, asked = labeling.label("labeling.precision=0.6")
+    tomorrow = copied(shop, "tomorrow")
+    second, asked = labeling.label(tomorrow)
     assert (second, asked) == ("labels/000002", 0)
     kept = f"{len(labels):,} labels are kept that were made with other versions"
     told = " ".join(capsys.readouterr().out.split())
@@ -226,29 +253,33 @@ def test_a_patch_release_costs_nothing_until_it_is_asked_for(
     again = labeling.labels(second)
     assert again.column("versions").equals(labels.column("versions"))
 
-    config = labeling.config("labeling.precision=0.6")
+    config = labeling.config(tomorrow)
     assert LabelingDriver(config, labeling.run, Console()).plan().queries == 0
     assert kept in " ".join(capsys.readouterr().out.split())
     relabel = "labeling.relabel_versions=true"
-    config = labeling.config("labeling.precision=0.6", relabel)
+    config = labeling.config(tomorrow, relabel)
     assert LabelingDriver(config, labeling.run, Console()).plan().queries == len(labels)
 
-    third, asked = labeling.label("labeling.precision=0.6", relabel)
+    third, asked = labeling.label(tomorrow, relabel)
     assert third == "labels/000003"
     assert asked > len(labels), "the calibration_run is asked again beside the labels"
     made = labeling.labels(third)
     assert all("torch 9.0.1" in versions for versions in made.column("versions").to_pylist())
     capsys.readouterr()
     for override in ((), (relabel,)):
-        assert labeling.label("labeling.precision=0.6", *override) == (third, 0)
+        assert labeling.label(tomorrow, *override) == (third, 0)
+    later = copied(shop, "later")
     for override in ((), (relabel,)):
-        assert labeling.label("labeling.precision=0.7", *override) == ("labels/000004", 0)
+        assert labeling.label(later, *override) == ("labels/000004", 0)
     assert "other versions" not in capsys.readouterr().out
 
 
-def test_a_flipped_bit_in_labels_that_are_carried_over_ends_the_call(tmp_path: Path) -> None:
-    labeling = Labeling(tmp_path)
-    first, _ = labeling.label("labeling.precision=0.2")
+def test_a_flipped_bit_in_labels_that_are_carried_over_ends_the_call(
+    tmp_path: Path, shop: Path
+) -> None:
+    labeling = Labeling(tmp_path, *outside(shop))
+    first, _ = labeling.label()
+    tomorrow = copied(shop, "tomorrow")
     path = Path(labeling.run.artifact(f"{first}/labels").paths()[0])
     content = path.read_bytes()
     for place in (len(content) // 3, len(content) - 300):
@@ -256,7 +287,7 @@ def test_a_flipped_bit_in_labels_that_are_carried_over_ends_the_call(tmp_path: P
         harmed[place] ^= 2
         path.write_bytes(bytes(harmed))
         with pytest.raises(ArtifactError, match="missing or corrupt"):
-            labeling.label("labeling.precision=0.9")
+            labeling.label(tomorrow)
         assert labeling.run.artifact("labels/000002/labels").commit() is None
     path.write_bytes(content)
-    assert labeling.label("labeling.precision=0.9") == ("labels/000002", 0)
+    assert labeling.label(tomorrow) == ("labels/000002", 0)

@@ -15,7 +15,7 @@ import pytest
 
 from raypipe.embedded.catalog import RenderedListing, listing
 from raypipe.embedded.schema import attributes, verticals
-from raypipe.schemas import LABELS, Split
+from raypipe.schemas import PUBLISHED_LABELS, Split
 from raypipe.store.artifacts import Run
 from tests.fakes.label_studio_export import annotation, exported
 from tests.fakes.small_run import ROOT, job_environment
@@ -147,7 +147,7 @@ def test_the_page_takes_a_folder_and_a_sheet_to_labels(
             printed = run_block(block, shop, environment)
             assert "answers taken" in printed or not is_import
     labels = pq.read_table(shop / "labels.parquet")
-    assert labels.schema.names == LABELS.schema.names
+    assert labels.schema.names == PUBLISHED_LABELS.schema.names
     drawn = {entry.listing_id for entry, _ in listings()}
     assert set(labels.column("listing_id").to_pylist()) == drawn
     asked = labels.num_rows / len(drawn)

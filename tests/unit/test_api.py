@@ -15,7 +15,7 @@ from raypipe.attributes.schema import Attribute, AttributeSchema
 from raypipe.config import load
 from raypipe.embedded.schema import SCHEMA_PATH
 from raypipe.errors import InputError
-from raypipe.schemas import LABELS
+from raypipe.schemas import LABELS, PUBLISHED_LABELS
 from raypipe.store.artifacts import Run
 from raypipe.store.runs import open_run
 from raypipe.training.examples import Examples
@@ -23,7 +23,7 @@ from tests.conftest import CommitRows, Row
 from tests.fakes import partial_runs
 from tests.fakes import tiny_models as models
 from tests.fakes.catalog_files import photo
-from tests.fakes.label_rows import label
+from tests.fakes.label_rows import decide, label, rule
 from tests.fakes.training_steps import BETA, policy, step_of, trl_dpo, worst
 
 FORMAT = "<reasoning>{reason}</reasoning><answer>{answer}</answer>"
@@ -266,10 +266,16 @@ def test_labels_are_the_newest_finished_ones(begun: Run, commit_rows: CommitRows
     with pytest.raises(InputError, match="has no finished labels"):
         raypipe.read_labels("local")
     commit_rows(begun, "labels/000001/labels", LABELS, [label("a", "k1")])
-    commit_rows(begun, "labels/000002/labels", LABELS, [label("a", "k1"), label("b", "k2")])
+    rows = [label("a", "k1"), label("b", "k2") | {"confidence": 0.25}]
+    commit_rows(begun, "labels/000002/labels", LABELS, rows)
+    for number in (1, 2):
+        decide(begun, commit_rows, f"labels/00000{number}", rule(0.5))
     begun.create("labels/000003/request.json", b"{}")
-    assert raypipe.read_labels("local").schema.names == LABELS.schema.names
-    frame = raypipe.read_labels("local", ["listing_id", "value"]).to_pandas()
-    assert frame.to_dict("list") == {"listing_id": ["a", "b"], "value": ["Red", "Red"]}
+    assert raypipe.read_labels("local").schema.equals(PUBLISHED_LABELS.schema)
+    read = raypipe.read_labels("local", ["value", "listing_id", "probability"])
+    assert read.to_pylist() == [
+        {"value": "Red", "listing_id": "a", "probability": 1.0},
+        {"value": None, "listing_id": "b", "probability": 0.25},
+    ]
     with pytest.raises(InputError, match="labels have no column colour, but listing_id, "):
         raypipe.read_labels("local", ["colour"])

@@ -150,7 +150,7 @@ def test_the_page_of_an_unfinished_run_is_written(begin: Begin) -> None:
     ("content", "exit_code", "says"),
     [
         (b"{", 3, "ArtifactError: "),
-        (b'{"layout": 2, "run": {"name": "mine", "colour": "red"}}', 2, "unknown key 'run.colour'"),
+        (b'{"layout": 3, "run": {"name": "mine", "colour": "red"}}', 2, "unknown key 'run.colour'"),
     ],
 )
 def test_a_run_whose_configuration_is_not_understood_has_no_page(

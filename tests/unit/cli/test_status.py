@@ -12,9 +12,11 @@ from raypipe.cli import status
 from raypipe.cli.main import main
 from raypipe.config import load
 from raypipe.experiments.arms import plan_arms, scope_of
+from raypipe.labeling.label_versions import set_decision
 from raypipe.maintenance.status import RunStatus, inspect
 from raypipe.store.artifacts import Run
 from tests.fakes.documents import record, summary_json
+from tests.fakes.label_rows import DIGEST
 from tests.fakes.partial_runs import (
     PREPARED,
     ROUND_1,
@@ -230,7 +232,8 @@ def test_labels_evaluations_and_a_sweep_are_told_in_short(begin: Begin, finish: 
     run = begin("sweep.groups=[table4]")
     arms = [scope_of(0, arm.name) for arm in plan_arms(load(None, ["sweep.groups=[table4]"]), 0)]
     finish(run, *PREPARED, *(f"{arm}/evaluation" for arm in arms[:2]))
-    finish(run, "labels/000001/calibration", "labels/000001/labels", "labels/000002/calibration")
+    finish(run, "labels/000001/labels", f"labels/000002/decisions/{DIGEST}/calibration")
+    set_decision(run, "labels/000001", DIGEST)
     finish(run, "evaluations/gpt-0123456789ab/chains", "evaluations/catalog-0123456789ab/listings")
     run_status = inspect(run, time.time())
     told = {line.name: (line.state, line.detail) for line in run_status.others}
@@ -250,12 +253,15 @@ def test_labels_that_a_finished_generation_supersedes_are_not_next(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = begin()
-    finish(run, *STAGES, "labels/000001/calibration", "labels/000002/labels")
+    finish(run, *STAGES, f"labels/000001/decisions/{DIGEST}/calibration", "labels/000002/labels")
+    set_decision(run, "labels/000002", DIGEST)
     summarise(run)
     write_rows(run, "labels/000003/labels", "a")
     assert states(run)["labels/000001/labels"] == "superseded"
     assert inspect(run, time.time()).summary == "under way: labels/000003/labels"
     run.artifact("labels/000003/labels").attempt({}).commit()
+    assert inspect(run, time.time()).summary == "next: labels/000003/labels"
+    set_decision(run, "labels/000003", DIGEST)
     monkeypatch.setattr(status.time, "sleep", lambda _: pytest.fail("there is nothing to wait for"))
     assert main(["status", run.location, "--watch"]) == 0
     shown = capsys.readouterr().out
@@ -268,6 +274,7 @@ def test_an_older_generation_that_somebody_is_at_work_on_counts(
 ) -> None:
     run = begin()
     finish(run, *PREPARED, "labels/000002/labels")
+    set_decision(run, "labels/000002", DIGEST)
     write_rows(run, "labels/000001/labels", "a")
     assert inspect(run, time.time()).summary == "under way: labels/000001/labels"
     age(run, "labels/000001", 3600)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
+from raypipe.attributes.publishing import Calibration
 from raypipe.evaluation.confidence import (
-    Calibration,
     brier_score,
     calibration_error,
     coverage_curve,

@@ -1,4 +1,4 @@
-"""From chains to labels: value or abstention, confidence, reasoning, the seller's word."""
+"""From chains to labels: answer or abstention, confidence, reasoning, the seller's word."""
 
 import math
 from typing import Any
@@ -8,8 +8,7 @@ import pytest
 
 from raypipe.attributes.prompts import completion
 from raypipe.attributes.schema import AttributeSchema
-from raypipe.evaluation.confidence import Calibration
-from raypipe.labeling.labels import Labeler, Mode, calibrated, label_key
+from raypipe.labeling.labels import Labeler, Mode, label_key
 from raypipe.sampling.chains import AnsweredQuery, Chain
 from raypipe.schemas import LABELS
 from tests.conftest import MakeListing, Row
@@ -20,7 +19,6 @@ SHOP = AttributeSchema.from_json(
          "values": ["Red", "Blue", "Green"], "aliases": {"Crimson": "Red"}},
     ]
 )  # fmt: skip
-RISING = Calibration((0.0, 1.0), (0.0, 0.9))
 
 
 def chain(value: str, logprob: float = -4.0, tokens: int = 4, finish: str = "stop") -> Chain:
@@ -53,11 +51,38 @@ def shoe(make_listing: MakeListing) -> Row:
 def test_a_vote_becomes_a_label_with_its_counts(shoe: Row) -> None:
     chains = [chain("Red"), chain("Crimson", -1.0), chain("Blue"), chain("Plaid")]
     found = label(shoe, AnsweredQuery(None, chains), labeler())
-    assert (found["value"], found["answer"], found["reason"]) == ("Red", "Red", "published")
+    assert (found["answer"], found["reason"]) == ("Red", "answered")
     assert found["confidence"] == 0.5
-    assert found["votes"] == [{"value": "Red", "count": 2}, {"value": "Blue", "count": 1}]
+    assert [(vote["value"], vote["count"]) for vote in found["votes"]] == [("Red", 2), ("Blue", 1)]
     assert (found["num_chains"], found["num_valid"]) == (4, 3)
-    assert found["probability"] is None
+    assert found["greedy"] is None
+
+
+def test_a_value_has_the_probability_of_the_chains_that_vote_for_it(shoe: Row) -> None:
+    chains = [chain("Red", -4.0), chain("Crimson", -1.0), chain("Blue", -8.0), chain("Plaid", -0.1)]
+    votes = label(shoe, AnsweredQuery(None, chains), labeler())["votes"]
+    assert [vote["probability"] for vote in votes] == pytest.approx(
+        [math.exp(-1) + math.exp(-0.25), math.exp(-2)]
+    )
+
+
+def test_chains_without_an_answer_are_counted_by_their_reason(shoe: Row) -> None:
+    chains = [chain("Plaid"), chain("Plaid"), chain("Red", finish="length"), chain("Blue")]
+    found = label(shoe, AnsweredQuery(None, chains), labeler(num_chains=6))
+    assert found["invalid"] == [
+        {"reason": "truncated", "count": 1},
+        {"reason": "out_of_schema", "count": 2},
+        {"reason": "missing", "count": 2},
+    ]
+    assert found["num_valid"] + 5 == found["num_chains"]
+
+
+def test_a_greedy_chain_beside_a_vote_is_evidence_and_does_not_vote(shoe: Row) -> None:
+    answered = AnsweredQuery(chain("Blue", -2.0, 8), [chain("Red")] * 4)
+    found = label(shoe, answered, labeler())
+    assert (found["answer"], found["confidence"], found["num_valid"]) == ("Red", 1.0, 4)
+    probability = pytest.approx(math.exp(-0.25))
+    assert found["greedy"] == {"answer": "Blue", "reason": "ok", "probability": probability}
 
 
 def test_the_reasoning_is_the_clearest_chains_that_gives_the_answer(shoe: Row) -> None:
@@ -77,17 +102,20 @@ def test_without_a_winner_a_label_abstains_and_says_why(
     shoe: Row, chains: list[Chain], reason: str
 ) -> None:
     found = label(shoe, AnsweredQuery(None, chains), labeler())
-    assert (found["value"], found["answer"], found["reason"]) == (None, None, reason)
+    assert (found["answer"], found["reason"]) == (None, reason)
     assert (found["confidence"], found["reasoning"]) == (0.0, None)
 
 
 def test_a_greedy_label_is_as_confident_as_its_tokens(shoe: Row) -> None:
     found = label(shoe, AnsweredQuery(chain("Blue", -2.0, 8), []), labeler("greedy", 1))
-    assert found["value"] == "Blue"
+    assert found["answer"] == "Blue"
     assert found["confidence"] == pytest.approx(math.exp(-0.25))
+    assert found["greedy"]["probability"] == found["confidence"]
     assert found["num_chains"] == 1
     broken = label(shoe, AnsweredQuery(chain("Plaid"), []), labeler("greedy", 1))
-    assert (broken["value"], broken["confidence"]) == (None, 0.0)
+    assert (broken["answer"], broken["confidence"]) == (None, 0.0)
+    greedy = broken["greedy"]
+    assert (greedy["answer"], greedy["reason"]) == (None, "out_of_schema")
 
 
 @pytest.mark.parametrize(
@@ -100,43 +128,6 @@ def test_a_seller_is_contradicted_only_by_another_allowed_value(
     shoe["queries"][0]["seller_value"] = seller
     found = label(shoe, AnsweredQuery(None, [chain("Red")] * 4), labeler())
     assert (found["seller_value"], found["seller_conflict"]) == (seller, conflict)
-
-
-@pytest.mark.parametrize(
-    ("votes", "reason", "value"), [(4, "published", "Red"), (2, "below_precision", None)]
-)
-def test_a_calibrated_label_is_published_from_the_threshold_on(
-    shoe: Row, votes: int, reason: str, value: str | None
-) -> None:
-    chains = [chain("Red")] * votes + [chain("Plaid")] * (4 - votes)
-    made_by = labeler(calibration=RISING, threshold=0.8)
-    found = label(shoe, AnsweredQuery(None, chains), made_by)
-    assert (found["reason"], found["value"], found["answer"]) == (reason, value, "Red")
-    assert found["probability"] == pytest.approx(0.9 * votes / 4)
-
-
-def test_without_a_threshold_nothing_is_published_and_abstentions_keep_their_reason(
-    shoe: Row, make_listing: MakeListing
-) -> None:
-    other = make_listing("b", "pool", ["colour"])
-    made_by = labeler(calibration=RISING)
-    table = made_by(
-        [shoe, other], [[AnsweredQuery(None, [chain("Red")] * 4)], [AnsweredQuery(None, [])]]
-    )
-    assert table.column("reason").to_pylist() == ["below_precision", "no_valid_chain"]
-    assert table.column("value").null_count == 2
-    assert table.column("probability").to_pylist() == [0.9, None]
-
-
-def test_labels_are_published_anew_with_another_calibration(shoe: Row) -> None:
-    strict = labeler(calibration=RISING, threshold=1.0)(
-        [shoe], [[AnsweredQuery(None, [chain("Red")])]]
-    )
-    assert strict.column("reason").to_pylist() == ["below_precision"]
-    eased = calibrated(strict, RISING, 0.2)
-    assert eased.column("value").to_pylist() == ["Red"]
-    assert calibrated(eased, RISING, 1.0).equals(strict)
-    assert eased.schema == LABELS.schema
 
 
 def test_the_key_follows_images_questions_seller_and_law(

@@ -24,8 +24,8 @@ from raypipe.store.manifest import Commit
 from raypipe.store.runs import open_run
 from tests.conftest import CommitRows
 from tests.fakes.catalog_files import LISTINGS, CatalogFiles
+from tests.fakes.label_rows import label
 from tests.fakes.table_formats import Lake
-from tests.unit.labeling.test_label_versions import label
 
 NUMBERS = count()
 SIZES = ("num_pool=4", "num_eval=3", "num_anchor=2", "seed_per_vertical=1")
@@ -109,9 +109,9 @@ def test_an_interrupted_generation_is_finished_at_its_snapshot_before_the_next_b
     grow(lake)
     begin()
     assert "begun with" not in capsys.readouterr().out
-    for _ in range(2):
+    for overrides in ((), ("labeling.precision=0.5",)):
         grow(lake)
-        begin()
+        begin(*overrides)
         assert "labels/000001 was begun with delta" in capsys.readouterr().out
     assert begun_with(labeled_run) == ["0"]
     finish(labeled_run, "labels/000001", commit_rows)
@@ -121,7 +121,7 @@ def test_an_interrupted_generation_is_finished_at_its_snapshot_before_the_next_b
 
 @pytest.mark.parametrize(
     ("override", "pin"),
-    [("labeling.precision=0.5", ""), ("labeling.mode=greedy", ""), (None, "@1")],
+    [("labeling.constrained=true", ""), ("labeling.mode=greedy", ""), (None, "@1")],
 )
 def test_another_request_takes_the_snapshot_that_it_asks_for(
     begin: BeginLabels, lake: Lake, labeled_run: Run, override: str | None, pin: str

@@ -10,8 +10,10 @@ from raypipe.report.labels import precision_statement, write_labels_page
 from raypipe.store.artifacts import Run
 from raypipe.summaries import Quality
 from tests.conftest import CommitRows
+from tests.fakes.label_rows import DIGEST, rule
 
 SCOPE = "labels/000001"
+DECISION = f"{SCOPE}/decisions/{DIGEST}"
 POINTS = [
     {"threshold": 1.0, "coverage": 0.1, "accuracy": 1.0, "queries": 10},
     {"threshold": 0.5, "coverage": 0.6, "accuracy": 0.8, "queries": 60},
@@ -43,17 +45,15 @@ def quality(**changes: Any) -> dict[str, Any]:
 
 
 def page(run: Run, commit_rows: CommitRows, found: dict[str, Any]) -> str:
-    calibration = {
-        "knots": [], "threshold": found["threshold"], "target_precision": 0.9, "queries": 40,
-        "answered": 30, "anchor_precision": None, "anchor_coverage": 0.0,
-    }  # fmt: skip
+    calibration = rule(found["threshold"]).to_json()
     for name, values in (("quality", found), ("calibration", calibration)):
         files = {f"{name}.json": json.dumps(values).encode()}
-        commit_rows(run, f"{SCOPE}/{name}", files=files)
+        commit_rows(run, f"{DECISION}/{name}", files=files)
     write_labels_page(
         load(),
         run,
         scope=SCOPE,
+        decision=DECISION,
         policy="<script>round-1",
         taken={
             "listings": 50,

@@ -27,9 +27,9 @@ from raypipe.store.artifacts import Run
 from raypipe.training.examples import seed_targets
 from tests.conftest import CommitRows, Row
 from tests.fakes.catalog_files import CatalogFiles
+from tests.fakes.label_rows import label, rule, unanswered
 from tests.fakes.label_studio_export import Record, annotation, exported, minimal
 from tests.fakes.pickle_payloads import add_column, hostile
-from tests.unit.labeling.test_label_versions import label
 
 EMAIL = "ada@shop.example"
 
@@ -68,19 +68,20 @@ def renamed(config: Config, name: str) -> Config:
 
 @pytest.fixture
 def tasks(config: Config, commit_rows: CommitRows, tmp_path: Path) -> list[Record]:
-    """The review of a label for the color of every listing, L0 first; L9's has no answer."""
+    """The review of a label for the color of every listing, L9 first, which has no answer."""
     run = run_of(config)
     stage.run(config, run)
     rows: list[Row] = []
     for index in range(10):
-        row = label(f"L{index}", "key", "color") | {"vertical": "shoe", "seller_value": None}
-        row |= {"probability": index / 10, "reasoning": f"Photo {index} is red."}
+        row = label(f"L{index}", "key", "color")
+        row |= {"confidence": index / 10, "reasoning": f"Photo {index} is red."}
         if index == 9:
-            row |= {"answer": None, "value": None, "reason": "tie", "reasoning": None}
-        rows.append(row)
+            row = unanswered("L9", "key", "color")
+        rows.append(row | {"vertical": "shoe"})
     commit_rows(run, "labels/000001/labels", LABELS, rows)
     path = export_review(
         run.artifact("labels/000001/labels", LABELS),
+        rule(),
         run.artifact("catalog/listings", LISTINGS),
         tmp_path / "review",
         10,
@@ -136,7 +137,7 @@ def test_label_studio_accepts_the_interface_the_tasks_and_the_predictions(
             chosen = prediction["result"][0]["value"]["choices"]
             assert {"value": chosen[0]} in task["data"]["options"]
     assert sum(len(task["predictions"]) for task in tasks) == 9
-    broken = json.loads(json.dumps(tasks[0]["predictions"][0]))
+    broken = json.loads(json.dumps(tasks[1]["predictions"][0]))
     broken["result"][1]["value"] = {"text": 3}
     assert not interface.validate_prediction(broken)
 
@@ -198,7 +199,7 @@ def test_an_answer_says_where_it_comes_from_and_names_nobody(
         "review_order": "worst",
         "model_answer": "Red",
     }
-    assert (review["task_id"], review["annotation_id"], review["reviewer"]) == ("104", "2", "4")
+    assert (review["task_id"], review["annotation_id"], review["reviewer"]) == ("105", "2", "4")
     assert review["words"] == "It is blue."
     assert pq.read_table(found.file).column("split").to_pylist() == ["eval"]
     for content in files(shop, "truth").values():

@@ -17,23 +17,23 @@ from raypipe.review.tasks import CANNOT_TELL, ReviewOrder, export_review
 from raypipe.schemas import LABELS, LISTINGS
 from raypipe.store.artifacts import Run
 from tests.conftest import CommitRows, MakeListing, Row
-from tests.unit.labeling.test_label_versions import label
+from tests.fakes.label_rows import decide, label, rule, unanswered
 
 Tasks = list[dict[str, Any]]
 
 
-def labeled(listing_id: str, probability: float | None, **columns: Any) -> Row:
-    return label(listing_id, "key") | {"probability": probability} | columns
+def labeled(listing_id: str, confidence: float, **columns: Any) -> Row:
+    return label(listing_id, "key") | {"confidence": confidence} | columns
 
 
 @pytest.fixture
 def rows() -> list[Row]:
     return [
         labeled("sure", 0.99),
-        labeled("unsure", 0.4, value=None, reason="below_precision"),
+        labeled("unsure", 0.4),
         labeled("contradicted", 0.9, seller_value="Blue", seller_conflict=True),
         labeled("agreed", 0.8, seller_value="Red", seller_conflict=False),
-        labeled("mute", None, value=None, answer=None, reason="tie", votes=[], reasoning=None),
+        unanswered("mute", "key"),
     ]
 
 
@@ -48,6 +48,7 @@ def tasks_of(run: Run, commit_rows: CommitRows, make_listing: MakeListing, tmp_p
         commit_rows(run, "catalog/listings", LISTINGS, kept, per_file=2)
         path = export_review(
             run.artifact("labels/000001/labels", LABELS),
+            rule(),
             run.artifact("catalog/listings", LISTINGS),
             tmp_path / "review",
             limit,
@@ -96,6 +97,7 @@ def test_tasks_of_a_run_in_an_object_store_lie_beside_its_other_exports(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     commit_rows(remote, "labels/000001/labels", LABELS, rows)
+    decide(remote, commit_rows, "labels/000001", rule())
     commit_rows(remote, "catalog/listings", LISTINGS, [make_listing("sure", "pool", ["colour"])])
     path = export_labels(load(None, ["run.name=mine", "run.directory=s3://shop/runs"]), remote)
     assert path == Path("exports/mine/labels/000001/tasks.json")
@@ -126,6 +128,7 @@ def test_the_draw_does_not_depend_on_the_order_of_rows(
         commit_rows(run, f"labels/{number}/labels", LABELS, given, per_file=7)
         path = export_review(
             run.artifact(f"labels/{number}/labels", LABELS),
+            rule(),
             run.artifact("catalog/listings", LISTINGS),
             tmp_path / str(number),
             10,
@@ -149,7 +152,7 @@ def test_a_task_shows_the_question_the_images_and_what_was_said(
     assert data["seller"] == "The seller says: Blue"
     assert (data["votes"], data["model_reasoning"]) == ({"Red": 7}, "It is red.")
     assert data["belief"] == (
-        "The model says: Red (confidence 1.00, right with probability 0.90). Votes: Red 7."
+        "The model says: Red (confidence 0.90, right with probability 0.90). Votes: Red 7."
     )
     (prediction,) = task["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("p", 0.9)
@@ -182,9 +185,17 @@ def test_json_min_lays_answers_and_data_beside_each_other(
     assert controls.isdisjoint(task["data"])
 
 
-def test_without_a_calibration_the_score_is_the_confidence(tasks_of: Any) -> None:
-    (task,) = tasks_of([labeled("unknown", None, confidence=0.25)])
-    assert task["predictions"][0]["score"] == 0.25
+def test_a_task_has_the_probability_and_the_reason_of_the_rule(
+    run: Run, commit_rows: CommitRows, tmp_path: Path
+) -> None:
+    commit_rows(run, "labels/1/labels", LABELS, [labeled("sure", 0.9), labeled("unsure", 0.5)])
+    commit_rows(run, "catalog/listings", LISTINGS, [])
+    labels, listings = run.artifact("labels/1/labels", LABELS), run.artifact("catalog/listings")
+    halved = rule(0.4, knots=((0.0, 0.0), (1.0, 0.5)))
+    tasks = json.loads(export_review(labels, halved, listings, tmp_path, 10).read_text())
+    shown = [(task["data"]["probability"], task["data"]["reason"]) for task in tasks]
+    assert shown == [(0.25, "below_precision"), (0.45, "published")]
+    assert [task["predictions"][0]["score"] for task in tasks] == [0.25, 0.45]
 
 
 def test_predictions_fit_the_interface(tasks_of: Any, rows: list[Row], tmp_path: Path) -> None:

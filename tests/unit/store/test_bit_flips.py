@@ -31,8 +31,12 @@ PLAIN = {
         "training.jsonl": b'{"step": 1, "loss": 0.5}\n',
     },
     "sft/evaluation": {"metrics.json": json.dumps(metrics(0.75).to_json()).encode()},
-    "labels/000001/calibration": {"calibration.json": b'{"steps": [[0, 1]], "threshold": 0.5}'},
-    "labels/000001/quality": {"quality.json": b'{"precision": {"value": 0.96}}'},
+    "labels/000001/decisions/0123456789ab/calibration": {
+        "calibration.json": b'{"steps": [[0, 1]], "threshold": 0.5}'
+    },
+    "labels/000001/decisions/0123456789ab/quality": {
+        "quality.json": b'{"precision": {"value": 0.96}}'
+    },
     "sft/consensus": {"funnel.json": b'{"total": {"kept": 12}}'},
     "catalog/listings": {"attribute_schema.json": b'[{"vertical": "Shoe"}]'},
 }

@@ -22,10 +22,11 @@ from tests.fakes.documents import summary_json
 
 WHOLE = {
     "summary.json": json.dumps(summary_json()).encode(),
-    "run.json": b'{"layout": 2, "run": {"name": "local"}}',
+    "run.json": b'{"layout": 3, "run": {"name": "local"}}',
     "results.json": b'{"version": 1}',
     "tracking.json": b'{"wandb": {"id": "a", "known": []}}',
     "annotation/replies/ab/abc.json": b'{"reply": {}, "form": "json"}',
+    "labels/000001/decision.json": b'{"digest": "0123456789ab"}',
 }
 NESTED = b'{"a":' * 100_000
 BROKEN = {
@@ -108,13 +109,13 @@ def test_a_tracker_that_cannot_remember_is_left_out_with_a_reason(
 def test_a_broken_request_is_nobodys_to_resume_and_its_number_is_not_taken(
     run: Run, content: bytes
 ) -> None:
-    asked = {"recipe": "x", "precision": 0.9}
+    asked = {"recipe": "x", "listings": 1}
     assert open_label_version(run, asked).scope == "labels/000001"
-    assert open_label_version(run, asked | {"precision": 0.8}).scope == "labels/000002"
+    assert open_label_version(run, asked | {"listings": 2}).scope == "labels/000002"
     run.replace("labels/000002/request.json", content)
     assert unfinished(run, {"recipe": "x"}) is None
     assert open_label_version(run, asked).scope == "labels/000001"
-    assert open_label_version(run, asked | {"precision": 0.8}).scope == "labels/000003"
+    assert open_label_version(run, asked | {"listings": 2}).scope == "labels/000003"
     assert run.read("labels/000002/request.json") == content
 
 
