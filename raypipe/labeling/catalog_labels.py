@@ -18,6 +18,7 @@ from typing import Any
 from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.distributed import CatalogReader
 from raypipe.catalog.shards import SourceShard
+from raypipe.catalog.survey import Survey, compare, make_surveys, read_surveys, surveyed
 from raypipe.config import Config
 from raypipe.labeling.label_shards import (
     CommitShard,
@@ -27,7 +28,6 @@ from raypipe.labeling.label_shards import (
     read_dataset,
     stored_shards,
 )
-from raypipe.labeling.survey import Survey, compare, make_surveys, read_surveys, surveyed
 from raypipe.runtime import parts, stream
 from raypipe.runtime.parts import LeftToDo, PartStore
 from raypipe.runtime.tasks import run_tasks

@@ -21,8 +21,8 @@ import pyarrow.fs as pafs
 from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.distributed import CatalogReader
 from raypipe.catalog.shards import Piece, SourceShard
+from raypipe.catalog.survey import id_hashes
 from raypipe.labeling.labels import label_key
-from raypipe.labeling.survey import id_hashes
 from raypipe.runtime.parts import PART, PartStore
 from raypipe.schemas import LABELS
 from raypipe.store import parquet

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from raypipe.catalog.distributed import REFUSED, CatalogReader
 from raypipe.catalog.shards import Piece
-from raypipe.labeling.survey import id_hashes, surveyed
+from raypipe.catalog.survey import id_hashes, surveyed
 from raypipe.store.artifacts import Run
 from raypipe.store.id_hashes import among, hash_ids
 

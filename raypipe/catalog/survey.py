@@ -2,8 +2,8 @@
 
 A survey lies in two files beside each other, named by the key of its shard, and is made once:
 
-    labels/surveys/<key>.ids     sorted hashes of the ids, 16 bytes each
-    labels/surveys/<key>.json    how many listings there are of which vertical
+    surveys/<key>.ids     sorted hashes of the ids, 16 bytes each
+    surveys/<key>.json    how many listings there are of which vertical
 
 No id may be in two shards. What has changed since that was last looked at is compared with all
 others, range by range, on the cluster.
