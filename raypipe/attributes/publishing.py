@@ -122,13 +122,16 @@ def read_published(
         ArtifactError: a file is missing or corrupt.
         StorageError: the storage cannot be reached.
     """
-    wanted = None
-    if columns is not None:
-        needed = {"vertical", "attribute", "reason", "answer", rule.signal, *columns}
-        wanted = [name for name in LABELS.schema.names if name in needed]
+    wanted = None if columns is None else columns_read(columns, rule)
     for table in labels.read_files(wanted):
         made = published(table, rule)
         yield made if columns is None else made.select(list(columns))
+
+
+def columns_read(columns: Sequence[str], rule: PublishingRule) -> list[str]:
+    """The columns of LABELS from which :func:`published` makes some of PUBLISHED_LABELS."""
+    needed = {"vertical", "attribute", "reason", "answer", rule.signal, *columns}
+    return [name for name in LABELS.schema.names if name in needed]
 
 
 def _applied(labels: pa.Table, rule: PublishingRule) -> tuple[Floats, Floats]:

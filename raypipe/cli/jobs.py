@@ -138,7 +138,7 @@ def _report(config: Config) -> None:
 
 def _export(config: Config) -> None:
     from raypipe.exports.run import export_run
-    from raypipe.labeling.driver import export_labels
+    from raypipe.labeling.to_review import export_labels
     from raypipe.runtime.console import Console
     from raypipe.store.runs import begun_run
 
@@ -213,7 +213,7 @@ def _typed(words: Sequence[str]) -> str:
 def _review(
     config: Config, *, answers: str | None, role: Literal["seed", "anchor", "eval"] | None
 ) -> None:
-    from raypipe.labeling.driver import export_labels
+    from raypipe.labeling.to_review import export_labels
     from raypipe.review import console as review
     from raypipe.review.importing import import_reviews
     from raypipe.runtime.console import Console

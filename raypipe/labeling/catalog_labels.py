@@ -121,13 +121,12 @@ class CatalogLabels:
             for source, digest in zip(self.sources, images, strict=True)
         ]
 
-    def open(self, scope: str, previous: Artifact | None, *, is_plan: bool = False) -> OpenLabels:
+    def open(self, scope: str | None, previous: Artifact | None) -> OpenLabels:
         """Look how far the labels are, and gather what is known of those that are open.
 
         Args:
-            scope: of the label version.
+            scope: of the label version; None for a plan, which writes nothing but surveys.
             previous: labels of the version before.
-            is_plan: write nothing but surveys.
 
         Raises:
             InputError: an id is there twice, or a corrupt file.
@@ -146,7 +145,9 @@ class CatalogLabels:
         }
         moved = self._compared(scope, [part.counts["source"] for part in before], usable)
         work = [(shard, _candidates(shard.source.key, usable, moved)) for shard in still_open]
-        opening = OpenShard(self.store, self.reader, self.schema, self.outcome_fingerprint, is_plan)
+        opening = OpenShard(
+            self.store, self.reader, self.schema, self.outcome_fingerprint, is_plan=scope is None
+        )
         known = [item for item in work if item[1] or item[0].key in stored.begun]
         found = {one.key: one for one in run_tasks(opening, known)}
         opened = tuple((shard, found.get(shard.key, Opened(shard.key))) for shard, _ in work)
@@ -223,12 +224,12 @@ class CatalogLabels:
         return [known[name] for name in names]
 
     def _compared(
-        self, scope: str, before: Sequence[str], usable: Mapping[str, CommittedPart]
+        self, scope: str | None, before: Sequence[str], usable: Mapping[str, CommittedPart]
     ) -> Mapping[str, Sequence[str]]:
         """Compare the ids of what has changed, once for a label version; returns which shards of
         the version before hold ids of which changed one."""
         digest = hashlib.sha256("\n".join(sorted(one.key for one in self.sources)).encode())
-        document = self.run.read_json(Paths(scope).compared)
+        document = None if scope is None else self.run.read_json(Paths(scope).compared)
         if document is not None and document.get("shards") == digest.hexdigest():
             return dict(document["moved"])
         now = {source.key for source in self.sources}
@@ -240,8 +241,9 @@ class CatalogLabels:
             make_surveys(self.run, self.reader, self.sources)
             logger.info("comparing the ids of %s listings", f"{sum(s.rows for s in changed):,}")
         moved = compare(self.run, self.reader, changed, others, gone)
-        values = {"shards": digest.hexdigest(), "moved": moved}
-        self.run.replace(Paths(scope).compared, json.dumps(values).encode())
+        if scope is not None:
+            values = {"shards": digest.hexdigest(), "moved": moved}
+            self.run.replace(Paths(scope).compared, json.dumps(values).encode())
         return moved
 
 

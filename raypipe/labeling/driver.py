@@ -15,18 +15,15 @@ import json
 import time
 from collections import Counter
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 import raypipe.catalog.stage as catalog
 import raypipe.evaluation.labels as evaluation
 import raypipe.report.labels as report
 import raypipe.sampling.stage as sampling
 from raypipe.attributes.parser import PARSER_VERSION
-from raypipe.attributes.publishing import PublishingRule, read_published
 from raypipe.attributes.schema import AttributeSchema, load_attribute_schema
 from raypipe.catalog.distributed import CatalogReader, PreparedReader, SourceReader
 from raypipe.catalog.sources import Source
@@ -35,15 +32,16 @@ from raypipe.labeling.catalog_labels import CatalogLabels, OpenLabels, tell_outd
 from raypipe.labeling.console import compared, print_cost
 from raypipe.labeling.label_versions import (
     LabelVersion,
+    label_versions,
     made_for,
-    newest_published,
+    newest,
     open_label_version,
     set_decision,
 )
 from raypipe.labeling.labels import Labeler
 from raypipe.labeling.opening import open_catalog
+from raypipe.labeling.published_counts import PublishedCounts, count_published
 from raypipe.models.policies import policy
-from raypipe.review.tasks import export_review
 from raypipe.runtime import stream
 from raypipe.runtime.cluster import ray_session
 from raypipe.runtime.console import Console
@@ -54,7 +52,7 @@ from raypipe.schemas import LABELS, LISTINGS, SPLITS
 from raypipe.store.artifacts import Attempt, Run, get_or_commit
 from raypipe.store.manifest import Commit, Fingerprint, plain_fingerprint, told_versions
 from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, LABEL_SHARDS, LABELS_ROOT, Paths
-from raypipe.store.runs import exports_of, open_run
+from raypipe.store.runs import open_run
 
 TRIAL_SPLITS = frozenset({"eval", "anchor"})
 
@@ -120,8 +118,7 @@ class LabelingDriver:
 
     def plan(self) -> Cost:
         """What is left to do, from a survey of the catalog; nothing is sampled."""
-        label_version = self._label_version()
-        labels = self._catalog.open(label_version.scope, label_version.previous, is_plan=True)
+        labels = self._catalog.open(None, newest(self.run, label_versions(self.run)))
         tell_outdated(labels, self._versions, self.console.note)
         return self._expected(labels)
 
@@ -137,6 +134,10 @@ class LabelingDriver:
         planned: list[Cost] = []
         commit = self.console.run_stage(
             Paths(scope).labels, lambda: self._run_labels(label_version, planned)
+        )
+        self.console.run_stage(
+            decision.published,
+            lambda: count_published(run, label_version.labels(run), decision),
         )
         digest = decision.rpartition("/")[2]
         if set_decision(run, scope, digest) and commit.reused:
@@ -323,11 +324,7 @@ class LabelingDriver:
         )
         if planned is not None:
             print_cost(self.console, self.config, planned, took)
-        reasons: Counter[str] = Counter()
-        rule = PublishingRule.of(self.run.artifact(decision.calibration))
-        for table in read_published(label_version.labels(self.run), rule, ["reason"]):
-            for count in pc.value_counts(table.column("reason")).to_pylist():
-                reasons[count["values"]] += count["counts"]
+        reasons = Counter(PublishedCounts.of(self.run.artifact(decision.published)).reasons)
         total = reasons.total()
         rows = (
             (name.replace("_", " "), f"{count:,}", f"{count / total:.1%}")
@@ -351,22 +348,6 @@ class LabelingDriver:
                 "table": compared(planned, took, self.config) if planned else [],
             },
         )
-
-
-def export_labels(config: Config, run: Run) -> Path | None:
-    """Export the newest labels for people as Label Studio tasks, below the run's exports; None
-    without labels."""
-    found = newest_published(run)
-    if found is None:
-        return None
-    labels, rule = found
-    scope = labels.name.rpartition("/")[0]
-    own = run.artifact(Paths(scope).listings, LISTINGS)
-    listings = own if own.commit() else run.artifact(CATALOG.listings, LISTINGS)
-    target, labeling = exports_of(config, run) / scope, config.labeling
-    return export_review(
-        labels, rule, listings, target, labeling.num_reviews, labeling.review_order, config.run.seed
-    )
 
 
 def draw_of(config: Config) -> SamplingRequest:

@@ -11,12 +11,9 @@ with.
 import json
 import logging
 import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from raypipe.attributes.publishing import CurrentDecision, PublishingRule
@@ -75,8 +72,13 @@ def made_for(run: Run, recipe: str) -> str | None:
     return None
 
 
+def request_of(run: Run, scope: str) -> dict[str, Any]:
+    """What a label version was begun for; empty where it cannot be read."""
+    return _request(run, scope) or {}
+
+
 def _request(run: Run, scope: str) -> dict[str, Any] | None:
-    """What a label version was begun for; None where it cannot be read."""
+    """:func:`request_of`, but None where it cannot be read."""
     try:
         return run.read_json(Paths(scope).request)
     except ArtifactError as error:
@@ -123,33 +125,6 @@ def newest_published(run: Run) -> tuple[Artifact, PublishingRule] | None:
             rule = PublishingRule.of(run.artifact(decision.calibration))
             return run.artifact(Paths(scope).labels, LABELS), rule
     return None
-
-
-def unchanged(previous: Artifact | None, keys: pa.Table) -> pa.Array:
-    """The listings whose labels of the previous label version still hold.
-
-    Args:
-        keys: ``listing_id`` and ``label_key`` of every listing now.
-    """
-    if previous is None:
-        return pa.array([], pa.string())
-    known = pa.concat_tables(
-        table.group_by(["listing_id", "label_key"]).aggregate([])
-        for table in previous.read_files(["listing_id", "label_key"])
-    )
-    same = keys.join(known, ["listing_id", "label_key"], join_type="inner")
-    return pc.unique(same.column("listing_id"))
-
-
-def outdated(previous: Artifact, kept: pa.Array, versions: str) -> Counter[str]:
-    """Of the labels of ``kept`` listings, how many were made with which other versions."""
-    found: Counter[str] = Counter()
-    for table in previous.read_files(["listing_id", "versions"]):
-        others = pc.not_equal(table.column("versions"), versions)
-        mask = pc.and_(others, pc.is_in(table.column("listing_id"), kept))
-        for count in pc.value_counts(table.filter(mask).column("versions")).to_pylist():
-            found[count["values"]] += count["counts"]
-    return found
 
 
 def _encoded(request: Fingerprint) -> bytes:

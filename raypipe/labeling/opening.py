@@ -11,7 +11,7 @@ from raypipe.catalog.sources import LISTINGS_COLUMNS, Source
 from raypipe.catalog.tables import Tables
 from raypipe.config import Config
 from raypipe.errors import ConfigDriftError, InputError
-from raypipe.labeling.label_versions import unfinished
+from raypipe.labeling.label_versions import request_of, unfinished
 from raypipe.store.artifacts import Run
 from raypipe.store.manifest import Fingerprint
 
@@ -62,11 +62,9 @@ def _begun(run: Run, request: Fingerprint, table: Location) -> tuple[str, str] |
     return None
 
 
-def reopen_catalog(config: Config, run: Run, snapshot: str | None) -> Source | None:
-    """``labeling.listings`` as finished labels were made from it; None for the run's own listings.
-
-    Args:
-        snapshot: of a table, as the request of the labels names it.
+def reopen_catalog(config: Config, run: Run, scope: str) -> Source | None:
+    """``labeling.listings`` as the labels of a label version were made from it; None for the run's
+    own listings.
 
     Raises:
         RaypipeError: it cannot be opened.
@@ -74,6 +72,9 @@ def reopen_catalog(config: Config, run: Run, snapshot: str | None) -> Source | N
     location = config.labeling.listings
     if location is None:
         return None
-    held = {} if snapshot is None else {"listings.snapshot": snapshot}
+    table, held = parse_location(location), {}
+    match request_of(run, scope).get("listings"):
+        case [[str(snapshot), *_]] if table is not None and table.pinned_by(snapshot) is not None:
+            held = {"listings.snapshot": snapshot}
     with Tables(config, run, held) as tables:
         return tables.open(location, LISTINGS_COLUMNS, "listings")

@@ -7,17 +7,18 @@ by :mod:`raypipe.review.label_studio`.
 import base64
 import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import count
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
-from raypipe.attributes.publishing import PublishingRule, read_published
+from raypipe.attributes.publishing import PublishingRule, columns_read, published
+from raypipe.runtime.tasks import run_tasks
 from raypipe.seeds import derive
 from raypipe.storage import whole
 from raypipe.store.artifacts import Artifact
+from raypipe.store.manifest import File
 
 ReviewOrder = Literal["worst", "random"]
 TASKS, INTERFACE = "tasks.json", "interface.xml"
@@ -53,12 +54,13 @@ _VIEW = f"""<View>
 </View>
 """
 Row = dict[str, Any]
+FindListings = Callable[[Collection[str]], Mapping[str, Row]]
 
 
 def export_review(
     labels: Artifact,
     rule: PublishingRule,
-    listings: Artifact,
+    find: FindListings,
     target: Path,
     limit: int,
     order: ReviewOrder = "worst",
@@ -71,16 +73,12 @@ def export_review(
     Args:
         labels: a committed label version.
         rule: which of them are published, and how probable they are.
-        listings: what was labeled; a label whose listing is not there has no images.
+        find: finds the prepared rows of listings; a label whose listing is not found has no images.
         target: directory for ``tasks.json`` and ``interface.xml``.
         order: those that need a person most, or any of them, drawn by ``seed``.
     """
-    keys: Mapping[ReviewOrder, Callable[[Row], Any]] = {
-        "worst": urgency,
-        "random": lambda row: derive(seed, "review", row["listing_id"], row["attribute"]),
-    }
-    chosen = _first(read_published(labels, rule, _COLUMNS), limit, keys[order])
-    prepared = _listings(listings, {row["listing_id"] for row in chosen})
+    chosen = _first(labels, _First(rule, limit, order, seed))
+    prepared = find({row["listing_id"] for row in chosen})
     provenance = {"scope": labels.name.rpartition("/")[0], "review_order": order}
     tasks = [_task(row, prepared.get(row["listing_id"]), provenance) for row in chosen]
     path = target / TASKS
@@ -96,25 +94,35 @@ def urgency(row: Row) -> tuple[bool, float]:
     return (not row["seller_conflict"], -1.0 if probability is None else float(probability))
 
 
-def _first(labels: Iterable[pa.Table], limit: int, key: Callable[[Row], Any]) -> list[Row]:
-    numbers = count()
+@dataclass(frozen=True)
+class _First:
+    """The first labels of a file, with their keys, by which they sort."""
 
-    def ranked() -> Iterator[tuple[Any, int, Row]]:
-        for table in labels:
-            for row in table.to_pylist():
-                yield key(row), next(numbers), row
+    rule: PublishingRule
+    limit: int
+    order: ReviewOrder
+    seed: int
 
-    return [row for _, _, row in heapq.nsmallest(limit, ranked())]
+    def __call__(self, placed: tuple[Artifact, File]) -> list[tuple[Any, Row]]:
+        artifact, file = placed
+        columns = columns_read(_COLUMNS, self.rule)
+        table = published(artifact.rows_of(file, columns), self.rule).select(_COLUMNS)
+        keyed = ((self._key(row), row) for row in table.to_pylist())
+        return heapq.nsmallest(self.limit, keyed, key=itemgetter(0))
+
+    def _key(self, row: Row) -> Any:
+        name = (row["listing_id"], row["attribute"])
+        if self.order == "worst":
+            return (*urgency(row), *name)
+        return (derive(self.seed, "review", *name), *name)
 
 
-def _listings(listings: Artifact, wanted: set[str]) -> dict[str, Row]:
-    found: dict[str, Row] = {}
-    for table in listings.read_files(["listing_id", "images", "queries"]):
-        ids = table.column("listing_id").to_pylist()
-        places = [place for place, name in enumerate(ids) if name in wanted]
-        rows = table.take(pa.array(places, pa.int64())).to_pylist()
-        found |= {row["listing_id"]: row for row in rows}
-    return found
+def _first(labels: Artifact, first: _First) -> list[Row]:
+    """The first of all, file by file on the cluster."""
+    found: list[tuple[Any, Row]] = []
+    for some in run_tasks(first, labels.placed_files()):
+        found = heapq.nsmallest(first.limit, [*found, *some], key=itemgetter(0))
+    return [row for _, row in found]
 
 
 def _task(row: Row, listing: Row | None, provenance: Row) -> Row:

@@ -22,6 +22,7 @@ FUNNEL = "funnel.json"
 METRICS = "metrics.json"
 CALIBRATION = "calibration.json"
 QUALITY = "quality.json"
+PUBLISHED_COUNTS = "published.json"
 TRAINING_LOG = "training.jsonl"
 # Directories without artifacts.
 TRAININGS = ".training"
@@ -68,6 +69,7 @@ class Paths(str):
     calibration_run = _Part()
     calibration = _Part()
     quality = _Part()
+    published = _Part()
     labels = _Part()
     answers = _Part()
 

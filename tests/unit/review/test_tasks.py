@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from raypipe.config import load
-from raypipe.labeling.driver import export_labels
+from raypipe.labeling.to_review import export_labels
 from raypipe.review.tasks import CANNOT_TELL, ReviewOrder, export_review
 from raypipe.schemas import LABELS, LISTINGS
 from raypipe.store.artifacts import Run
