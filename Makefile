@@ -12,7 +12,7 @@ VERIFIED := --require-hashes -r
 GET_UV := $(BIN)/python -m pip install -qq --disable-pip-version-check $(VERIFIED) requirements/uv.txt
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-adapters bench-served gpu-check check-3b fix lock clean
+.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-catalog bench-adapters bench-served gpu-check check-3b fix lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make bench-dpo  the shared-prefix DPO step against TRL's: about six minutes (ARGS=\"--family qwen3-vl\")"
 	@echo "make bench-sampling  chains/s against vLLM alone, ray.data.llm and no sharing"
 	@echo "make bench-scale     a million listings through everything but the engine"
+	@echo "make bench-catalog   labels of a hundred thousand to a hundred million listings"
 	@echo "make bench-adapters  merged weights against a LoRA in the engine"
 	@echo "make bench-served    the share of an adapter's effect that is served in bfloat16 (after make round)"
 	@echo "make gpu-check  the 3B's shape on a GPU: step, TRL, sampling; two calls under five minutes each"
@@ -88,6 +89,9 @@ bench-sampling: .venv/.cpu
 
 bench-scale: .venv/.dev
 	@$(BIN)/python benchmarks/scale.py $(ARGS)
+
+bench-catalog: .venv/.dev
+	@PYTHONPATH=. $(BIN)/python benchmarks/catalog.py $(ARGS)
 
 bench-adapters: .venv/.cpu
 	@$(BIN)/python benchmarks/adapters.py $(ARGS)

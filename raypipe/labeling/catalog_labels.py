@@ -252,6 +252,8 @@ def tell_outdated(labels: OpenLabels, versions: str, note: Callable[[str], None]
     made: Counter[str] = Counter()
     for part in labels.committed:
         made.update(part.counts["versions"])
+    for _, opened in labels.opened:
+        made.update(opened.versions)
     del made[versions]
     if made:
         note(

@@ -118,7 +118,7 @@ class LabelingDriver:
 
     def plan(self) -> Cost:
         """What is left to do, from a survey of the catalog; nothing is sampled."""
-        labels = self._catalog.open(None, newest(self.run, label_versions(self.run)))
+        labels = self.catalog.open(None, newest(self.run, label_versions(self.run)))
         tell_outdated(labels, self._versions, self.console.note)
         return self._expected(labels)
 
@@ -189,14 +189,14 @@ class LabelingDriver:
         fingerprint = self._fingerprint | {"upstream.listings": _digest({"place": self._place})}
 
         def make(attempt: Attempt) -> Commit:
-            labels = self._catalog.open(label_version.scope, label_version.previous)
+            labels = self.catalog.open(label_version.scope, label_version.previous)
             tell_outdated(labels, self._versions, self.console.note)
             planned.append(self._expected(labels))
             print_cost(self.console, config, planned[0])
             pool = sampling.EnginePool(
                 config, self._start, self.policy, self._draw, self._labeler()
             )
-            return self._catalog.commit(
+            return self.catalog.commit(
                 attempt,
                 labels,
                 pool,
@@ -248,15 +248,20 @@ class LabelingDriver:
             return PreparedReader(self.run.artifact(CATALOG.listings, LISTINGS))
         return SourceReader(self._source, self.schema, self.config.catalog)
 
-    @cached_property
-    def _catalog(self) -> CatalogLabels:
-        whole = Paths(LABELS_ROOT).labels
-        store = PartStore(self.run, LABEL_SHARDS, LABELS, whole, self.policy.policy_id)
-        recipe = {
+    @property
+    def shard_recipe(self) -> dict[str, Any]:
+        """What the labels of a shard depend on beside the catalog."""
+        return {
             "fingerprint": self._outcome_fingerprint,
             **self.config.fingerprint_keys("images"),
             "schema": self.schema.to_json(),
         }
+
+    @cached_property
+    def catalog(self) -> CatalogLabels:
+        """The labels of the catalog, shard by shard."""
+        whole = Paths(LABELS_ROOT).labels
+        store = PartStore(self.run, LABEL_SHARDS, LABELS, whole, self.policy.policy_id)
         return CatalogLabels(
             self.config,
             self.run,
@@ -264,7 +269,7 @@ class LabelingDriver:
             store,
             self.schema,
             self._outcome_fingerprint,
-            _digest(recipe),
+            _digest(self.shard_recipe),
         )
 
     @cached_property
@@ -272,7 +277,7 @@ class LabelingDriver:
         """What tells whether the catalog has changed."""
         source, own = self._source, self.run.artifact(CATALOG.listings)
         place: Any = own.require_commit().digest if source is None else source.identity()
-        images = self._catalog.image_files
+        images = self.catalog.image_files
         return [*place, _digest({"images": images})] if images else place
 
     def _label_version(self) -> LabelVersion:
@@ -281,11 +286,9 @@ class LabelingDriver:
     def _request(self) -> dict[str, Any]:
         """What a label version belongs to, but for the listings."""
         return {
-            "fingerprint": self._outcome_fingerprint,
             "recipe": self._recipe,
             "made_for": self._made_for,
-            **self.config.fingerprint_keys("images"),
-            "schema": self.schema.to_json(),
+            **self.shard_recipe,
         }
 
     def _schema(self) -> AttributeSchema:

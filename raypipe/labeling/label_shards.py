@@ -10,7 +10,7 @@ labels that they had in the version before.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
@@ -81,14 +81,15 @@ def stored_shards(run: Run) -> StoredShards:
 
 @dataclass(frozen=True)
 class Opened:
-    """An open shard: how many of its listings are done, of these refused, and labeled before; and
-    the files in which their rows lie."""
+    """An open shard: how many of its listings are done, of these refused, and labeled before; the
+    files in which their rows lie; and by what versions how many labels were made before."""
 
     key: str
     done: int = 0
     refused: int = 0
     carried: int = 0
     files: tuple[str, ...] = ()
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,19 @@ class OpenShard:
         rows = pa.concat_tables([merged.rows, *old])
         merged = MergedRows(rows, merged.refused, merged.files)
         ids = merged.ids().to_pylist()
-        carried = len(kept.intersection(ids))
+        carried = pa.array(sorted(kept.intersection(ids)), pa.string())
+        before = rows.filter(pc.is_in(rows.column("listing_id"), carried))
         files: list[str] = []
         if not self.is_plan and (old or merged.files):
             written = rewrite(attempt, merged)
             files = [f"{attempt.artifact.name}/{file.entry.path}" for file in written]
         return Opened(
-            shard.key, len(ids), len(pc.unique(merged.refused.column("id"))), carried, tuple(files)
+            shard.key,
+            done=len(ids),
+            refused=len(pc.unique(merged.refused.column("id"))),
+            carried=len(carried),
+            files=tuple(files),
+            versions=_counted(before, "versions"),
         )
 
     def _label_keys(self, part: CommittedPart) -> Iterator[tuple[str, str]]:

@@ -6,8 +6,8 @@ Readers of artifacts never list a directory; this is for those who look after a 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from posixpath import dirname
 
@@ -18,6 +18,7 @@ from raypipe.store.artifacts import Run
 from raypipe.store.lease import LEASES
 from raypipe.store.manifest import COMMIT, Commit, File
 from raypipe.store.paths import (
+    COMPARED,
     DECISION,
     EXPORTS,
     LABEL_VERSION_SCOPE,
@@ -28,10 +29,12 @@ from raypipe.store.paths import (
     RUN,
     RUN_EVENTS,
     SUMMARY,
+    SURVEYS,
     TENSORBOARD,
     TRACKING,
     TRAININGS,
 )
+from raypipe.store.read_ahead import read_ahead
 
 # <artifact>/<kind>/<attempt>/<file>, as artifacts.Attempt names them.
 _ATTEMPT_FILE = re.compile(
@@ -47,7 +50,11 @@ _DOCUMENT = re.compile(
     "|".join(
         (
             *map(re.escape, (RUN, SUMMARY, RESULTS, TRACKING)),
-            *(rf"{LABEL_VERSION_SCOPE}/{re.escape(name)}" for name in (REQUEST, DECISION)),
+            *(
+                rf"{LABEL_VERSION_SCOPE}/{re.escape(name)}"
+                for name in (REQUEST, DECISION, COMPARED)
+            ),
+            rf"{SURVEYS}/[0-9a-f]+\.json",
             rf"{REPLIES}/.+\.json",
         )
     )
@@ -61,6 +68,7 @@ _NO_ARTIFACTS = (
     "wandb/",
     f"{REPLIES}/",
     f"{LEASES}/",
+    f"{SURVEYS}/",
 )
 
 
@@ -153,8 +161,12 @@ def take_inventory(run: Run) -> Inventory:
         elif _HALF_CREATED.fullmatch(stored.path):
             half_created.append(stored)
     names = sorted(files.keys() | manifests)
+    reads = (
+        (0, partial(_holding, run, name, files.get(name, []), name in manifests)) for name in names
+    )
+    holdings = {holding.name: holding for holding in read_ahead(reads)}
     return Inventory(
-        {name: _holding(run, name, files.get(name, []), name in manifests) for name in names},
+        {name: _with_parts(holding, holdings) for name, holding in holdings.items()},
         {name: tuple(found) for name, found in sorted(trainings.items())},
         {name: tuple(found) for name, found in sorted(boards.items())},
         tuple(half_created),
@@ -198,6 +210,17 @@ def _holding(run: Run, name: str, files: list[Stored], has_manifest: bool) -> Ho
     sizes = {file.path: file.size for file in stored}
     absent = [file for file in commit.files if sizes.get(f"{name}/{file.path}") != file.size]
     return Holding(name, commit, _fault(run, name, absent), stored)
+
+
+def _with_parts(holding: Holding, holdings: Mapping[str, Holding]) -> Holding:
+    """An artifact with what is wrong with the parts that it consists of."""
+    for part in holding.commit.parts if holding.commit is not None else ():
+        found = holdings.get(part.name)
+        if found is None or found.commit is None or found.commit.digest != part.digest:
+            return replace(holding, fault=f"{holding.name}: its part {part.name} is not there")
+        if found.fault is not None:
+            return replace(holding, fault=f"{holding.name}: {found.fault}")
+    return holding
 
 
 def _fault(run: Run, name: str, absent: list[File]) -> str | None:

@@ -23,6 +23,7 @@ from raypipe.store.manifest import Commit
 from raypipe.store.paths import (
     ANNOTATION_SCOPE,
     EVALUATION_SCOPE,
+    LABEL_SHARDS,
     LABEL_VERSION_SCOPE,
     SEED_SCOPE,
     Paths,
@@ -166,7 +167,19 @@ class _Inspector:
             policy = Paths.of(name)
             files += self.inventory.trainings.get(policy, ())
             files += self.inventory.boards.get(policy, ())
+        if re.fullmatch(LABEL_VERSION_SCOPE, Paths.of(name)) and name == Paths.of(name).labels:
+            return self._unfinished_labels(name)
         return self._unfinished(name, files)
+
+    def _unfinished_labels(self, name: str) -> StageLine:
+        """Of labels the shards are what is under way."""
+        shards = [
+            holding
+            for shard, holding in self.inventory.holdings.items()
+            if shard.startswith(f"{LABEL_SHARDS}/") and holding.is_open
+        ]
+        line = self._unfinished(name, [file for shard in shards for file in shard.files])
+        return replace(line, detail=f"{len(shards):,} shards are open") if shards else line
 
     def _unfinished(self, name: str, files: Sequence[Stored]) -> StageLine:
         if not files:
@@ -174,12 +187,12 @@ class _Inspector:
         age = max(0.0, self._now - max(file.modified for file in files))
         state: State = "under way" if age < RECENT_S else "interrupted"
         rows = [file for file in files if file.path.endswith(".parquet")]
-        written = [file for file in rows if f"{name}/data/" in file.path]
+        written = [file for file in rows if "/data/" in file.path]
         if len(rows) > _PATIENCE:
             return StageLine(
                 name, state, age_s=age, detail=f"{len(rows):,} files, rows not counted"
             )
-        refused = [file for file in rows if f"{name}/quarantine/" in file.path]
+        refused = [file for file in rows if "/quarantine/" in file.path]
         counted = self._rows(written), self._rows(refused) or None
         detail = f"{len(written):,} files" if written else "a training under way"
         return StageLine(name, state, *counted, age_s=age, detail=detail if files else "")

@@ -135,7 +135,7 @@ class Artifact:
 
     def paths(self, kind: FileKind = "data") -> list[str]:
         """Full paths of the committed files of one kind."""
-        return [self._path(file.path) for file in self.files(kind)]
+        return [artifact._path(file.path) for artifact, file in self.placed_files(kind)]
 
     def read(self, columns: Sequence[str] | None = None, kind: FileKind = "data") -> pa.Table:
         """All rows of the committed artifact. Raises ArtifactError on a corrupt file, StorageError

@@ -22,7 +22,6 @@ import raypipe.evaluation.stage as evaluation
 import raypipe.sampling.stage as sampling
 import raypipe.training.stage as training
 from raypipe.annotation.ledger import key_of
-from raypipe.catalog import distributed
 from raypipe.config import Config, Section, key_names, resolve
 from raypipe.config.section import Stage
 from raypipe.labeling.driver import LabelingDriver
@@ -47,6 +46,7 @@ HELD_BY = {
     "rounds.alarm_entropy_fall": "decided on every call",
     "labeling.policy": "the policy's id",
     "labeling.listings": "the listings' digests",
+    "labeling.check_image_files": "the digests of image files",
     "labeling.relabel_versions": "the versions that a label version is made for",
     "evals.policy": "the policy's id",
     "evals.listings": "the listings' digest",
@@ -120,12 +120,8 @@ def stages(config: Config, run: Run) -> Iterator[Callable[[], object]]:
     """The public function of every stage."""
     files, schema = Mock(digest=lambda name: {}), Mock(to_json=dict)
     sft = policy(run, config.model, "sft")
-    todo = distributed.SURVEY.empty_table()
     yield lambda: catalog.run(config, run)
     yield lambda: catalog.run_labeled(config, run, schema=schema, listings=files, truth=files)
-    yield lambda: distributed.run_changed(
-        config, run, scope="labels/2", source=files, schema=schema, todo=todo
-    )
     yield lambda: sampling.run(config, run, policy=sft, scope="greedy", round_index=None)
     yield lambda: sampling.run(config, run, policy=sft, scope="sampled", round_index=1)
     yield lambda: endpoint.run(config, run, scope="endpoint")
@@ -157,7 +153,9 @@ def fingerprints(config: Config, run: Run, looked_for: dict[str, Any]) -> dict[s
         "labels/calibration_run" if name.endswith("/calibration_run") else name: value
         for name, value in looked_for.items()
     }
-    return named | {"annotation/reply": key_of(config, "prompt", [b"image"])}
+    shards = LabelingDriver(config, run, Mock(run_stage=lambda name, work: work())).shard_recipe
+    reply = key_of(config, "prompt", [b"image"])
+    return named | {"labels/shards": shards, "annotation/reply": reply}
 
 
 def leaves(kind: type[Section] = Config, prefix: str = "") -> Iterator[tuple[type[Section], str]]:

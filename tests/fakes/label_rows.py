@@ -1,11 +1,13 @@
 """Rows of LABELS, and decisions on them."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from raypipe.attributes.publishing import PublishingRule
 from raypipe.labeling.label_versions import set_decision
-from raypipe.store.artifacts import Run
+from raypipe.review.tasks import FindListings
+from raypipe.store.artifacts import Artifact, Run
 from raypipe.store.paths import Paths
 from tests.conftest import CommitRows, Row
 
@@ -71,3 +73,13 @@ def decide(run: Run, commit_rows: CommitRows, scope: str, decided: PublishingRul
     calibration = Paths.of_decision(scope, DIGEST).calibration
     commit_rows(run, calibration, files={decided.FILE: content})
     set_decision(run, scope, DIGEST)
+
+
+def found_in(listings: Artifact) -> FindListings:
+    """Finds listings among the rows of an artifact."""
+
+    def find(listing_ids: Collection[str]) -> dict[str, Row]:
+        rows = listings.read(["listing_id", "images", "queries"]).to_pylist()
+        return {row["listing_id"]: row for row in rows if row["listing_id"] in listing_ids}
+
+    return find

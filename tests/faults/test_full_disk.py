@@ -33,7 +33,7 @@ from raypipe.store.artifacts import Run
 from raypipe.training.checkpoint_files import copy_whole, list_files
 from tests.conftest import CommitRows, MakeListing
 from tests.fakes.adapters import NANO, adapted_run, nano_config
-from tests.fakes.label_rows import label, rule
+from tests.fakes.label_rows import found_in, label, rule
 
 ROOM = 40_000
 SHORTAGES = ["disk", "limit"]
@@ -177,7 +177,7 @@ def test_review(
     listings = exportable.artifact("catalog/listings", LISTINGS)
 
     def write() -> object:
-        return export_review(labels, rule(), listings, target, 20)
+        return export_review(labels, rule(), found_in(listings), target, 20)
 
     assert_refused_then_made(small, write, f"{target}/tasks.json", capsys)
 

@@ -16,8 +16,9 @@ from raypipe.attributes.prompts import completion
 from raypipe.config import Config
 from raypipe.embedded.catalog import write_catalog
 from raypipe.errors import ArtifactError
-from raypipe.labeling.driver import LabelingDriver, export_labels
+from raypipe.labeling.driver import LabelingDriver
 from raypipe.labeling.label_versions import label_versions
+from raypipe.labeling.to_review import export_labels
 from raypipe.models.policies import Policy
 from raypipe.runtime.cluster import ray_session
 from raypipe.runtime.console import Console
@@ -158,7 +159,8 @@ def test_another_precision_is_a_decision_and_writes_no_label(
 
 def label_files(run: Run, scope: str) -> dict[str, int]:
     """The files of a label version's labels, and when each was written."""
-    paths = [path for path in Path(run.path(scope, "labels")).rglob("*") if path.is_file()]
+    places = (Path(run.path(place)) for place in (f"{scope}/labels", "labels/shards"))
+    paths = [path for place in places for path in place.rglob("*") if path.is_file()]
     return {str(path): path.stat().st_mtime_ns for path in paths}
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from raypipe import config as configuration
 from raypipe.attributes.schema import AttributeSchema
-from raypipe.catalog import distributed, stage
+from raypipe.catalog import stage
+from raypipe.catalog.distributed import SourceReader
 from raypipe.catalog.sources import LISTINGS_COLUMNS, Source
 from raypipe.catalog.tables import Copy, Tables
-from raypipe.config import Config, resolve
+from raypipe.config import CatalogConfig, Config, resolve
 from raypipe.errors import ConfigDriftError, InputError
 from raypipe.runtime import progress
 from raypipe.runtime.cluster import ray_session
@@ -145,10 +146,15 @@ def test_what_has_not_changed_keeps_its_key_when_the_table_moves_on(lake: Lake, 
     schema = AttributeSchema.from_json(SCHEMA)
 
     def keys() -> dict[str, str]:
-        found = distributed.survey(source := opened(lake, run), schema)
-        identities.append(source.identity())
-        columns = (found.column(name).to_pylist() for name in ("listing_id", "source_key"))
-        return dict(zip(*columns, strict=True))
+        reader = SourceReader(opened(lake, run), schema, CatalogConfig())
+        identities.append(reader.source.identity())
+        return {
+            row["listing_id"]: row["source_key"]
+            for shard in reader.shards()
+            for piece in shard.pieces
+            for table in reader.keys(piece)
+            for row in table.to_pylist()
+        }
 
     identities: list[list[list[object]]] = []
     before = keys()
@@ -157,6 +163,12 @@ def test_what_has_not_changed_keeps_its_key_when_the_table_moves_on(lake: Lake, 
     after = keys()
     assert {name for name in after if after[name] != before.get(name)} == {"L05"}
     assert identities[0] != identities[1]
+
+
+def test_a_file_of_a_table_that_has_not_changed_keeps_its_stamp(lake: Lake, run: Run) -> None:
+    before = set(opened(lake, run).stamps())
+    lake.append("listings", another("L77"))
+    assert before < set(opened(lake, run).stamps())
 
 
 @pytest.fixture

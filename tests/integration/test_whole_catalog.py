@@ -1,4 +1,4 @@
-"""A user's whole catalog as streams: the survey, and the listings that are prepared of it."""
+"""A user's whole catalog: its listings are prepared, labeled or refused, shard by shard."""
 
 import io
 import os
@@ -13,15 +13,14 @@ from PIL import Image
 
 from raypipe import config as configuration
 from raypipe.attributes.schema import AttributeSchema
-from raypipe.catalog import distributed
 from raypipe.catalog.sources import LISTINGS_COLUMNS, Source, open_source
 from raypipe.config import Config
 from raypipe.errors import InputError, QuarantineLimitError
 from raypipe.runtime.cluster import ray_session
-from raypipe.schemas import LISTINGS
+from raypipe.schemas import LABELS
 from raypipe.store.artifacts import Run
-from raypipe.store.manifest import Commit
 from tests.fakes.catalog_files import SCHEMA, photo
+from tests.fakes.labeled_catalog import LabeledCatalog
 
 pytestmark = pytest.mark.engine
 BYTES = pa.schema(
@@ -84,18 +83,20 @@ def shoe(listing_id: str, *images: object, **columns: object) -> dict[str, objec
     return {"listing_id": listing_id, "vertical": "shoe", "images": list(images), **columns}
 
 
+def labeled(run: Run, source: Source, config: Config) -> LabeledCatalog:
+    location = str(source.directory)
+    return LabeledCatalog(run, config, SHOP, location, Path(f"{location}-asked"))
+
+
 def prepare(run: Run, source: Source, config: Config) -> dict[str, str]:
-    """Prepare all listings; why each one was refused."""
-    todo = distributed.survey(source, SHOP)
-    distributed.run_changed(
-        config, run, scope="labels/000001", source=source, schema=SHOP, todo=todo
-    )
-    artifact = run.artifact("labels/000001/listings", LISTINGS)
-    refused = artifact.read(kind="quarantine").to_pylist()
-    kept = artifact.read(["listing_id"]).column("listing_id").to_pylist()
-    ids = [*kept, *(row["id"] for row in refused)]
-    assert sorted(ids) == sorted(todo.column("listing_id").to_pylist())
-    return {row["id"]: f"{row['reason']} {row['detail']}" for row in refused}
+    """Label all listings; why each one was refused."""
+    shop = labeled(run, source, config)
+    commit, _ = shop.label()
+    refused = shop.refused(commit)
+    ids = {row["listing_id"] for row in shop.rows(commit)}
+    assert ids.isdisjoint(refused)
+    assert len(ids) + len(refused) == commit.counts["listings"]
+    return refused
 
 
 def test_broken_images_refuse_their_listing_and_no_other(run: Run, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_too_many_refusals_stop_the_stage_with_their_reasons(run: Run, tmp_path:
     source = catalog(tmp_path / "shop", [*rows, shoe("good", photo(1))], BYTES)
     with pytest.raises(QuarantineLimitError, match=r"no_image \(such as 'bad-"):
         prepare(run, source, configured("catalog.max_quarantined=0.2"))
-    assert run.artifact("labels/000001/listings").commit() is None
+    assert run.artifact("labels/000001/labels").commit() is None
 
 
 def test_what_an_interrupted_call_refused_is_tried_again(run: Run, tmp_path: Path) -> None:
@@ -154,20 +155,13 @@ def test_what_an_interrupted_call_refused_is_tried_again(run: Run, tmp_path: Pat
     names = [f"{number}.png" for number in range(6)]
     rows = [shoe(name[0], name) for name in names]
     source = catalog(tmp_path / "shop", rows, NAMES)
-    todo = distributed.survey(source, SHOP)
-
-    def prepared(limit: float) -> Commit:
-        config = configured(f"catalog.max_quarantined={limit}")
-        return distributed.run_changed(
-            config, run, scope="labels/000001", source=source, schema=SHOP, todo=todo
-        )
-
+    config = configured("catalog.max_quarantined=0.2", "labeling.check_image_files=false")
     with pytest.raises(QuarantineLimitError, match="missing_file"):
-        prepared(0.2)
+        labeled(run, source, config).label()
     for number, name in enumerate(names):
         (tmp_path / "shop" / name).write_bytes(photo(number))
-    commit = prepared(0.2)
-    assert (commit.rows, commit.quarantined) == (6, 0)
+    commit, _ = labeled(run, source, config).label()
+    assert (commit.counts["listings"], commit.quarantined) == (6, 0)
 
 
 def test_hostile_image_names_cost_their_listings_alone(run: Run, tmp_path: Path) -> None:
@@ -186,40 +180,41 @@ def test_hostile_image_names_cost_their_listings_alone(run: Run, tmp_path: Path)
     assert all(said.startswith("no_image ") and len(said) < 520 for said in refused.values())
 
 
-def test_a_survey_knows_what_has_changed_without_fetching(tmp_path: Path) -> None:
+def test_an_image_file_that_changes_is_noticed_unless_nobody_is_to_look(
+    run: Run, tmp_path: Path
+) -> None:
     (tmp_path / "shop").mkdir()
     photos = [tmp_path / "shop" / name for name in ("one.png", "two.png")]
     for number, path in enumerate(photos):
         path.write_bytes(photo(number))
-    rows = [shoe("one", "one.png"), shoe("two", "two.png"), shoe("far", "https://a.example/x")]
-
-    def keys() -> dict[str, str]:
-        found = distributed.survey(catalog(tmp_path / "shop", rows, NAMES), SHOP)
-        assert found.column("queries").to_pylist() == [2, 2, 2]
-        columns = (found.column(name).to_pylist() for name in ("listing_id", "source_key"))
-        return dict(zip(*columns, strict=True))
-
-    before = keys()
+    rows = [shoe("one", "one.png"), shoe("two", "two.png")]
+    source = catalog(tmp_path / "shop", rows, NAMES)
+    _, asked = labeled(run, source, configured()).label()
+    assert len(asked) == 2
     photos[1].write_bytes(photo(9, size=(50, 50)))
-    rows[2]["images"] = ["https://a.example/y"]
-    after = keys()
-    assert {name for name in after if after[name] != before[name]} == {"two", "far"}
+    unseen = configured("labeling.check_image_files=false")
+    assert (
+        labeled(run, source, configured()).labels().shards
+        != labeled(run, source, unseen).labels().shards
+    )
+    commit, asked = labeled(run, source, configured()).label()
+    assert (len(asked), commit.counts["carried"]) == (1, 1)
 
 
-def test_ids_must_differ(tmp_path: Path) -> None:
+def test_ids_must_differ(run: Run, tmp_path: Path) -> None:
     rows = [shoe(name, photo(1)) for name in ["a", "b", "a"]]
     with pytest.raises(InputError, match=r"'a' is there twice"):
-        distributed.survey(catalog(tmp_path / "shop", rows, BYTES), SHOP)
+        labeled(run, catalog(tmp_path / "shop", rows, BYTES), configured()).label()
 
 
-def test_a_corrupt_page_is_an_input_error_that_names_the_file(tmp_path: Path) -> None:
+def test_a_corrupt_page_is_an_input_error_that_names_the_file(run: Run, tmp_path: Path) -> None:
     source = catalog(tmp_path / "shop", [shoe(f"l{n}", photo(n)) for n in range(12)], BYTES)
     path = Path(source.files[1])
     content = bytearray(path.read_bytes())
     content[60:400] = bytes(340)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"1\.parquet is truncated or corrupt"):
-        distributed.survey(source, SHOP)
+        labeled(run, source, configured()).label()
 
 
 def test_a_cut_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -243,5 +238,5 @@ def test_rows_whose_id_cannot_be_are_refused_and_the_others_prepared(
     reasons = [reason.split()[0] for reason in refused.values()]
     assert sorted(reasons) == ["bad_id"] * len(odd) + ["unknown_vertical"]
     assert max(map(len, [*refused, *refused.values()])) < 600
-    kept = run.artifact("labels/000001/listings", LISTINGS).read(["listing_id"])
-    assert sorted(kept.column("listing_id").to_pylist()) == sorted([*names, "good"])
+    labels = run.artifact("labels/000001/labels", LABELS).read(["listing_id"])
+    assert sorted(set(labels.column("listing_id").to_pylist())) == sorted([*names, "good"])

@@ -22,9 +22,9 @@ def written(path: Path, count: int, image: bytes) -> Source:
 
 def test_images_of_more_than_2_gib_in_one_row_group_are_read(tmp_path: Path):
     source = written(tmp_path / "listings.parquet", 256, bytes(9 << 20))
-    [(path, group)] = source.row_groups()
+    pieces = [piece for shard in source.shards() for piece in shard.pieces]
     count = 0
-    for table in source.read_row_group(path, group, ("listing_id", "images"), 256):
+    for table in source.read_piece(pieces[0], ("listing_id", "images"), 256):
         assert table.nbytes <= sources.MAX_TABLE_BYTES + (16 * 10 << 20)
         count += len(table)
     assert count == 256
@@ -35,8 +35,8 @@ def test_images_of_more_than_2_gib_in_one_row_group_are_read(tmp_path: Path):
 def test_every_row_is_read_once_and_in_order(tmp_path: Path, monkeypatch, rows, limit):
     monkeypatch.setattr(sources, "MAX_TABLE_BYTES", limit)
     source = written(tmp_path / "listings.parquet", 70, b"an image")
-    [(path, group)] = source.row_groups()
-    tables = list(source.read_row_group(path, group, ("listing_id", "images", "group_id"), rows))
+    pieces = [piece for shard in source.shards() for piece in shard.pieces]
+    tables = list(source.read_piece(pieces[0], ("listing_id", "images", "group_id"), rows))
     assert max(map(len, tables)) <= rows
     found = [name for table in tables for name in table.column("listing_id").to_pylist()]
     assert found == [f"L{number:04}" for number in range(70)]

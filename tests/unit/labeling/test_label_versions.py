@@ -1,6 +1,5 @@
 """Which label version a request belongs to, and what it takes over."""
 
-import pyarrow as pa
 import pytest
 
 from raypipe.errors import ArtifactError
@@ -9,7 +8,6 @@ from raypipe.labeling.label_versions import (
     newest_published,
     open_label_version,
     set_decision,
-    unchanged,
 )
 from raypipe.schemas import LABELS
 from raypipe.store.artifacts import Run
@@ -52,14 +50,6 @@ def test_other_directories_are_no_generations(run: Run) -> None:
     run.create("labels/0a1b2c3d4e5f/calibration_run/x", b"")
     assert label_versions(run) == []
     assert open_label_version(run, REQUEST).scope == "labels/000001"
-
-
-def test_unchanged_are_the_listings_with_the_same_key(run: Run, commit_rows: CommitRows) -> None:
-    finish(run, "labels/000001", commit_rows)
-    previous = run.artifact("labels/000001/labels", LABELS)
-    keys = pa.table({"listing_id": ["a", "b", "c"], "label_key": ["k1", "other", "k3"]})
-    assert unchanged(previous, keys).to_pylist() == ["a"]
-    assert unchanged(None, keys).to_pylist() == []
 
 
 def test_labels_are_published_by_the_current_decision_of_the_newest_version_that_has_one(

@@ -27,7 +27,7 @@ from raypipe.store.artifacts import Run
 from raypipe.training.examples import seed_targets
 from tests.conftest import CommitRows, Row
 from tests.fakes.catalog_files import CatalogFiles
-from tests.fakes.label_rows import label, rule, unanswered
+from tests.fakes.label_rows import found_in, label, rule, unanswered
 from tests.fakes.label_studio_export import Record, annotation, exported, minimal
 from tests.fakes.pickle_payloads import add_column, hostile
 
@@ -82,7 +82,7 @@ def tasks(config: Config, commit_rows: CommitRows, tmp_path: Path) -> list[Recor
     path = export_review(
         run.artifact("labels/000001/labels", LABELS),
         rule(),
-        run.artifact("catalog/listings", LISTINGS),
+        found_in(run.artifact("catalog/listings", LISTINGS)),
         tmp_path / "review",
         10,
     )

@@ -17,7 +17,7 @@ from raypipe.review.tasks import CANNOT_TELL, ReviewOrder, export_review
 from raypipe.schemas import LABELS, LISTINGS
 from raypipe.store.artifacts import Run
 from tests.conftest import CommitRows, MakeListing, Row
-from tests.fakes.label_rows import decide, label, rule, unanswered
+from tests.fakes.label_rows import decide, found_in, label, rule, unanswered
 
 Tasks = list[dict[str, Any]]
 
@@ -49,7 +49,7 @@ def tasks_of(run: Run, commit_rows: CommitRows, make_listing: MakeListing, tmp_p
         path = export_review(
             run.artifact("labels/000001/labels", LABELS),
             rule(),
-            run.artifact("catalog/listings", LISTINGS),
+            found_in(run.artifact("catalog/listings", LISTINGS)),
             tmp_path / "review",
             limit,
             order,
@@ -129,7 +129,7 @@ def test_the_draw_does_not_depend_on_the_order_of_rows(
         path = export_review(
             run.artifact(f"labels/{number}/labels", LABELS),
             rule(),
-            run.artifact("catalog/listings", LISTINGS),
+            found_in(run.artifact("catalog/listings", LISTINGS)),
             tmp_path / str(number),
             10,
             "random",
@@ -192,7 +192,7 @@ def test_a_task_has_the_probability_and_the_reason_of_the_rule(
     commit_rows(run, "catalog/listings", LISTINGS, [])
     labels, listings = run.artifact("labels/1/labels", LABELS), run.artifact("catalog/listings")
     halved = rule(0.4, knots=((0.0, 0.0), (1.0, 0.5)))
-    tasks = json.loads(export_review(labels, halved, listings, tmp_path, 10).read_text())
+    tasks = json.loads(export_review(labels, halved, found_in(listings), tmp_path, 10).read_text())
     shown = [(task["data"]["probability"], task["data"]["reason"]) for task in tasks]
     assert shown == [(0.25, "below_precision"), (0.45, "published")]
     assert [task["predictions"][0]["score"] for task in tasks] == [0.25, 0.45]
