@@ -50,7 +50,7 @@ ROWS = _rows_schema()
 
 
 class CatalogReader(Protocol):
-    """Reads a catalog; pickled into tasks."""
+    """Reads a catalog; goes with tasks to other nodes."""
 
     def shards(self) -> list[SourceShard]:
         """In the order of the files."""

@@ -47,7 +47,7 @@ _FILES_PER_TASK = 256
 
 
 @dataclass(frozen=True)
-class Survey:
+class ShardSurvey:
     """Of one shard: how many listings it has of every vertical."""
 
     listings: int
@@ -76,7 +76,7 @@ def make_surveys(run: Run, reader: CatalogReader, shards: Sequence[SourceShard])
             done += 1
 
 
-def read_surveys(run: Run, keys: Sequence[str]) -> dict[str, Survey]:
+def read_surveys(run: Run, keys: Sequence[str]) -> dict[str, ShardSurvey]:
     """The surveys of shards, by key. Raises ArtifactError for one that is missing or corrupt."""
     reads = [(0, partial(_read_survey, run, key)) for key in keys]
     return dict(zip(keys, read_ahead(reads), strict=True))
@@ -219,9 +219,9 @@ def _survey(run: Run, reader: CatalogReader, shard: SourceShard) -> None:
     run.replace(f"{SURVEYS}/{shard.key}.json", json.dumps(values, sort_keys=True).encode())
 
 
-def _read_survey(run: Run, key: str) -> Survey:
+def _read_survey(run: Run, key: str) -> ShardSurvey:
     values = _read_document(run, key)
-    return Survey(values["listings"], values["verticals"])
+    return ShardSurvey(values["listings"], values["verticals"])
 
 
 def _read_document(run: Run, key: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.distributed import CatalogReader
 from raypipe.catalog.shards import SourceShard
-from raypipe.catalog.survey import Survey, compare, make_surveys, read_surveys, surveyed
+from raypipe.catalog.survey import ShardSurvey, compare, make_surveys, read_surveys, surveyed
 from raypipe.config import Config
 from raypipe.labeling.label_shards import (
     CommitShard,
@@ -52,7 +52,7 @@ class OpenLabels:
 
     committed: tuple[CommittedPart, ...]
     opened: tuple[tuple[LabelShard, Opened], ...]
-    surveys: Mapping[str, Survey]
+    surveys: Mapping[str, ShardSurvey]
 
     @property
     def left(self) -> LeftToDo:

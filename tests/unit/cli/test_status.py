@@ -256,9 +256,19 @@ def test_labels_that_a_finished_generation_supersedes_are_not_next(
     finish(run, *STAGES, f"labels/000001/decisions/{DIGEST}/calibration", "labels/000002/labels")
     set_decision(run, "labels/000002", DIGEST)
     summarise(run)
-    write_rows(run, "labels/000003/labels", "a")
     assert states(run)["labels/000001/labels"] == "superseded"
-    assert inspect(run, time.time()).summary == "under way: labels/000003/labels"
+    finish(run, f"labels/000003/decisions/{DIGEST}/calibration")
+    write_rows(run, "labels/shards/0a1b", "a")
+    line = {line.name: line for line in inspect(run, time.time()).others}["labels/000003/labels"]
+    assert (line.state, line.detail) == ("under way", "1 shards are open")
+    assert inspect(run, time.time()).summary == "under way: labels/000001/labels"
+    age(run, "labels/shards", 3600)
+    assert (
+        inspect(run, time.time()).summary
+        == "next: labels/000003/labels, where the same command goes on"
+    )
+    age(run, "labels/shards", 0)
+    run.artifact("labels/shards/0a1b").attempt({}).commit()
     run.artifact("labels/000003/labels").attempt({}).commit()
     assert inspect(run, time.time()).summary == "next: labels/000003/labels"
     set_decision(run, "labels/000003", DIGEST)
@@ -275,9 +285,10 @@ def test_an_older_generation_that_somebody_is_at_work_on_counts(
     run = begin()
     finish(run, *PREPARED, "labels/000002/labels")
     set_decision(run, "labels/000002", DIGEST)
-    write_rows(run, "labels/000001/labels", "a")
+    finish(run, f"labels/000001/decisions/{DIGEST}/calibration")
+    write_rows(run, "labels/shards/0a1b", "a")
     assert inspect(run, time.time()).summary == "under way: labels/000001/labels"
-    age(run, "labels/000001", 3600)
+    age(run, "labels/shards", 3600)
     assert inspect(run, time.time()).is_done
 
 

@@ -190,7 +190,10 @@ def test_a_task_has_the_probability_and_the_reason_of_the_rule(
 ) -> None:
     commit_rows(run, "labels/1/labels", LABELS, [labeled("sure", 0.9), labeled("unsure", 0.5)])
     commit_rows(run, "catalog/listings", LISTINGS, [])
-    labels, listings = run.artifact("labels/1/labels", LABELS), run.artifact("catalog/listings")
+    labels, listings = (
+        run.artifact("labels/1/labels", LABELS),
+        run.artifact("catalog/listings", LISTINGS),
+    )
     halved = rule(0.4, knots=((0.0, 0.0), (1.0, 0.5)))
     tasks = json.loads(export_review(labels, halved, found_in(listings), tmp_path, 10).read_text())
     shown = [(task["data"]["probability"], task["data"]["reason"]) for task in tasks]
