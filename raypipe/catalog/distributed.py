@@ -42,7 +42,7 @@ def _rows_schema() -> pa.Schema:
     """Prepared listings and, with nothing but an id, refused ones."""
     kept = [*_PREPARED, "source_key"]
     fields = [LISTINGS.schema.field(name).with_nullable(True) for name in kept]
-    refusal = pa.struct(list(QUARANTINE.schema))
+    refusal = pa.struct([(name, pa.string()) for name in QUARANTINE.schema.names])
     return pa.schema([*fields, (REFUSED, refusal), ("images_skipped", pa.int32())])
 
 
@@ -157,10 +157,14 @@ class PreparedReader:
         yield self._rows(piece, _PREPARED)
 
     def prepare(self, block: pa.Table) -> pa.Table:
-        absent = [field for field in ROWS if field.name not in block.column_names]
-        for field in absent:
-            block = block.append_column(field, pa.nulls(len(block), field.type))
-        return block.select(ROWS.names).cast(ROWS)
+        held = set(block.column_names)
+        columns = [
+            block.column(field.name).cast(field.type)
+            if field.name in held
+            else pa.nulls(len(block), field.type)
+            for field in ROWS
+        ]
+        return pa.table(columns, schema=ROWS)
 
     def has_image_files(self) -> bool:
         return False
