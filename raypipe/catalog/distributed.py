@@ -109,8 +109,9 @@ class SourceReader:
                     (refusal,) = quarantine_rows([listing])
                     rows.append({"listing_id": row["listing_id"], REFUSED: refusal} | skipped)
                 else:
-                    key = {"split": "pool", "source_key": self._source_key(row)}
-                    rows.append(listing.to_row() | key | skipped)
+                    key = source_key(self._image_identities(row), listing.queries)
+                    own = {"split": "pool", "source_key": key}
+                    rows.append(listing.to_row() | own | skipped)
         return pa.Table.from_pylist(rows, schema=ROWS)
 
     def has_image_files(self) -> bool:
@@ -123,14 +124,16 @@ class SourceReader:
         known = row["vertical"] in self.schema.verticals
         attributes = self.schema.attributes(row["vertical"]) if known else ()
         queries = queries_of(attributes, seller_values(row["seller_values"]))
+        return source_key(self._image_identities(row), queries)
+
+    def _image_identities(self, row: dict[str, Any]) -> list[str]:
         source = self.source
-        images = image_identities(
+        return image_identities(
             (row["images"] or ())[:MAX_LOOKED_AT],
             source.filesystem,
             source.directory,
             source.image_roots,
         )
-        return source_key(images, queries)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from raypipe.attributes.prompts import Question, user_prompt
 from raypipe.attributes.schema import Attribute
@@ -29,7 +30,7 @@ def queries_of(
     return tuple(
         Query(
             attribute=attribute.name,
-            prompt=user_prompt(
+            prompt=_prompt(
                 Question(
                     attribute.vertical, attribute.name, attribute.description, attribute.values
                 )
@@ -39,3 +40,9 @@ def queries_of(
         )
         for attribute in attributes
     )
+
+
+@lru_cache(maxsize=4096)
+def _prompt(question: Question) -> str:
+    """All listings of a vertical are asked the same."""
+    return user_prompt(question)

@@ -95,9 +95,9 @@ class PartStore:
     def _store(self, part: str, rows: pa.Table, refused: list[dict[str, object]]) -> None:
         attempt = self.attempt(part)
         if len(rows):
-            attempt.store(rows)
+            attempt.store_piece(rows)
         if refused:
-            attempt.store(QUARANTINE.from_rows(refused), "quarantine")
+            attempt.store_piece(QUARANTINE.from_rows(refused), "quarantine")
 
 
 @dataclass(frozen=True)

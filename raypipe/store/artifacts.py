@@ -38,6 +38,7 @@ from raypipe.store.data_files import (
     each_id_once,
     inspect,
     make_directory,
+    write_piece,
     write_rows,
 )
 from raypipe.store.digest import MODULUS
@@ -292,6 +293,11 @@ class Attempt:
         run, root = self.artifact.run, self.artifact._path()
         directory = self.artifact._path(kind, self.name)
         return write_rows(table, self._contract(kind), kind, run.filesystem, root, directory)
+
+    def store_piece(self, table: pa.Table, kind: RowKind = "data") -> None:
+        """:meth:`store` rows that are merged with others before they are committed."""
+        rows = self._contract(kind).conform(table)
+        write_piece(rows, self.artifact.run.filesystem, self.artifact._path(kind, self.name))
 
     def write(self, table: pa.Table, kind: RowKind = "data") -> None:
         """:meth:`store`, and remember the file for :meth:`commit`."""

@@ -104,6 +104,15 @@ def write_rows(
         StorageError: the file cannot be written, for instance because the disk is full.
     """
     rows = contract.conform(table)
+    path, content, sha256 = write_piece(rows, filesystem, directory)
+    return _describe(rows, contract, content, sha256, kind, root, path)
+
+
+def write_piece(
+    rows: pa.Table, filesystem: pafs.FileSystem, directory: str
+) -> tuple[str, pa.Buffer, str]:
+    """Write rows that conform to their contract as :func:`write_rows` does; returns the path, the
+    content and its sha256."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, write_page_checksum=True, compression="zstd")
     content = sink.getvalue()
@@ -116,7 +125,7 @@ def write_rows(
     ):
         stream.write(content)
     _make_durable(filesystem, path)
-    return _describe(rows, contract, content, sha256, kind, root, path)
+    return path, content, sha256
 
 
 def make_directory(filesystem: pafs.FileSystem, path: str) -> None:
