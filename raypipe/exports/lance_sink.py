@@ -84,11 +84,14 @@ class LanceSink:
             self._keep(held | taken)
 
     def _keep(self, marks: frozenset[str]) -> None:
-        """Have the table name the record of these marks."""
+        """Have the table name the record of these marks, in place of the one that was opened."""
+        named = None if self._number is None else _hexadecimal(self._number)
+        if self._table.config().get(PROPERTY) != named:
+            raise SinkConflictError(f"{self._location} was changed by another labeling")
         if marks == self._held:
             return
         number = self._records.write(marks)
-        self._table.update_config({PROPERTY: f"{number:016x}"})
+        self._table.update_config({PROPERTY: _hexadecimal(number)})
         if self._number != number:
             self._records.remove(self._number)
         self._number, self._held = number, marks
@@ -104,3 +107,7 @@ class LanceSink:
                 raise SinkConflictError(
                     f"{self._location} was changed by another writer: {first_line(error)}"
                 ) from error
+
+
+def _hexadecimal(number: int) -> str:
+    return f"{number:016x}"

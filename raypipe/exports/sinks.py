@@ -44,8 +44,8 @@ class SinkPart:
 
 @dataclass(frozen=True)
 class SinkResult:
-    """What a call wrote. Skipped are the parts that the sink holds already, and in a table those that
-    have no rows."""
+    """What a call wrote. Skipped parts are those that the sink holds already and, of a table, those
+    without rows."""
 
     location: str
     parts_written: int

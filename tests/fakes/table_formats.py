@@ -114,6 +114,22 @@ class Lake:
             producer.append_data_file(deletes)
             producer.commit()
 
+    def read(self, name: str) -> pa.Table:
+        """All rows, in any order; of a directory of Parquet files those of its manifest."""
+        place = self.directory / name
+        if self.kind == "delta":
+            from deltalake import DeltaTable
+
+            return DeltaTable(str(place)).to_pyarrow_table()
+        if self.kind == "lance":
+            import lance
+
+            return lance.dataset(str(place)).to_table()
+        if self.kind == "iceberg":
+            return self._iceberg(name).scan().to_arrow()
+        files = json.loads((place / "_raypipe.json").read_text())["files"]
+        return pa.concat_tables([pq.read_table(place / file["file"]) for file in files])
+
     def data_files(self, name: str) -> list[Path]:
         """The files that hold the rows."""
         place = self.directory / ("warehouse/shop" if self.kind == "iceberg" else ".") / name
