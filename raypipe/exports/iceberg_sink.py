@@ -5,6 +5,7 @@ that the rows do not have. Here the rows of the batch's listings are read, merge
 overwritten.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from raypipe.config.sinks import SinkLocation
 from raypipe.errors import SinkConflictError
 from raypipe.exports.sink_records import IcebergRecords
 from raypipe.exports.sink_table import KEY, refuse_other_columns, table_errors
+from raypipe.store import parquet
 
 PROPERTY = "raypipe.parts"
 """Of the table, so that it outlives its snapshots."""
@@ -33,6 +35,7 @@ class IcebergSink:
         self._number: int | None = None
 
     def open(self) -> frozenset[str]:
+        parquet.refuse_unpickling(os.environ)  # rows of the table's files are read
         with table_errors(self._location):
             catalog = load_iceberg_catalog(str(self._location), self._properties)
             from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError

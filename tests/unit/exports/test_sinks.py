@@ -19,6 +19,7 @@ from raypipe.errors import ArtifactError, ConfigError, InputError, SinkConflictE
 from raypipe.exports import sinks
 from raypipe.exports.sinks import SinkPart, SinkResult, upsert, write_sink
 from raypipe.schemas import LABELS
+from tests.conftest import Row
 from tests.fakes.label_rows import label
 from tests.fakes.sink_parts import Values, label_table, part, parts_of, values_of, watched
 from tests.fakes.table_formats import FORMATS, Lake
@@ -72,7 +73,7 @@ def changed(place: int, value: str | None = "Blue") -> list[Any]:
 
 
 def test_a_sink_is_created_and_every_column_comes_back(lake: Lake) -> None:
-    abstained = {
+    abstained: Row = {
         "value": None, "answer": None, "probability": None, "reasoning": None, "votes": [],
         "confidence": 0.0, "num_valid": 0, "reason": "tied",
     }  # fmt: skip
@@ -437,17 +438,22 @@ VIEW = st.dictionaries(KEY, st.sampled_from(["Red", "Blue", None]), max_size=8)
 
 
 @st.composite
+def sharded(draw: st.DrawFn) -> list[Any]:
+    """A view in three shards."""
+    shards: list[Any] = [{}, {}, {}]
+    for key, value in draw(VIEW).items():
+        shards[draw(st.integers(0, 2))][key] = value
+    return shards
+
+
+@st.composite
 def calls(draw: st.DrawFn) -> list[tuple[list[Any], bool, int | None]]:
-    """Views in shards, each with how its parts are named and after how many reads it is cut."""
-    made = []
-    for _ in range(draw(st.integers(1, 4))):
-        view = draw(VIEW)
-        places = {key: draw(st.integers(0, 2)) for key in view}
-        shards: list[Any] = [{}, {}, {}]
-        for key, value in view.items():
-            shards[places[key]][key] = value
-        made.append((shards, draw(st.booleans()), draw(st.none() | st.integers(0, 2))))
-    return made
+    """Views, each with how its parts are named and after how many reads it is cut. They are few, so
+    that one comes back after another."""
+    views = draw(st.lists(sharded(), min_size=2, max_size=3))
+    by_content = draw(st.booleans())
+    numbers = draw(st.lists(st.integers(0, len(views) - 1), min_size=1, max_size=5))
+    return [(views[it], by_content, draw(st.none() | st.integers(0, 2))) for it in numbers]
 
 
 @pytest.mark.parametrize("kind", ALL)
