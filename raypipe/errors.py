@@ -15,6 +15,7 @@
     ├── EngineDiedError          exit 4   engines died one after the other
     ├── EndpointError            exit 4   a server that answers for money is out of reach or broken
     └── StorageError             exit 4   a file cannot be written: disk full, storage out of reach
+        └── SinkConflictError    exit 4   other writers change a sink's table again and again
 
 A bad row is data, never one of these: it is refused with a :class:`Reason`.
 """
@@ -107,6 +108,10 @@ class StorageDeniedError(StorageError):
     """Another try would be refused too."""
 
     exit_code = EXIT_CONFIG
+
+
+class SinkConflictError(StorageError):
+    """Another writer was first; nothing was written."""
 
 
 class Reason(str):

@@ -5,6 +5,7 @@ deletion files are applied by those readers, Delta's deletion vectors are refuse
 """
 
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -183,19 +184,16 @@ def _lance(location: Location) -> Snapshot:
 
 
 def _iceberg(location: Location, properties: Mapping[str, str]) -> Snapshot:
-    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, NotInstalledError
+    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
+    properties = _with_store(properties)
     try:
-        table = _load(location.place, properties)
+        table = load_iceberg_catalog(str(location), properties).load_table(location.place)
     except (NoSuchTableError, NoSuchNamespaceError) as error:
-        raise InputError(f"there is no {location}: {_first_line(error)}") from error
-    except (ImportError, NotInstalledError) as error:
-        raise ImportError(str(error)) from error
-    except ValueError as error:
-        raise ConfigError(
-            f"catalog.iceberg names no catalog to find {location} in: {_first_line(error)}"
-        ) from error
+        raise InputError(f"there is no {location}: {first_line(error)}") from error
+    except (RaypipeError, ImportError):
+        raise
     except Exception as error:  # every kind of catalog has a client with errors of its own
         raise _unopened(location, error) from error
     current = table.current_snapshot()
@@ -217,11 +215,45 @@ def _iceberg(location: Location, properties: Mapping[str, str]) -> Snapshot:
     return Snapshot(location, version, "", schema, read)
 
 
-def _load(place: str, properties: Mapping[str, str]) -> Any:
-    from pyiceberg.catalog import load_catalog
+def load_iceberg_catalog(table: str, properties: Mapping[str, str]) -> Any:
+    """pyiceberg's catalog of these properties (``catalog.iceberg``).
 
-    others = {key: value for key, value in properties.items() if key != "name"}
-    return load_catalog(properties.get("name", "default"), **others).load_table(place)
+    Args:
+        table: what is looked for in it, for messages.
+
+    Raises:
+        ConfigError: the properties name no catalog.
+        ImportError: a package is missing.
+        Exception: what the catalog's client raises when it is out of reach.
+    """
+    from pyiceberg.catalog import load_catalog
+    from pyiceberg.exceptions import NotInstalledError
+
+    found = _with_store(properties)
+    name = found.pop("name", "default")
+    try:
+        return load_catalog(name, **found)
+    except NotInstalledError as error:
+        raise ImportError(str(error)) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"catalog.iceberg names no catalog to find {table} in: {first_line(error)}"
+        ) from error
+
+
+def _with_store(properties: Mapping[str, str]) -> dict[str, str]:
+    """Properties with the S3 server and region of the variables that the run itself needs, where
+    neither they nor pyiceberg's own configuration name one."""
+    from pyiceberg.utils.config import Config as Pyiceberg
+
+    own = Pyiceberg().get_catalog_config(properties.get("name", "default")) or {}
+    store = {"s3.endpoint": "AWS_ENDPOINT_URL", "s3.region": "AWS_REGION"}
+    found = {
+        key: os.environ[variable]
+        for key, variable in store.items()
+        if key not in own and variable in os.environ
+    }
+    return {**found, **properties}
 
 
 def _absolute(place: str) -> str:
@@ -229,11 +261,11 @@ def _absolute(place: str) -> str:
 
 
 def _unopened(location: Location, error: Exception) -> RaypipeError:
-    unknown = InputError(f"cannot open {location}: {_first_line(error)}")
+    unknown = InputError(f"cannot open {location}: {first_line(error)}")
     return storage.unreadable(str(location), error, unknown)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What a library says, without the lines of its own source that Rust adds."""
     line = (str(error).splitlines() or [""])[0]
     return re.sub(r", \S+\.rs:\d+.*", "", line) or type(error).__name__

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from raypipe.config.section import RESOURCE, UPSTREAM, Section, changes
+from raypipe.config.sinks import parse_sink
+from raypipe.errors import ConfigError
 
 SweepGroup = Literal["claims", "table4", "table5", "table6", "rounds", "control", "option"]
 SWEEP_GROUPS: tuple[SweepGroup, ...] = get_args(SweepGroup)
@@ -41,6 +43,19 @@ class LabelingConfig(Section):
     relabel_versions: bool = Field(False, json_schema_extra=UPSTREAM)
     """Label everything again that was labeled before raypipe, vLLM, transformers or torch got the
     versions that are installed now. Otherwise such labels are kept, and cost nothing."""
+    sink: str | None = Field(None, json_schema_extra=RESOURCE)
+    """Table that the published labels are upserted into, a row per listing_id and attribute:
+    delta:<path or uri>, lance:<path or uri> or iceberg:<namespace>.<table> (catalog.iceberg names
+    its catalog); or a directory for them as Parquet files, parquet:<directory or uri>. None leaves
+    the labels in the run."""
+
+    @field_validator("sink")
+    @classmethod
+    def _a_sink(cls, sink: str | None) -> str | None:
+        try:
+            return None if sink is None else str(parse_sink(sink))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 class SweepConfig(Section):

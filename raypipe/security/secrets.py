@@ -39,7 +39,7 @@ _ADDRESS = re.compile(
 # Where what stands before '@' is no credential but a container, or a user without a password.
 _NAMED_PLACES = re.compile(r"(abfss?|wasbs?|hdfs|viewfs|ssh|git\+ssh):", re.IGNORECASE)
 _BARE_USER = re.compile(r"(?<![\w/:])[^\s/:@'\"=,]+:[^\s@'\"]+@[\w\[]")
-_TABLE = re.compile(r"^(delta|lance|iceberg):")
+_TABLE = re.compile(r"^(delta|lance|iceberg|parquet):")
 _PARAMETER = re.compile(
     r"(?<![\w.%-])(?:(?![A-Za-z])[\w.%-])*+(?P<name>[A-Za-z][\w.%-]*+)"
     r"(=[\"']?|[\"']\s*:\s*b?[\"'])(?=[^\s&;,'\"<>)\]}…*])"

@@ -1,11 +1,15 @@
 """The shop's tables in every format that a catalog may be in."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from raypipe.catalog.snapshots import load_iceberg_catalog
+from raypipe.store.run_directory import RunDirectory
 
 _POSITION_DELETES = pa.schema(
     [
@@ -25,11 +29,17 @@ FORMATS = ("delta", "iceberg", "lance")
 
 
 class Lake:
-    """Writes rows as tables of one format, and names them as a configuration does."""
+    """Writes rows as tables of one format, and names them as a configuration does.
 
-    def __init__(self, kind: str, directory: Path) -> None:
+    Args:
+        store: address of an object store where the tables are; empty for the directory, in which
+            Iceberg's catalog is in both cases.
+    """
+
+    def __init__(self, kind: str, directory: Path, store: str = "") -> None:
         self.kind = kind
         self.directory = directory
+        self.store = store
         directory.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -40,12 +50,16 @@ class Lake:
         return {
             "type": "sql",
             "uri": f"sqlite:///{self.directory}/catalog.db",
-            "warehouse": f"file://{self.directory}/warehouse",
+            "warehouse": self.store or f"file://{self.directory}/warehouse",
         }
 
     def location(self, name: str) -> str:
-        place = f"shop.{name}" if self.kind == "iceberg" else str(self.directory / name)
-        return f"{self.kind}:{place}"
+        return f"{self.kind}:{self._place(name)}"
+
+    def _place(self, name: str) -> str:
+        if self.kind == "iceberg":
+            return f"shop.{name}"
+        return f"{self.store}/{name}" if self.store else str(self.directory / name)
 
     def append(self, name: str, rows: pa.Table) -> int:
         """Add rows, and make the table if there is none; the snapshot."""
@@ -114,6 +128,32 @@ class Lake:
             producer.append_data_file(deletes)
             producer.commit()
 
+    def read(self, name: str) -> pa.Table:
+        """All rows, in any order; of a directory of Parquet files those of its manifest."""
+        place = self._place(name)
+        if self.kind == "delta":
+            from deltalake import DeltaTable
+
+            return DeltaTable(place).to_pyarrow_table()
+        if self.kind == "lance":
+            import lance
+
+            return lance.dataset(place).to_table()
+        if self.kind == "iceberg":
+            return self._iceberg(name).scan().to_arrow()
+        directory = RunDirectory(place)
+        manifest = directory.read_json("_raypipe.json")
+        assert manifest is not None
+        contents = [directory.read(file["file"]) for file in manifest["files"]]
+        return pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in contents])
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a table."""
+        with suppress(Exception):  # each library's own
+            self.read(name)
+            return True
+        return False
+
     def data_files(self, name: str) -> list[Path]:
         """The files that hold the rows."""
         place = self.directory / ("warehouse/shop" if self.kind == "iceberg" else ".") / name
@@ -121,9 +161,7 @@ class Lake:
         return [path for path in place.rglob("*") if path.suffix in endings]
 
     def _iceberg(self, name: str, schema: pa.Schema | None = None) -> Any:
-        from pyiceberg.catalog import load_catalog
-
-        catalog = load_catalog("default", **self.properties)
+        catalog = load_iceberg_catalog(name, self.properties)
         if schema is None:
             return catalog.load_table(f"shop.{name}")
         catalog.create_namespace_if_not_exists("shop")

@@ -35,6 +35,7 @@ RESOURCE_KEYS = frozenset(
         "rates.million_prompt_tokens",
         "rates.million_answer_tokens",
         "labeling.num_reviews",
+        "labeling.sink",
         "labeling.review_order",
         "rates.engine_hour",
         "rates.currency",
