@@ -28,6 +28,7 @@ from raypipe.attributes.schema import AttributeSchema, load_attribute_schema
 from raypipe.catalog.distributed import CatalogReader, PreparedReader, SourceReader
 from raypipe.catalog.sources import Source
 from raypipe.config import Config
+from raypipe.exports.sinks import write_sink
 from raypipe.labeling.catalog_labels import CatalogLabels, OpenLabels, tell_outdated
 from raypipe.labeling.console import compared, print_cost
 from raypipe.labeling.label_versions import (
@@ -41,6 +42,7 @@ from raypipe.labeling.label_versions import (
 from raypipe.labeling.labels import Labeler
 from raypipe.labeling.opening import open_catalog
 from raypipe.labeling.published_counts import PublishedCounts, count_published
+from raypipe.labeling.published_parts import published_parts
 from raypipe.models.policies import policy
 from raypipe.runtime import stream
 from raypipe.runtime.cluster import ray_session
@@ -145,7 +147,21 @@ class LabelingDriver:
                 f"{scope} is complete: only the decision on what is published is new "
                 f"(precision {config.labeling.precision:g})"
             )
+        self._write_sink(label_version, decision)
         return self._report(label_version, decision, commit, planned[0] if planned else None)
+
+    def _write_sink(self, label_version: LabelVersion, decision: Paths) -> None:
+        """Publish the labels where ``labeling.sink`` says."""
+        if self.config.labeling.sink is None:
+            return
+        labels = label_version.labels(self.run)
+        parts = published_parts(self.run, labels, decision)
+        result = write_sink(self.config, parts, label_version.scope)
+        if result is not None:
+            self.console.note(
+                f"{result.location}: {result.rows_written:,} rows of {result.parts_written:,} "
+                f"parts written, {result.parts_skipped:,} parts had not changed"
+            )
 
     def _decision(self, scope: str) -> Paths:
         """The scope of what is published of a label version at the precision asked for."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from raypipe import config as configuration
 from raypipe.api import read_labels
@@ -24,7 +25,7 @@ from raypipe.runtime.cluster import ray_session
 from raypipe.runtime.console import Console
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Prompt, Request
-from raypipe.schemas import LABELS
+from raypipe.schemas import LABELS, PUBLISHED_LABELS
 from raypipe.seeds import derive
 from raypipe.store.artifacts import Run
 from raypipe.store.runs import open_run
@@ -193,6 +194,30 @@ def test_only_what_changed_in_a_catalog_from_outside_is_asked_again(
     mask = pa.array([name in kept for name in after.column("listing_id").to_pylist()])
     still = pa.array([name in kept for name in before.column("listing_id").to_pylist()])
     assert after.filter(mask).equals(before.filter(still))
+
+
+@pytest.mark.parametrize("kind", ["delta", "parquet"])
+def test_labels_are_published_in_a_table_and_only_what_has_changed_is_written(
+    tmp_path: Path, shop: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "table"
+    labeling = Labeling(tmp_path, *outside(shop), f"labeling.sink={kind}:{place}")
+
+    def told(*overrides: str) -> str:
+        labeling.label(*overrides)
+        return " ".join(capsys.readouterr().out.split())
+
+    def rows() -> pa.Table:
+        found = DeltaTable(place).to_pyarrow_table() if kind == "delta" else pq.read_table(place)
+        return found.sort_by([("listing_id", "ascending"), ("attribute", "ascending")])
+
+    assert "of 1 parts written" in told("labeling.precision=0.2")
+    assert rows().select(PUBLISHED_LABELS.schema.names).to_pylist() == (
+        labeling.published().to_pylist()
+    )
+    assert "0 rows of 0 parts written, 1 parts had not changed" in told("labeling.precision=0.2")
+    assert "of 1 parts written" in told("labeling.precision=0.9")
+    assert rows().column("value").to_pylist() == labeling.published().column("value").to_pylist()
 
 
 def verified(shop: Path) -> set[str]:
