@@ -4,11 +4,10 @@ The vote is a map over files of chains: a task reads some, votes, and writes wha
 driver holds the ids and sums the counts.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +21,7 @@ from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome
 from raypipe.consensus.voting import Questions, Voter, listing_key, sorted_keys
 from raypipe.runtime import metrics, stream
 from raypipe.runtime.progress import reported
+from raypipe.runtime.tasks import run_tasks
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS
 from raypipe.store.artifacts import Artifact, Attempt, Run
 from raypipe.store.data_files import DataFile
@@ -89,7 +89,7 @@ def _vote(task: "_VoteTask", asked: pa.Array) -> Commit:
     pair_files: list[DataFile] = []
     groups = _groups(task.chains.files())
     with reported(lambda: f"voted on {len(written):,} of {len(groups):,} parts of the chains"):
-        for voted in _run_tasks(task, groups):
+        for voted in run_tasks(task, groups):
             funnel.merge(voted.funnel)
             written += voted.consensus
             pair_files += voted.pairs
@@ -174,35 +174,6 @@ def _groups(files: Sequence[File]) -> list[list[File]]:
         groups[-1].append(file)
         rows += file.rows or 0
     return groups
-
-
-def _run_tasks(task: _VoteTask, groups: Sequence[Sequence[File]]) -> Iterator[_Voted]:
-    """On the cluster; here when there is none, or nothing to share out."""
-    import ray
-
-    if len(groups) < 2 or not ray.is_initialized():
-        yield from map(task, groups)
-        return
-    # A lost node is no fault of the task; its errors end it at once.
-    remote, shared = ray.remote(max_retries=-1)(_call), ray.put(task)
-    limit = 2 * int(max(1, ray.cluster_resources().get("CPU", 1)))
-    running: deque[Any] = deque()
-    try:
-        for group in groups:
-            running.append(remote.remote(shared, group))
-            if len(running) >= limit:
-                yield ray.get(running.popleft())
-        while running:
-            yield ray.get(running.popleft())
-    except ray.exceptions.RayError as error:
-        raise stream.unwrap_ray_error(error) from error
-    finally:
-        for left in running:
-            ray.cancel(left, force=True)
-
-
-def _call(task: _VoteTask, group: Sequence[File]) -> _Voted:
-    return task(group)
 
 
 def _but(ids: pa.Array, refused: pa.ChunkedArray) -> pa.Array:

@@ -36,6 +36,7 @@ DATA_FILES = pa.schema(
 
 
 _NAMED = 16  # hex digits of its sha256 in a file's name
+_ROW_GROUP_BYTES = 2 << 20  # in memory; a row is read with its row group
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,13 @@ def write_rows(
     """
     rows = contract.conform(table)
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, write_page_checksum=True, compression="zstd")
+    pq.write_table(
+        rows,
+        sink,
+        row_group_size=max(1, len(rows) * _ROW_GROUP_BYTES // max(rows.nbytes, 1)),
+        write_page_checksum=True,
+        compression="zstd",
+    )
     content = sink.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()
     path = f"{directory}/{time.time_ns()}-{sha256[:_NAMED]}.parquet"
