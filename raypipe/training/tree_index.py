@@ -231,13 +231,14 @@ def _lists(column: pa.Array) -> _Lists:
 def _sums(lists: _Lists) -> Ints:
     totals = np.concatenate([[0], np.cumsum(lists.values, dtype=np.int64)])
     ends = np.cumsum(lists.lengths, dtype=np.int64)
-    return totals[ends] - totals[ends - lists.lengths]
+    sums: Ints = totals[ends] - totals[ends - lists.lengths]
+    return sums
 
 
 def _narrow(values: Ints) -> Ints:
     """The same numbers, none of them negative, in the smallest type that holds them."""
-    narrowed: Ints = values.astype(np.min_scalar_type(int(values.max(initial=0))))
-    return narrowed
+    largest = int(values.max(initial=0))
+    return np.asarray(values, np.min_scalar_type(largest))
 
 
 def _joined(parts: Sequence[Ints]) -> Ints:

@@ -91,12 +91,11 @@ def test_a_row_of_another_id_is_refused_with_a_remedy(large: Artifact, file: int
 def test_a_damaged_file_is_refused_by_name(large: Artifact, number: int) -> None:
     path = Path(large.paths()[number])
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[100] ^= 1  # in the pages of the first rows
     path.write_bytes(content)
     reader = RowReader(large, COLUMNS, 0)
     with pytest.raises(ArtifactError, match=f"{path.name} is missing or corrupt"):
-        for row in range(3):
-            reader.row(number, 4 * row if number == 0 else row)
+        reader.row(number, 0)
 
 
 def test_a_file_that_is_gone_is_refused_by_name(large: Artifact) -> None:
