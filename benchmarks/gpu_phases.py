@@ -27,7 +27,7 @@ from raypipe.training.lora import with_adapter
 from raypipe.training.loss import LossOptions, preference_losses
 from raypipe.training.packing import PackingPlan, plan_packs
 from raypipe.training.shared_prefix import Batch
-from raypipe.training.trees import build_trees
+from raypipe.training.trees import Tree, build_trees
 from raypipe.training.vision import NAME, register
 
 CUDA = torch.cuda.is_available()
@@ -138,7 +138,7 @@ class StepBenchmark:
         rope_index = self.base.model.get_rope_index
         return shared_prefix.Collator(self.processor, self.examples.images, rope_index)
 
-    def plan(self) -> PackingPlan:
+    def plan(self) -> PackingPlan[Tree]:
         """All examples as one step, with an improbable reference: its values cost nothing."""
         bare = build_trees(self.examples, self.processor, dpo.TOKENS_PER_IMAGE)
         trees = [tree.with_reference([-100.0] * len(tree.chains)) for tree in bare]

@@ -12,6 +12,7 @@ back is what this file says.
 | chains           | a listing              | sampling   | consensus, evaluation         |
 | consensus        | a query                | consensus  | evaluation, report            |
 | pairs            | a query with >= 1 pair | consensus  | training                      |
+| trees            | a listing to learn     | training   | training                      |
 | reference        | a listing with pairs   | training   | training                      |
 | evaluation       | a query                | evaluation | report                        |
 | labels           | a query                | labeling   | evaluation, report, the user  |
@@ -238,6 +239,33 @@ PAIRS = Table(
         ]
     ),
     _QUERY_KEY,
+)
+
+TREES = Table(
+    "trees",
+    pa.schema(
+        [
+            _required("listing_id", _STRING),
+            # Where its images are: the number of the file among those of the listings' manifest,
+            # and of the row in that file.
+            _required("image_file", pa.int32()),
+            _required("image_row", pa.int32()),
+            # Of the trunk, of every stem and of every chain, one after the other.
+            _required("token_ids", _list_of(pa.int32())),
+            _required("trunk_tokens", pa.int32()),
+            # Of every stem: the attribute that it asks for, and its tokens.
+            _required("attributes", _list_of(_STRING)),
+            _required("stem_tokens", _list_of(pa.int32())),
+            # Of every chain: its stem, and its tokens.
+            _required("chain_stems", _list_of(pa.int32())),
+            _required("chain_tokens", _list_of(pa.int32())),
+            # Of every example: its chains, (chosen, rejected) or a target, and the margin of its
+            # vote; 1 for a target.
+            _required("examples", _list_of(_list_of(pa.int32()))),
+            _required("margins", _list_of(pa.float64())),
+        ]
+    ),
+    ("listing_id",),
 )
 
 REFERENCE = Table(

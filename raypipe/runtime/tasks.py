@@ -10,15 +10,15 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-def run_tasks(task: Callable[[A], T], items: Sequence[A]) -> Iterator[T]:
+def run_tasks(task: Callable[[A], T], items: Sequence[A], *, fewest: int = 2) -> Iterator[T]:
     """What the task returns of each item, in their order. It runs in this process when there is no
-    cluster, or nothing to share out. A task whose node is lost runs again.
+    cluster, or there are fewer than ``fewest`` items. A task whose node is lost runs again.
 
     Raises what the task raises; the tasks that are left are then cancelled.
     """
     import ray
 
-    if len(items) < 2 or not ray.is_initialized():
+    if len(items) < fewest or not ray.is_initialized():
         yield from map(task, items)
         return
     remote, shared = ray.remote(max_retries=-1)(_call), ray.put(task)

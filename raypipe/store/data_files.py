@@ -37,6 +37,7 @@ DATA_FILES = pa.schema(
 
 
 _NAMED = 16  # hex digits of its sha256 in a file's name
+_ROW_GROUP_BYTES = 2 << 20  # in memory; a row is read with its row group
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,13 @@ def write_piece(
     """Write rows that conform to their contract as :func:`write_rows` does; returns the path, the
     content and its sha256."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, write_page_checksum=True, compression="zstd")
+    pq.write_table(
+        rows,
+        sink,
+        row_group_size=max(1, len(rows) * _ROW_GROUP_BYTES // max(rows.nbytes, 1)),
+        write_page_checksum=True,
+        compression="zstd",
+    )
     content = sink.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()
     path = f"{directory}/{time.time_ns()}-{sha256[:_NAMED]}.parquet"

@@ -106,6 +106,24 @@ def read(
         return file.read(list(columns)).select(list(columns))
 
 
+def read_group(
+    path: str, filesystem: pafs.FileSystem, columns: Sequence[str], row: int
+) -> tuple[int, int, pa.Table]:
+    """The row group that holds a row: its first row, the rows of the file, and its rows.
+
+    Raises what :func:`opened` raises, and ArrowException when there is no such row.
+    """
+    with opened(path, filesystem, streamed=False) as file:
+        first = 0
+        for number in range(file.metadata.num_row_groups):
+            size = file.metadata.row_group(number).num_rows
+            if first <= row < first + size:
+                table = file.read_row_group(number, list(columns)).select(list(columns))
+                return first, file.metadata.num_rows, table
+            first += size
+    raise pa.ArrowInvalid(f"there is no row {row}")
+
+
 def leaves(file: pq.ParquetFile, wanted: Mapping[str, Collection[str]]) -> list[str]:
     """The paths of the leaf columns to read; ``wanted`` holds columns of the file, each with the
     fields to read of a struct or a list of structs, empty for all."""

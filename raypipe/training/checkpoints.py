@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +109,20 @@ def step_row(logs: Mapping[str, float]) -> dict[str, float]:
     return {_LOGGED[key]: float(logs[key]) for key in logs if key in _LOGGED}
 
 
-def check_finite(step: int, row: Mapping[str, float], queries: Sequence[str] = ()) -> None:
+def check_finite(
+    step: int, row: Mapping[str, float], queries: Callable[[], Sequence[str]] = tuple
+) -> None:
     """Refuse a step that diverged.
 
     Args:
-        queries: what the step was trained on, if known.
+        queries: what the step was trained on, if known; called for a step that diverged.
 
     Raises:
         NonFiniteLossError: the loss or the gradient norm is NaN or infinite.
     """
     for name in ("loss", "grad_norm"):
         if not math.isfinite(row.get(name, 0.0)):
-            raise NonFiniteLossError(refusal(f"{name} is {row[name]}", step, queries))
+            raise NonFiniteLossError(refusal(f"{name} is {row[name]}", step, queries()))
 
 
 def check_weights(step: int, model: Any) -> None:

@@ -19,7 +19,7 @@ from raypipe.models.base_model import load_base_model
 from raypipe.models.families import family_of
 from raypipe.models.policies import model_path, policy
 from raypipe.models.processors import load_processor
-from raypipe.schemas import REFERENCE
+from raypipe.schemas import REFERENCE, TREES
 from raypipe.store.artifacts import Run
 from raypipe.store.manifest import Fingerprint
 from raypipe.store.paths import TENSORBOARD, Paths
@@ -52,6 +52,12 @@ class TrainingTask:
     def referred(self) -> str:
         """The scope of the pairs whose chains the reference is asked of."""
         return self.reference_of or self.source or ""
+
+    def trees(self, name: str) -> str:
+        """The artifact of the trees that the policy ``name`` is trained on."""
+        if self.method == "dpo":
+            return Paths(self.source or "").trees
+        return Paths(name).target_trees
 
     def optimizer(self, config: Config) -> OptimizerConfig:
         return config.sft if self.method == "sft" else config.training
@@ -127,11 +133,8 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
     set_seed(job.task.seed)
     processor, model = _load(job)
     counts: dict[str, Any] = {"num_parameters": check_trainable(model, job.config.lora)}
-    examples = job.task.examples(job.config, job.run)
-    if not examples.rows:
-        raise InputError(f"{job.name}: there are no examples to train on")
     build = _shared_prefix if job.config.training.step == "shared_prefix" else _stock
-    trainer = build(job, model, processor, examples, directory, counts)
+    trainer = build(job, model, processor, directory, counts)
     callback = ReportCallback(job.progress, job.config.cluster.zero_stage)
     trainer.add_callback(callback)
     trainer.add_callback(GradientNorms(trainer))
@@ -143,7 +146,6 @@ def _train(job: Job, checkpoint: Path | None, directory: Path) -> None:
             reason = f"training does not go on from it ({type(error).__name__})"
             ray.get(job.progress.reject.remote(checkpoint.name, reason))
         raise
-    counts["num_examples"] = len(examples.rows)
     counts["num_workers"] = ray.train.get_context().get_world_size()
     counts["num_steps"] = trainer.state.global_step
     counts["steps_s"] = round(time.monotonic() - started, 3)
@@ -173,12 +175,7 @@ def _load(job: Job) -> tuple[Any, Any]:
 
 
 def _shared_prefix(
-    job: Job,
-    model: Any,
-    processor: Any,
-    examples: Examples,
-    directory: Path,
-    counts: dict[str, Any],
+    job: Job, model: Any, processor: Any, directory: Path, counts: dict[str, Any]
 ) -> Any:
     """A trainer whose examples are listings, with the reference computed once beforehand."""
     import ray.train
@@ -187,22 +184,26 @@ def _shared_prefix(
 
     from raypipe.training import shared_prefix
     from raypipe.training.loss import LossOptions
+    from raypipe.training.pack_reader import PackReader
     from raypipe.training.packing import plan_packs
     from raypipe.training.trainer import SharedPrefixTrainer
+    from raypipe.training.tree_index import TreeIndex
 
     config, task, cluster = job.config, job.task, job.config.cluster
     base = model.get_base_model()
     device = get_device()
     model.to(device)
     shared_prefix.prepare_model(base, checkpointing=_checkpoints(cluster, base, device))
-    trees, collator = _trees(job, base, processor, examples)
-    if task.method == "dpo":
-        started = time.monotonic()
-        trees = _with_reference(job, model, processor, trees, collator)
-        counts["reference_s"] = round(time.monotonic() - started, 3)
+    trees = task.trees(job.name)
+    index = TreeIndex.of(job.run.artifact(trees, TREES))
+    counts["num_examples"] = _checked(job, int(index.num_examples.sum()))
+    by_margin = task.method == "dpo" and config.training.pair_weight == "margin"
+    read = PackReader(job.run, trees, index.mean_margin if by_margin else None)
+    rope_index = shared_prefix.check_family(base.config).rope_index(base)
+    collator = shared_prefix.Collator(processor, {}, rope_index)
     optimizer = task.optimizer(config)
     laid_out = plan_packs(
-        trees,
+        index,
         batch_size=optimizer.batch_size,
         epochs=optimizer.epochs,
         max_steps=optimizer.max_steps,
@@ -210,6 +211,10 @@ def _shared_prefix(
         max_tokens=cluster.tokens_per_pack,
         seed=task.seed,
     )
+    if task.method == "dpo":
+        started = time.monotonic()
+        _add_reference(job, model, collator, index, read, laid_out)
+        counts["reference_s"] = round(time.monotonic() - started, 3)
     arguments = _arguments(job, directory, len(laid_out.steps)) | {
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": laid_out.packs_per_step,
@@ -224,7 +229,14 @@ def _shared_prefix(
         collator=collator,
         objective="preference" if task.method == "dpo" else "target",
         loss=LossOptions.from_config(config.training),
+        read=read,
     )
+
+
+def _checked(job: Job, num_examples: int) -> int:
+    if num_examples == 0:
+        raise InputError(f"{job.name}: there are no examples to train on")
+    return num_examples
 
 
 def _checkpoints(cluster: ClusterConfig, base: Any, device: Any) -> bool:
@@ -236,81 +248,70 @@ def _checkpoints(cluster: ClusterConfig, base: Any, device: Any) -> bool:
     return is_short(needed, free_bytes(device))
 
 
-def _with_reference(
-    job: Job, model: Any, processor: Any, trees: list[Any], collator: Any
-) -> list[Any]:
-    """The trees with the reference's log-probabilities: committed once, by all workers together."""
+def _add_reference(
+    job: Job, model: Any, collator: Any, index: Any, read: Any, laid_out: Any
+) -> None:
+    """Have ``read`` give the reference's log-probabilities: committed once, by all workers
+    together.
+
+    Of a training whose steps take a part of its trees, the reference is asked of those alone,
+    unless it is there for all.
+    """
     import ray.train
-    import torch.distributed as dist
 
-    from raypipe.training.reference import commit_rows, reference_rows, with_reference
+    from raypipe.training import reference
+    from raypipe.training.pack_reader import PackReader
+    from raypipe.training.tree_index import TreeIndex
 
-    context = ray.train.get_context()
+    context, task = ray.train.get_context(), job.task
     rank, workers = context.get_world_rank(), context.get_world_size()
-    artifact = job.run.artifact(Paths(job.task.referred).reference, REFERENCE)
-    known = [rank == 0 and artifact.find_commit(job.reference_fingerprint) is not None]
-    dist.broadcast_object_list(known, src=0)
-    if not known[0]:
-        adapter = policy(job.run, job.config.model, job.task.reference or job.task.start)
+    artifact = job.run.artifact(Paths(task.referred).reference, REFERENCE)
+    fingerprint, numbers = job.reference_fingerprint, None
+    if not reference.is_committed(artifact, fingerprint, rank):
+        if task.reference_of is not None:
+            trees = Paths(task.referred).trees
+            index, asked = TreeIndex.of(job.run.artifact(trees, TREES)), PackReader(job.run, trees)
+        else:
+            asked = read
+            if len(laid_out.steps) * laid_out.batch_size < index.num_examples.sum():
+                artifact = job.run.artifact(Paths(job.name).planned_reference, REFERENCE)
+                fingerprint = _planned_fingerprint(job)
+                numbers = _numbers(laid_out)
+        own = reference.ReferencePass(
+            index, asked, collator, numbers, job.config.cluster.tokens_per_pack, rank, workers
+        )
+        adapter = policy(job.run, job.config.model, task.reference or task.start)
         with use_adapter(model, adapter.adapter_directory()):
-            tokens = job.config.cluster.tokens_per_pack
-            base = model.get_base_model()
-            work = (trees, collator)
-            if job.task.reference_of is not None:
-                pairs = preference_pairs(job.run, job.task.referred, job.config.model.answer_format)
-                work = _trees(job, base, processor, pairs)
-            share = reference_rows(base, *work, tokens, rank, workers)
-        shares: list[Any] = [None] * workers
-        dist.all_gather_object(shares, share)
-        if rank == 0:
-            commit_rows(
-                artifact, job.reference_fingerprint, [row for part in shares for row in part]
-            )
-        dist.barrier()
-    return with_reference(trees, artifact)
+            reference.commit_once(artifact, fingerprint, own, model.get_base_model())
+    read.set_reference(artifact)
 
 
-def _trees(job: Job, base: Any, processor: Any, examples: Examples) -> tuple[list[Any], Any]:
-    """The examples as trees, and the collator of packs of them."""
-    from raypipe.training.shared_prefix import Collator, check_family
-
-    family = check_family(base.config)
-    num_tokens = family.tokens_per_image(job.config.catalog.image_size)
-    collator = Collator(processor, examples.images, family.rope_index(base))
-    return _built(examples, processor, num_tokens), collator
-
-
-def _built(examples: Examples, processor: Any, num_tokens: int) -> list[Any]:
-    """Trees of all listings; each worker renders and tokenizes a share of them."""
-    import ray.train
-    import torch.distributed as dist
-
-    from raypipe.training.trees import build_trees
-
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
-    mine = set(sorted(examples.images)[rank::workers])
-    rows = [row for row in examples.rows if row["listing_id"] in mine]
-    shares: list[Any] = [None] * workers
-    share = build_trees(Examples(rows, examples.images), processor, num_tokens)
-    dist.all_gather_object(shares, share)
-    return sorted((tree for part in shares for tree in part), key=lambda tree: tree.listing_id)
+def _planned_fingerprint(job: Job) -> Fingerprint:
+    """Of the reference of the trees that a plan takes."""
+    optimizer = job.task.optimizer(job.config)
+    return {
+        **job.reference_fingerprint,
+        "seed": job.task.seed,
+        "training.batch_size": optimizer.batch_size,
+        "training.max_steps": optimizer.max_steps,
+    }
 
 
-def _stock(
-    job: Job,
-    model: Any,
-    processor: Any,
-    examples: Examples,
-    directory: Path,
-    counts: dict[str, Any],
-) -> Any:
-    """TRL's own trainer, as it ships."""
+def _numbers(laid_out: Any) -> list[int]:
+    """The trees of a plan by their numbers in its index, each once."""
+    packs = (pack for step in laid_out.steps for share in step.packs for pack in share)
+    return sorted({tree.number for pack in packs for tree in pack})
+
+
+def _stock(job: Job, model: Any, processor: Any, directory: Path, counts: dict[str, Any]) -> Any:
+    """TRL's own trainer, as it ships, with all examples in memory."""
     import ray.train
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     from raypipe.training.loss import LossOptions, trl_settings
 
+    examples = job.task.examples(job.config, job.run)
+    counts["num_examples"] = _checked(job, len(examples.rows))
     workers = ray.train.get_context().get_world_size()
     sizes = _stock_sizes(job, workers)
     a_step = sizes["gradient_accumulation_steps"] * sizes["per_device_train_batch_size"]

@@ -50,7 +50,7 @@ class Collator:
     """Turns a pack into tensors on the CPU: decodes and preprocesses images, concatenates tokens.
 
     Args:
-        images: encoded images of every listing.
+        images: encoded images of every listing, unless each pack comes with its own.
         rope_index: the model's own ``get_rope_index``.
     """
 
@@ -62,12 +62,21 @@ class Collator:
         self._images = images
         self._rope_index = rope_index
 
-    def __call__(self, pack: Sequence[Tree]) -> Batch | None:
-        """None for an empty pack."""
+    def __call__(
+        self, pack: Sequence[Tree], images: Mapping[str, Sequence[bytes]] | None = None
+    ) -> Batch | None:
+        """None for an empty pack.
+
+        Args:
+            images: of the pack's listings; None takes those of the collator.
+        """
         if not pack:
             return None
-        pixels, grids = self._preprocessed(pack)
-        trunk_positions = self._trunk_positions(pack, grids)
+        if images is None:
+            images = self._images
+        encoded = [images[tree.listing_id] for tree in pack]
+        pixels, grids = self._preprocessed(encoded)
+        trunk_positions = self._trunk_positions(pack, list(map(len, encoded)), grids)
         stems = [(index, s.token_ids) for index, tree in enumerate(pack) for s in tree.stems]
         chains = _chains(pack)
         after_trunk = [int(positions[0, -1]) + 1 for positions in trunk_positions]
@@ -104,21 +113,25 @@ class Collator:
             reference=_exact([reference for _, _, reference in chains]),
         )
 
-    def _preprocessed(self, pack: Sequence[Tree]) -> tuple[Tensor | None, Tensor | None]:
+    def _preprocessed(
+        self, images: Sequence[Sequence[bytes]]
+    ) -> tuple[Tensor | None, Tensor | None]:
         from PIL import Image
 
-        encoded = [content for tree in pack for content in self._images[tree.listing_id]]
+        encoded = [content for listing in images for content in listing]
         if not encoded:
             return None, None
         decoded = [Image.open(io.BytesIO(content)).convert("RGB") for content in encoded]
         features = self._image_processor(images=decoded, return_tensors="pt")
         return features["pixel_values"], features["image_grid_thw"]
 
-    def _trunk_positions(self, pack: Sequence[Tree], grids: Tensor | None) -> list[Tensor]:
+    def _trunk_positions(
+        self, pack: Sequence[Tree], num_images: Sequence[int], grids: Tensor | None
+    ) -> list[Tensor]:
         """(3, tokens) of each trunk, by the model's own rule."""
         positions, first = [], 0
-        for tree in pack:
-            last = first + len(self._images[tree.listing_id])
+        for tree, number in zip(pack, num_images, strict=True):
+            last = first + number
             token_ids = torch.from_numpy(tree.trunk.astype(np.int64))[None]
             own = grids[first:last] if grids is not None and last > first else None
             indices, _ = self._rope_index(

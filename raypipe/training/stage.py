@@ -159,6 +159,8 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     from raypipe.training.capacity import WorkerDemand
 
     run, cluster = job.run, job.config.cluster
+    if job.config.training.step == "shared_prefix":
+        _build_trees(job)
     demand = WorkerDemand.of(job.config, job.name, Room.of_cluster())
     if line := demand.lacking(Room.of_cluster()):
         logger.warning(line)
@@ -196,6 +198,20 @@ def _fit(attempt: Attempt, job: Job) -> Commit:
     commit = attempt.commit(counts=counts)
     run.filesystem.delete_dir(place)
     return commit
+
+
+def _build_trees(job: Job) -> None:
+    """Commit the trees that the workers read."""
+    from raypipe.training.tree_files import pair_trees, target_trees
+
+    config, run, task = job.config, job.run, job.task
+    if task.method != "dpo":
+        target_trees(config, run, job.name, task.source, task.chains_of or task.source)
+        return
+    pair_trees(config, run, task.source or "")
+    reference = run.artifact(Paths(task.referred).reference)
+    if reference.find_commit(job.reference_fingerprint) is None:
+        pair_trees(config, run, task.referred)
 
 
 def _taken(attempt: Attempt, job: Job, checkpoint: str) -> dict[str, bool]:

@@ -5,7 +5,7 @@ checkpoints, callbacks, trackers.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -16,13 +16,16 @@ from transformers import Trainer
 from raypipe.errors import NonFiniteLossError
 from raypipe.training.checkpoints import check_finite, refusal
 from raypipe.training.loss import LossOptions, preference_losses
+from raypipe.training.pack_reader import LoadedPack
 from raypipe.training.packing import Pack, PackingPlan
+from raypipe.training.read_ahead import NumberedPack, ReadAhead, ReadPacks
 from raypipe.training.shared_prefix import Batch, Collator, chain_logprobs
 
 Objective = Literal["preference", "target"]
 # Under the names that TRL logs them by.
 _MEANS = ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
 _SUMS = (*_MEANS, "examples", "tokens")
+_READ_AHEAD = 2  # packs, or those of a step where it has more
 
 
 class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
@@ -37,6 +40,8 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
     Args:
         model: PEFT model after :func:`raypipe.training.shared_prefix.prepare_model`.
         loss: of pairs; targets do not need it.
+        read: a pack of the plan as trees and their images; by default they are what the plan holds,
+            and the collator has the images.
     """
 
     def __init__(
@@ -44,34 +49,45 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
         model: Any,
         args: Any,
         *,
-        plan: PackingPlan,
+        plan: PackingPlan[Any],
         collator: Collator,
         objective: Objective,
         loss: LossOptions,
+        read: Callable[[Pack[Any]], LoadedPack] = LoadedPack,
         callbacks: Sequence[Any] = (),
     ) -> None:
         self.plan = plan
+        self._read = read
         self._collator = collator
         self._objective = objective
         self._loss = loss
         self._sums: dict[str, Any] = dict.fromkeys(_SUMS, 0.0)
         self._since = time.monotonic()
-        packs = list(plan.packs_of(args.process_index))
+        packs = ReadPacks(plan.num_packs)
         super().__init__(model=model, args=args, train_dataset=packs, callbacks=list(callbacks))
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> Any:
         """This worker's packs, in the order of the plan."""
+        per_step = self.plan.packs_per_step
+        ahead = ReadAhead(
+            self.plan,
+            self.args.process_index,
+            self._read,
+            depth=max(_READ_AHEAD, per_step),
+            num_done=lambda: self.state.global_step * per_step,
+        )
         return DataLoader(
             self.train_dataset,
-            batch_size=1,
+            batch_sampler=ahead,
             collate_fn=self._collate,
             num_workers=self.args.dataloader_num_workers,
         )
 
-    def _collate(self, items: list[tuple[int, Pack]]) -> dict[str, Any]:
-        [(step, pack)] = items
-        return {"step": step, "pack": pack, "batch": self._collator(pack)}
+    def _collate(self, items: list[NumberedPack]) -> dict[str, Any]:
+        [(step, loaded)] = items
+        batch = self._collator(loaded.trees, loaded.images)
+        return {"step": step, "pack": loaded.trees, "batch": batch}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         """This pack's part of the step's loss, scaled so that accumulation and averaging over
@@ -120,8 +136,13 @@ class SharedPrefixTrainer(Trainer):  # type: ignore[misc]
         if "loss" in logs:
             logs |= self._counted()
             step = self.state.global_step
-            check_finite(step, logs, self.plan.steps[step - 1].queries)
+            check_finite(step, logs, lambda: self._queries(step - 1))
         super().log(logs, start_time)
+
+    def _queries(self, step: int) -> list[str]:
+        """The queries of all workers in a step."""
+        packs = [pack for share in self.plan.steps[step].packs for pack in share]
+        return [name for pack in packs for tree in self._read(pack).trees for name in tree.queries]
 
     def _counted(self) -> dict[str, float]:
         """Means over the examples of all workers, and each worker's speed and memory."""

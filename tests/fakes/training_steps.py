@@ -140,7 +140,7 @@ def ours(
 
 def shared_trainer(
     examples: Examples,
-    laid_out: PackingPlan,
+    laid_out: PackingPlan[Tree],
     settings: TrainingArguments,
     family: Family = "qwen2_5_vl",
     objective: Literal["preference", "target"] = "preference",

@@ -48,7 +48,7 @@ def test_a_step_that_is_not_finite_stops_the_round_and_says_which(name: str, val
 def test_a_refused_step_names_some_of_its_queries_and_counts_the_others() -> None:
     queries = [f"listing/{number}" for number in range(11) for _ in range(2)]
     with pytest.raises(NonFiniteLossError, match=r"step 2, in listing/0, .*/7 and 3 more; "):
-        check_finite(2, {"loss": math.nan}, queries)
+        check_finite(2, {"loss": math.nan}, lambda: queries)
 
 
 def test_an_adapter_that_is_not_finite_is_refused() -> None:

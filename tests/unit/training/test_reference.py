@@ -1,6 +1,7 @@
 """The reference's log-probabilities: those of the stock model, the same whoever computed them."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,14 +11,24 @@ from PIL import Image
 from raypipe.errors import ArtifactError
 from raypipe.models.families import FAMILIES
 from raypipe.schemas import REFERENCE
-from raypipe.store.artifacts import Run
+from raypipe.store.artifacts import Attempt, Run
+from raypipe.store.data_files import DataFile
+from raypipe.store.row_index import Keys, keys_of
 from raypipe.training.examples import Examples
-from raypipe.training.reference import commit_rows as commit_rows_of_reference
-from raypipe.training.reference import reference_logprobs, reference_rows, with_reference
+from raypipe.training.pack_reader import PackReader
+from raypipe.training.reference import (
+    ReferencePass,
+    commit_files,
+    keys_in,
+    reference_logprobs,
+)
 from raypipe.training.shared_prefix import Collator, prepare_model
+from raypipe.training.tree_rows import reference_row, with_reference
 from raypipe.training.trees import Tree, build_trees
-from tests.conftest import CommitRows, Row
+from tests.conftest import CommitRows, MakeListing, Row
 from tests.fakes import tiny_models as models
+from tests.fakes.stored_trees import NAME as TREES_NAME
+from tests.fakes.stored_trees import store_trees
 from tests.fakes.tiny_models import Family
 
 NAME = "round-1/reference"
@@ -98,85 +109,126 @@ def test_the_pass_keeps_no_graph_and_leaves_the_model_training(
     assert not base.training
 
 
-def rows_of(
-    reference: Any, examples: Examples, trees: list[Tree], *, workers: int, max_tokens: int
-) -> list[Row]:
-    collator = collator_of(reference, examples)
-    return [
-        row
-        for rank in range(workers)
-        for row in reference_rows(reference, trees, collator, max_tokens, rank, workers)
-    ]
+Passes = Callable[..., list[ReferencePass]]
+
+
+@pytest.fixture
+def passes(
+    run: Run,
+    examples: Examples,
+    trees: list[Tree],
+    reference: Any,
+    commit_rows: CommitRows,
+    make_listing: MakeListing,
+) -> Passes:
+    """The passes of all workers over the stored trees, or over some of them."""
+    index = store_trees(run, trees, examples.images, commit_rows, make_listing)
+    rope_index = reference.model.get_rope_index
+    collator = Collator(models.processor(), {}, rope_index)
+
+    def made(
+        workers: int, max_tokens: int = EVERYTHING, numbers: list[int] | None = None
+    ) -> list[ReferencePass]:
+        read = PackReader(run, TREES_NAME)
+        return [
+            ReferencePass(index, read, collator, numbers, max_tokens, rank, workers)
+            for rank in range(workers)
+        ]
+
+    return made
+
+
+def attempt_of(run: Run) -> Attempt:
+    return run.artifact(NAME, REFERENCE).attempt({"of": "pairs"})
+
+
+def written(
+    run: Run, passes: list[ReferencePass], model: Any, done: Keys | None = None
+) -> list[DataFile]:
+    """The files of all workers, each with an attempt of its own."""
+    keys = keys_of([]) if done is None else done
+    return [file for own in passes for file in own.write(model, attempt_of(run), keys)]
+
+
+def committed(run: Run) -> dict[str, Any]:
+    rows = run.artifact(NAME, REFERENCE).read().to_pylist()
+    assert len({row["listing_id"] for row in rows}) == len(rows)
+    return {row["listing_id"]: row["chains"] for row in rows}
 
 
 @pytest.mark.parametrize("max_tokens", [1, EVERYTHING])
 def test_workers_cover_every_tree_once_with_the_values_of_one(
-    reference: Any, examples: Examples, trees: list[Tree], max_tokens: int
-) -> None:
-    [alone, shared] = [
-        {
-            row["listing_id"]: row["chains"]
-            for row in rows_of(reference, examples, trees, workers=workers, max_tokens=budget)
-        }
-        for workers, budget in ((1, EVERYTHING), (3, max_tokens))
-    ]
-    assert sorted(shared) == sorted(alone) == [tree.listing_id for tree in trees]
-    for listing, chains in alone.items():
-        assert len(shared[listing]) == len(chains)
-        for one, other in zip(chains, shared[listing], strict=True):
-            assert one | {"logprob": 0} == other | {"logprob": 0}
-            assert one["logprob"] == pytest.approx(other["logprob"], rel=1e-6)
-
-
-def test_more_workers_than_trees_leave_some_without_rows(
-    reference: Any, examples: Examples, trees: list[Tree]
-) -> None:
-    collator = collator_of(reference, examples)
-    rows = [
-        reference_rows(reference, trees[:2], collator, EVERYTHING, rank, 3) for rank in range(3)
-    ]
-    assert sorted(map(len, rows)) == [0, 1, 1]
-
-
-def test_the_committed_values_come_back_to_their_chains(
     run: Run,
-    commit_rows: CommitRows,
+    passes: Passes,
     reference: Any,
     examples: Examples,
     trees: list[Tree],
+    max_tokens: int,
 ) -> None:
-    rows = rows_of(reference, examples, trees, workers=3, max_tokens=EVERYTHING)
-    commit_rows(run, NAME, REFERENCE, rows, per_file=2)
-    said = {row["listing_id"]: [chain["logprob"] for chain in row["chains"]] for row in rows}
-    known = with_reference(trees, run.artifact(NAME, REFERENCE))
-    for tree, bare in zip(known, trees, strict=True):
-        assert [chain.reference for chain in tree.chains] == said[tree.listing_id]
-        assert tree.examples == bare.examples
-        for chain, other in zip(tree.chains, bare.chains, strict=True):
-            assert (chain.stem, chain.token_ids.tolist()) == (other.stem, other.token_ids.tolist())
+    files = written(run, passes(3, max_tokens), reference)
+    commit_files(run.artifact(NAME, REFERENCE), attempt_of(run), files, len(trees))
+    shared = committed(run)
+    alone = reference_logprobs(reference, trees, collator_of(reference, examples), EVERYTHING)
+    assert sorted(shared) == [tree.listing_id for tree in trees]
+    for tree, values in zip(trees, alone, strict=True):
+        chains = shared[tree.listing_id]
+        assert [chain["token_ids"] for chain in chains] == [
+            chain.token_ids.tolist() for chain in tree.chains
+        ]
+        assert [chain["logprob"] for chain in chains] == pytest.approx(values, rel=1e-6)
+
+
+def test_more_workers_than_trees_leave_some_without_files(
+    run: Run, passes: Passes, reference: Any
+) -> None:
+    own = passes(3, EVERYTHING, [0, 3])
+    assert [each.num_trees for each in own] == [2, 2, 2]
+    files = [each.write(reference, attempt_of(run), keys_of([])) for each in own]
+    assert sorted(map(len, files)) == [0, 1, 1]
+    assert {name for part in files for file in part for name in file.ids.to_pylist()} == {
+        "listing-0",
+        "listing-3",
+    }
+
+
+def test_what_an_interrupted_pass_has_written_is_not_computed_again(
+    run: Run, passes: Passes, reference: Any, trees: list[Tree]
+) -> None:
+    first, second = passes(2)
+    begun = first.write(reference, attempt_of(run), keys_of([]))
+    resumed = attempt_of(run)
+    kept = resumed.salvage()
+    assert [file.digest for file in kept] == [file.digest for file in begun]
+    more = written(run, [first, second], reference, keys_in(kept))
+    assert {name for file in more for name in file.ids.to_pylist()} == {
+        tree.listing_id for tree in trees
+    } - {name for file in kept for name in file.ids.to_pylist()}
+    commit_files(run.artifact(NAME, REFERENCE), resumed, [*kept, *more], len(trees))
+    assert sorted(committed(run)) == [tree.listing_id for tree in trees]
+
+
+def test_a_reference_that_lacks_trees_is_not_committed(
+    run: Run, passes: Passes, reference: Any, trees: list[Tree]
+) -> None:
+    files = written(run, passes(2)[:1], reference)
+    artifact = run.artifact(NAME, REFERENCE)
+    with pytest.raises(ArtifactError, match=r"listings came out instead of 4"):
+        commit_files(artifact, attempt_of(run), files, len(trees))
+    assert artifact.commit() is None
 
 
 def rows_without_model(trees: list[Tree]) -> list[Row]:
-    return [
-        {
-            "listing_id": tree.listing_id,
-            "chains": [
-                {
-                    "attribute": tree.stems[chain.stem].attribute,
-                    "token_ids": chain.token_ids.tolist(),
-                    "logprob": -1.0,
-                }
-                for chain in tree.chains
-            ],
-        }
-        for tree in trees
-    ]
+    return [reference_row(tree, [-1.0] * len(tree.chains)) for tree in trees]
+
+
+def known(trees: list[Tree], rows: list[Row]) -> list[Tree]:
+    """The trees with what a reference of these rows says."""
+    said = {row["listing_id"]: row["chains"] for row in rows}
+    return [with_reference(tree, said.get(tree.listing_id, []), NAME) for tree in trees]
 
 
 @pytest.mark.parametrize("changed", ["tokens", "fewer", "listing"])
-def test_a_reference_of_other_chains_is_refused_by_listing(
-    run: Run, commit_rows: CommitRows, trees: list[Tree], changed: str
-) -> None:
+def test_a_reference_of_other_chains_is_refused_by_listing(trees: list[Tree], changed: str) -> None:
     rows = rows_without_model(trees)
     chains = rows[2]["chains"]
     if changed == "tokens":
@@ -185,23 +237,18 @@ def test_a_reference_of_other_chains_is_refused_by_listing(
         chains.pop()
     else:
         rows.pop(2)
-    commit_rows(run, NAME, REFERENCE, rows)
     with pytest.raises(ArtifactError, match=f"{NAME} holds other chains of listing-2"):
-        with_reference(trees, run.artifact(NAME, REFERENCE))
+        known(trees, rows)
 
 
-def test_a_reference_of_more_chains_in_any_order_serves_a_part(
-    run: Run, commit_rows: CommitRows, trees: list[Tree]
-) -> None:
+def test_a_reference_of_more_chains_in_any_order_serves_a_part(trees: list[Tree]) -> None:
     rows = rows_without_model(trees)
     for row in rows:
         for number, chain in enumerate(row["chains"]):
             chain["logprob"] = -float(number + 1)
         row["chains"].reverse()
-    commit_rows(run, NAME, REFERENCE, rows)
     part = [tree.with_examples([len(tree.examples) - 1]) for tree in trees[:2]]
-    known = with_reference(part, run.artifact(NAME, REFERENCE))
-    for tree, whole in zip(known, trees, strict=False):
+    for tree, whole in zip(known(part, rows), trees, strict=False):
         numbered = {chain.token_ids.tobytes(): at for at, chain in enumerate(whole.chains)}
         for chain in tree.chains:
             assert chain.reference == -float(numbered[chain.token_ids.tobytes()] + 1)
@@ -213,10 +260,10 @@ def test_of_two_writers_that_differ_in_the_last_digits_one_wins(
     first, second = rows_without_model(trees), rows_without_model(trees)
     second[0]["chains"][0]["logprob"] = -1.0000001
     artifact = run.artifact(NAME, REFERENCE)
-    late = artifact.attempt({"of": "pairs"})
-    commit_rows_of_reference(artifact, {"of": "pairs"}, first)
-    late.write(REFERENCE.from_rows(second))
+    early, late = attempt_of(run), attempt_of(run)
+    files = [late.store(REFERENCE.from_rows(second))]
+    won = commit_files(artifact, early, [early.store(REFERENCE.from_rows(first))], len(trees))
     with pytest.raises(ArtifactError):
-        late.commit()
-    kept = commit_rows_of_reference(artifact, {"of": "pairs"}, second)
-    assert kept.digest == artifact.require_commit().digest
+        late.commit(written=files)
+    kept = commit_files(artifact, late, files, len(trees))
+    assert kept.digest == won.digest == artifact.require_commit().digest
