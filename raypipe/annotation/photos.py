@@ -11,13 +11,10 @@ from raypipe.annotation.client import AnnotationRequest
 from raypipe.annotation.ledger import key_of
 from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.listings import RefusedListing
-from raypipe.catalog.prepared import prepare_rows
+from raypipe.catalog.prepared import prepare_batches
 from raypipe.catalog.sources import Source
-from raypipe.catalog.spill import Spill
-from raypipe.catalog.splits import Role
 from raypipe.config import Config
-
-_ROWS_PER_TABLE = 64
+from raypipe.schemas import LISTINGS
 
 
 @dataclass
@@ -44,17 +41,19 @@ class PhotoStore:
 
     def tables(self, names: Iterable[str], image_size: int) -> Iterable[pa.Table]:
         """LISTINGS rows, without the refused listings."""
-        roles: dict[str, Role] = dict.fromkeys(names, "pool")
-        if not roles:
+        wanted = frozenset(names)
+        if not wanted:
             return
-        settings = {"image_size": image_size, "max_quarantined": 1.0}
-        catalog = self.config.catalog.model_copy(update=settings)
-        path = self.directory / "listings.arrow"
-        with Spill(path) as spill:
-            census = prepare_rows(self.listings, self.schema, roles, catalog, spill)
-        self.refused |= {listing.listing_id: listing for listing in census.refused}
-        yield from spill.tables(dict.fromkeys(census.verticals, "pool"), _ROWS_PER_TABLE)
-        path.unlink()
+        catalog = self.config.catalog.model_copy(update={"image_size": image_size})
+        rows = self.listings.rows(wanted)
+        for batch in prepare_batches(self.listings, self.schema, catalog, rows):
+            prepared = []
+            for listing in batch:
+                if isinstance(listing, RefusedListing):
+                    self.refused[listing.listing_id] = listing
+                else:
+                    prepared.append(listing.to_row() | {"split": "pool"})
+            yield pa.Table.from_pylist(prepared, schema=LISTINGS.schema)
 
     def _questions(self, row: Mapping[str, Any]) -> list[AnnotationRequest]:
         photos = []

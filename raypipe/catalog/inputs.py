@@ -7,6 +7,7 @@ from typing import Any
 
 from raypipe.attributes.schema import AttributeSchema, load_attribute_schema
 from raypipe.catalog.answer_files import AnswerFiles, open_answers
+from raypipe.catalog.hashed_files import HashedFiles
 from raypipe.catalog.sources import (
     LISTINGS_COLUMNS,
     SEED_COLUMNS,
@@ -17,7 +18,7 @@ from raypipe.catalog.sources import (
     Source,
     open_source,
 )
-from raypipe.catalog.splits import Role, choose_pool
+from raypipe.catalog.splits import Role
 from raypipe.catalog.tables import Tables
 from raypipe.config import CatalogConfig
 from raypipe.errors import InputError
@@ -37,8 +38,12 @@ class Inputs:
     truth: AnswerFiles
     splits: Source | None
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What the files hold, whatever they are called and wherever they are."""
+    def fingerprint(self, hashed: HashedFiles) -> dict[str, Any]:
+        """What the files hold, whatever they are called and wherever they are.
+
+        Args:
+            hashed: the files that were hashed before.
+        """
         canonical = json.dumps(self.schema.to_json(), sort_keys=True).encode()
         values: dict[str, Any] = {
             "inputs.attribute_schema.sha256": hashlib.sha256(canonical).hexdigest()
@@ -46,7 +51,7 @@ class Inputs:
         for name in ("listings", "seed", "truth", "splits"):
             source = getattr(self, name)
             if source is not None:
-                values |= source.digest(f"inputs.{name}")
+                values |= source.digest(f"inputs.{name}", hashed)
         return values
 
 
@@ -78,35 +83,21 @@ def _listings(config: CatalogConfig, tables: Tables | None) -> Source:
     return tables.open(location, LISTINGS_COLUMNS, "inputs.listings")
 
 
-def roles_of(inputs: Inputs, max_listings: int | None, run_seed: int) -> dict[str, Role]:
-    """The role of every listing that is wanted; pool listings above the cap are left out.
+def roles_of(inputs: Inputs) -> dict[str, Role]:
+    """The role of every annotated or verified listing; all others are pool.
 
     Raises:
-        InputError: a doubled id, a seed or truth id without a listing, an id in both, a
-            truth listing whose split is neither eval nor anchor.
+        InputError: an id that is twice in a file, an id in seed and truth, a truth listing whose
+            split is neither eval nor anchor.
     """
-    known = inputs.listings.listing_ids
-    if not known:
-        raise InputError(f"{inputs.listings.name} holds no listings")
     seed, truth = inputs.seed.listing_ids, inputs.truth.listing_ids
-    for name, source in (("seed", inputs.seed), ("truth", inputs.truth)):
-        absent = sorted(source.listing_ids - known)
-        if absent:
-            raise InputError(
-                f"{source.name}: {len(absent)} {name} ids are not among the listings "
-                f"(first: '{absent[0]}')"
-            )
     both = sorted(seed & truth)
     if both:
         raise InputError(
             f"{inputs.truth.name}: {len(both)} ids are in the seed and in the truth "
             f"(first: '{both[0]}'); a listing is either annotated or verified"
         )
-    pool = known - seed - truth
-    if max_listings is not None:
-        pool = choose_pool(pool, max_listings, run_seed)
-    roles: dict[str, Role] = dict.fromkeys(pool, "pool")
-    roles |= dict.fromkeys(seed, "seed")
+    roles: dict[str, Role] = dict.fromkeys(seed, "seed")
     return roles | _verified(inputs)
 
 

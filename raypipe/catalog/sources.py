@@ -5,6 +5,7 @@ A fault of a file (not of a row) is an InputError that names the file and the co
 
 import hashlib
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe import storage
+from raypipe.catalog.hashed_files import HashedFiles
 from raypipe.catalog.paths import roots_on
 from raypipe.catalog.shards import Piece, RowGroup, SourceFile, SourceShard, cut
 from raypipe.errors import InputError, RaypipeError
@@ -216,11 +218,16 @@ class Source:
         """A file's name below the directory that was named."""
         return posixpath.relpath(path, self.directory or posixpath.dirname(path))
 
-    def shards(self) -> list[SourceShard]:
-        """The shards of the files, from their footers."""
+    def shards(self, stamps: Sequence[str] | None = None) -> list[SourceShard]:
+        """The shards of the files, from their footers.
+
+        Args:
+            stamps: what tells of every file whether it has changed; None takes :meth:`stamps`.
+        """
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE, thread_name_prefix="footers") as threads:
             groups = list(threads.map(self._row_groups, self.files))
-        return cut(map(SourceFile, self.files, self.stamps(), groups))
+        stamps = self.stamps() if stamps is None else stamps
+        return cut(map(SourceFile, self.files, stamps, groups))
 
     def _row_groups(self, path: str) -> tuple[RowGroup, ...]:
         with _opened(self.filesystem, path) as file:
@@ -258,27 +265,30 @@ class Source:
             infos = self.filesystem.get_file_info(list(self.files))
         return [[info.path, info.size, info.mtime_ns] for info in infos]
 
-    def digest(self, prefix: str) -> dict[str, object]:
+    def content_stamps(self, hashed: HashedFiles) -> list[str]:
+        """Of every file what tells its content, wherever it is; equal ones are numbered."""
+        seen: Counter[str] = Counter()
+        stamps = []
+        for file in hashed.of(self.filesystem, self.files):
+            stamps.append(f"{file.sha256} {seen[file.sha256]}")
+            seen[file.sha256] += 1
+        return stamps
+
+    def digest(self, prefix: str, hashed: HashedFiles) -> dict[str, object]:
         """What the files hold, for a fingerprint: their number, bytes and one digest of them all.
 
         Names and places stay out, so that moving or reordering the files changes nothing.
+
+        Args:
+            prefix: of the keys.
+            hashed: the files that were hashed before.
         """
-        hashes, size = [], 0
-        for path in self.files:
-            content = hashlib.sha256()
-            with (
-                storage.storage_errors(f"cannot read {path}"),
-                self.filesystem.open_input_stream(path) as stream,
-            ):
-                while chunk := stream.read(1 << 22):
-                    content.update(chunk)
-                    size += len(chunk)
-            hashes.append(content.digest())
-        combined = hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
+        files = hashed.of(self.filesystem, self.files)
+        digests = sorted(bytes.fromhex(file.sha256) for file in files)
         return {
-            f"{prefix}.files": len(hashes),
-            f"{prefix}.bytes": size,
-            f"{prefix}.sha256": combined,
+            f"{prefix}.files": len(files),
+            f"{prefix}.bytes": sum(file.size for file in files),
+            f"{prefix}.sha256": hashlib.sha256(b"".join(digests)).hexdigest(),
         }
 
 

@@ -5,7 +5,6 @@ different splits would leak answers, so all but those of the first split are ref
 """
 
 import hashlib
-import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -40,7 +39,8 @@ def assign(members: Iterable[Member], *, run_seed: int, anchor_share: float) -> 
     """Give every listing its split and find the leaks.
 
     Args:
-        members: every listing once.
+        members: listings, each once. Families without an annotated or verified listing are pool
+            and may be left out.
         run_seed: root seed of the draw between eval and anchor.
         anchor_share: share (0-1) of the families with a "truth" role that becomes anchor.
     """
@@ -58,10 +58,10 @@ def assign(members: Iterable[Member], *, run_seed: int, anchor_share: float) -> 
     return Assignment(splits, leaks)
 
 
-def choose_pool(listing_ids: Iterable[str], count: int, run_seed: int) -> frozenset[str]:
-    """The ``count`` ids with the smallest hashes (all, if there are fewer)."""
-    ranked = ((derive(run_seed, "pool", listing_id), listing_id) for listing_id in listing_ids)
-    return frozenset(listing_id for _, listing_id in heapq.nsmallest(count, ranked))
+def tie_hashes(group_id: str | None, image_hashes: Iterable[str]) -> list[bytes]:
+    """Hashes, 16 bytes each, of what makes a listing a relative of others: its group and images."""
+    ties = [_node("image", name) for name in image_hashes]
+    return ties if group_id is None else [*ties, _node("group", group_id)]
 
 
 def _split(member: Member, family: list[Member], run_seed: int, anchor_share: float) -> Split:
@@ -85,10 +85,7 @@ def _families(members: Iterable[Member]) -> list[list[Member]]:
     members = list(members)
     for member in members:
         own = _node("listing", member.listing_id)
-        ties = [_node("image", name) for name in member.image_hashes]
-        if member.group_id is not None:
-            ties.append(_node("group", member.group_id))
-        for tie in ties:
+        for tie in tie_hashes(member.group_id, member.image_hashes):
             parents[root(tie)] = root(own)
     families: dict[bytes, list[Member]] = {}
     for member in members:

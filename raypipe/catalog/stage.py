@@ -1,39 +1,45 @@
 """The ``prepare`` stage: the user's catalog as listings, seed and truth of the run.
 
-Every image is decoded once. Prepared listings wait in a spill file until all identities are known;
-then the splits are settled, leaks refused, and the three artifacts committed, listings last.
+Every image is decoded once, whatever is killed meanwhile. Then the splits are settled, leaks
+refused, and the three artifacts committed, listings last.
 """
 
 import hashlib
 import json
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from raypipe.attributes.prompts import TEMPLATE_VERSION
 from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.answer_files import AnswerFiles
 from raypipe.catalog.answers import ValueField, answers_of, commit_answers
+from raypipe.catalog.distributed import SourceReader
+from raypipe.catalog.hashed_files import HashedFiles
 from raypipe.catalog.inputs import Inputs, open_inputs, roles_of
-from raypipe.catalog.listings import RefusedListing, quarantine_rows
-from raypipe.catalog.prepared import PreparedCatalog, check_quarantined_share, prepare_rows
+from raypipe.catalog.pool import NOBODY, PoolChoice, choose_pool
+from raypipe.catalog.preparation import (
+    Preparation,
+    PreparedCatalog,
+    absent_listings,
+    survey_listings,
+)
+from raypipe.catalog.relatives import Relatives
+from raypipe.catalog.shards import SourceShard
 from raypipe.catalog.sources import Source
-from raypipe.catalog.spill import Spill
-from raypipe.catalog.splits import assign
+from raypipe.catalog.splits import Assignment, assign
 from raypipe.catalog.tables import Tables
 from raypipe.config import CatalogConfig, Config, EmbeddedCatalogConfig
 from raypipe.errors import InputError
 from raypipe.runtime import metrics
-from raypipe.schemas import LISTINGS, QUARANTINE, SEED, TRUTH, Split
-from raypipe.store.artifacts import Artifact, Attempt, Run
+from raypipe.runtime.cluster import ensure_ray
+from raypipe.runtime.tasks import in_this_process
+from raypipe.schemas import LISTINGS, SEED, TRUTH, Split
+from raypipe.store.artifacts import Artifact, Run
 from raypipe.store.lease import lease
 from raypipe.store.manifest import Commit, versions
-from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
+from raypipe.store.paths import CATALOG, Paths
 from raypipe.store.quarantine import LEAKAGE
 
 EVAL: Split = "eval"
@@ -58,13 +64,14 @@ def run(config: Config, run: Run, *, any_versions: bool = False) -> Commit:
         return _run_embedded(config, config.catalog.embedded, run, any_versions)
     with Tables(config, run, _held(run)) as tables:
         inputs = open_inputs(config.catalog, tables)
-    fingerprint = _fingerprint(config) | inputs.fingerprint()
+    hashed = HashedFiles(run)
+    fingerprint = _fingerprint(config) | inputs.fingerprint(hashed)
     committed = _committed(run, fingerprint, any_versions)
     if committed is not None:
         return committed
     with lease(run, CATALOG.listings):
         committed = _committed(run, fingerprint, any_versions)
-        return committed or _prepare(config, run, fingerprint, inputs)
+        return committed or _prepare(config, run, fingerprint, inputs, hashed)
 
 
 def run_labeled(
@@ -82,10 +89,11 @@ def run_labeled(
         InputError: a fault of the files, such as a truth without a listing.
         QuarantineLimitError: more listings were refused than ``catalog.max_quarantined``.
     """
+    hashed = HashedFiles(run)
     fingerprint = {
         **config.fingerprint_keys("images"),
-        **listings.digest("inputs.listings"),
-        **truth.digest("inputs.truth"),
+        **listings.digest("inputs.listings", hashed),
+        **truth.digest("inputs.truth", hashed),
         "inputs.attribute_schema": schema.to_json(),
         "template": TEMPLATE_VERSION,
         **versions("raypipe", "pillow"),
@@ -98,28 +106,23 @@ def run_labeled(
     roles = dict.fromkeys(truth.listing_ids, EVAL)
     if not roles:
         raise InputError(f"{truth.name} holds no verified listings")
-    absent = sorted(roles.keys() - listings.listing_ids)
-    if absent:
-        raise InputError(
-            f"{truth.name}: {len(absent)} ids are not among the listings (first: '{absent[0]}')"
-        )
-    attempt = artifact.attempt(fingerprint)
-    with tempfile.TemporaryDirectory(prefix="raypipe-labeled-") as directory:
-        with Spill(Path(directory) / "listings.arrow") as spill:
-            prepared_catalog = prepare_rows(listings, schema, roles, config.catalog, spill)
-        answers = answers_of(truth, prepared_catalog.verticals, schema, "value")
-        commit_answers(
-            run.artifact(scope.truth, TRUTH),
-            fingerprint,
-            answers,
-            prepared_catalog.verticals,
-        )
-        tables = spill.tables(
-            dict.fromkeys(prepared_catalog.verticals, EVAL), config.catalog.rows_per_file
-        )
-        attempt.commit(
-            expected=roles, counts=_write_listings(attempt, tables, prepared_catalog, schema)
-        )
+    reader = SourceReader(listings, schema, config.catalog)
+    shards = listings.shards(listings.content_stamps(hashed))
+    with _session(config, shards), lease(run, scope.listings):
+        if artifact.find_commit(fingerprint) is not None:
+            return scope
+        survey_listings(run, reader, shards)
+        if absent := absent_listings(run, shards, roles):
+            raise InputError(
+                f"{truth.name}: {len(absent)} ids are not among the listings (first: '{absent[0]}')"
+            )
+        choice = PoolChoice(frozenset(roles), config.run.seed, NOBODY)
+        attempt = artifact.attempt(fingerprint)
+        prepared = Preparation(attempt, reader, shards, choice, len(roles)).prepare()
+        verticals = {name: listing.vertical for name, listing in prepared.named.items()}
+        answers = answers_of(truth, verticals, schema, "value")
+        commit_answers(run.artifact(scope.truth, TRUTH), fingerprint, answers, verticals)
+        prepared.commit(Assignment(dict.fromkeys(verticals, EVAL), {}), Relatives({}, {}))
     return scope
 
 
@@ -146,7 +149,8 @@ def _run_embedded(
                 truth=f"{directory}/truth.parquet",
             )
         )
-        return _prepare(config, run, fingerprint, inputs)
+        with in_this_process():  # other nodes do not see the directory
+            return _prepare(config, run, fingerprint, inputs, HashedFiles())
 
 
 def _fingerprint(config: Config) -> dict[str, Any]:
@@ -173,73 +177,75 @@ def _committed(run: Run, fingerprint: Mapping[str, Any], any_versions: bool) -> 
     return commits[-1] if all(commits) else None
 
 
-def _prepare(config: Config, run: Run, fingerprint: Mapping[str, Any], inputs: Inputs) -> Commit:
+def _prepare(
+    config: Config,
+    run: Run,
+    fingerprint: Mapping[str, Any],
+    inputs: Inputs,
+    hashed: HashedFiles,
+) -> Commit:
+    listings = inputs.listings
+    roles = roles_of(inputs)
+    reader = SourceReader(listings, inputs.schema, config.catalog)
+    shards = listings.shards(listings.content_stamps(hashed))
     attempt = run.artifact(CATALOG.listings, LISTINGS).attempt(fingerprint)
-    roles = roles_of(inputs, config.catalog.max_listings, config.run.seed)
-    with tempfile.TemporaryDirectory(prefix="raypipe-prepare-") as directory:
-        with Spill(Path(directory) / "listings.arrow") as spill:
-            prepared_catalog = prepare_rows(
-                inputs.listings, inputs.schema, roles, config.catalog, spill
-            )
-        splits = _settle(prepared_catalog, config)
-        check_quarantined_share(
-            prepared_catalog.refused, len(roles), config.catalog.max_quarantined
+    with _session(config, shards):
+        survey_listings(run, reader, shards)
+        _check_absent(run, shards, inputs)
+        cap, seed = config.catalog.max_listings, config.run.seed
+        choice = choose_pool(reader, shards, roles, cap, seed)
+        rows = sum(shard.rows for shard in shards)
+        total = rows if choice.last is None else min(rows, len(roles) + (cap or 0))
+        prepared = Preparation(attempt, reader, shards, choice, total).prepare()
+        members = prepared.members(roles)
+        relatives = prepared.relatives(members)
+        assignment = assign(
+            [*members, *relatives.members.values()],
+            run_seed=seed,
+            anchor_share=config.catalog.anchor_share,
         )
-        answered: list[tuple[Artifact, AnswerFiles, ValueField]] = [
-            (run.artifact(CATALOG.seed, SEED), inputs.seed, "answer"),
-            (run.artifact(CATALOG.truth, TRUTH), inputs.truth, "value"),
-        ]
-        for artifact, source, value_field in answered:
-            ids = splits.keys() & source.listing_ids
-            verticals = {listing_id: prepared_catalog.verticals[listing_id] for listing_id in ids}
-            answers = answers_of(source, verticals, inputs.schema, value_field)
-            commit_answers(artifact, fingerprint, answers, ids)
-        tables = spill.tables(splits, config.catalog.rows_per_file)
-        counts = _write_listings(attempt, tables, prepared_catalog, inputs.schema)
-        counts["beyond_cap"] = len(inputs.listings.listing_ids) - len(roles)
-        commit = attempt.commit(expected=roles, counts=counts)
+        for listing_id, detail in assignment.leaks.items():
+            prepared.refusals.add(listing_id, LEAKAGE, detail)
+        prepared.preparation.check_refused(prepared.refusals)
+        _commit_answers(run, fingerprint, inputs, prepared, assignment)
+        commit = prepared.commit(assignment, relatives, beyond_cap=rows - total)
     meter = metrics.Meter.of(attempt.artifact)
     meter.count(metrics.LISTINGS, commit.rows)
-    meter.count(metrics.QUERIES, sum(counts["queries"].values()))
-    meter.count_by(metrics.QUARANTINED, counts["refused"])
+    meter.count(metrics.QUERIES, sum(commit.counts["queries"].values()))
+    meter.count_by(metrics.QUARANTINED, commit.counts["refused"])
     return commit
 
 
-def _settle(prepared_catalog: PreparedCatalog, config: Config) -> dict[str, Split]:
-    """The split of every listing that stays; leaks join the refused."""
-    assignment = assign(
-        prepared_catalog.members, run_seed=config.run.seed, anchor_share=config.catalog.anchor_share
-    )
-    for listing_id, detail in sorted(assignment.leaks.items()):
-        prepared_catalog.refused.append(RefusedListing(listing_id, LEAKAGE, detail, {}))
-    return dict(assignment.splits)
+def _session(config: Config, shards: Sequence[SourceShard]) -> AbstractContextManager[None]:
+    """A Ray session, for a catalog that is worth one."""
+    return ensure_ray(config.cluster) if len(shards) > 1 else nullcontext()
 
 
-def _write_listings(
-    attempt: Attempt,
-    tables: Iterable[pa.Table],
-    prepared_catalog: PreparedCatalog,
-    schema: AttributeSchema,
-) -> dict[str, Any]:
-    """Write the tables, what was refused and the schema, and count."""
-    listings: Counter[str] = Counter()
-    queries: Counter[str] = Counter()
-    images = 0
-    for table in tables:
-        attempt.write(table)
-        splits = table.column("split").to_pylist()
-        listings.update(splits)
-        asked = pc.list_value_length(table.column("queries")).to_pylist()
-        for split, number in zip(splits, asked, strict=True):
-            queries[split] += number
-        images += pc.sum(pc.list_value_length(table.column("images"))).as_py()
-    attempt.write_json(ATTRIBUTE_SCHEMA, schema.to_json())
-    if prepared_catalog.refused:
-        attempt.write(QUARANTINE.from_rows(quarantine_rows(prepared_catalog.refused)), "quarantine")
-    return {
-        "listings": dict(listings),
-        "queries": dict(queries),
-        "images": images,
-        "images_skipped": dict(prepared_catalog.skipped),
-        "refused": dict(Counter(listing.reason for listing in prepared_catalog.refused)),
-    }
+def _check_absent(run: Run, shards: Sequence[SourceShard], inputs: Inputs) -> None:
+    """Raises InputError for ids of the seed or the truth that are not among the listings."""
+    for name, source in (("seed", inputs.seed), ("truth", inputs.truth)):
+        if absent := absent_listings(run, shards, source.listing_ids):
+            raise InputError(
+                f"{source.name}: {len(absent)} {name} ids are not among the listings "
+                f"(first: '{absent[0]}')"
+            )
+
+
+def _commit_answers(
+    run: Run,
+    fingerprint: Mapping[str, Any],
+    inputs: Inputs,
+    prepared: PreparedCatalog,
+    assignment: Assignment,
+) -> None:
+    """Commit what seed and truth say of the listings that stay."""
+    answered: list[tuple[Artifact, AnswerFiles, ValueField]] = [
+        (run.artifact(CATALOG.seed, SEED), inputs.seed, "answer"),
+        (run.artifact(CATALOG.truth, TRUTH), inputs.truth, "value"),
+    ]
+    named = prepared.named
+    for artifact, source, value_field in answered:
+        ids = assignment.splits.keys() & source.listing_ids
+        verticals = {listing_id: named[listing_id].vertical for listing_id in ids}
+        answers = answers_of(source, verticals, inputs.schema, value_field)
+        commit_answers(artifact, fingerprint, answers, ids)

@@ -254,5 +254,6 @@ def _name_doubled(
                 for place in np.flatnonzero(hash_ids(ids).view("S16") == np.bytes_(wanted)):
                     name = str(ids[int(place)])
                     places.append(piece.path)
-    where = f" ({', '.join(sorted(set(places))[:2])})" if len(set(places)) > 1 else ""
-    raise InputError(f"the listing_id '{bounded(name)}' is there twice{where}")
+    files = sorted(set(places))[:2]
+    where = f" ({', '.join(files)})" if len(files) > 1 else ""
+    raise InputError(f"{files[-1]}: the listing_id '{bounded(name)}' is there twice{where}")

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from raypipe import storage
 from raypipe.catalog.answer_files import AnswerFiles, open_answers
+from raypipe.catalog.hashed_files import HashedFiles
 from raypipe.catalog.snapshots import Location, Snapshot, parse_location, resolve_snapshot
 from raypipe.catalog.sources import Column, Source, check_columns, is_text, open_source
 from raypipe.config import Config
@@ -65,7 +66,10 @@ class Copy(Source):
     def stamps(self) -> list[str]:
         return list(self.file_hashes)
 
-    def digest(self, prefix: str) -> dict[str, object]:
+    def content_stamps(self, hashed: HashedFiles) -> list[str]:
+        return list(self.file_hashes)
+
+    def digest(self, prefix: str, hashed: HashedFiles) -> dict[str, object]:
         return {
             f"{prefix}.snapshot": self.snapshot,
             f"{prefix}.rows": self.num_rows,

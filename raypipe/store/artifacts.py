@@ -267,6 +267,11 @@ class Attempt:
         self.name = f"{self.family}-{uuid.uuid4().hex[:8]}"
         self._written: list[DataFile] = []
 
+    def progress(self, name: str = "") -> str:
+        """Path in the run of a file in which attempts with this fingerprint note how far they are;
+        without a name, of its directory. No commit takes it up."""
+        return "/".join(filter(None, (self.artifact.name, "files", f"{self.family}-{0:08x}", name)))
+
     def directory(self, kind: FileKind = "data") -> str:
         """Full path of this attempt's directory for files of one kind; created if needed."""
         path = self.artifact._path(kind, self.name)
@@ -359,7 +364,8 @@ class Attempt:
 
         Args:
             expected: input ids. Each must come out once, as a row or in quarantine.
-            written: files written on other nodes, or salvaged.
+            written: files written on other nodes, or salvaged; without ids, if they were checked
+                there.
             counts: figures to store in the manifest.
 
         Raises:
@@ -381,7 +387,7 @@ class Attempt:
             digest=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32],
             files=tuple(files),
             rows=sum(file.entry.rows or 0 for file in data),
-            quarantined=sum(len(file.ids) for file in refused),
+            quarantined=sum(len(file.ids) or file.entry.rows or 0 for file in refused),
             fingerprint=self.fingerprint,
             counts=dict(counts or {}),
             seconds=round(time.time() - self.started, 3),

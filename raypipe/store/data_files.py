@@ -8,7 +8,8 @@ import hashlib
 import posixpath
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,11 +44,11 @@ _ROW_GROUP_BYTES = 2 << 20  # in memory; a row is read with its row group
 @dataclass(frozen=True)
 class DataFile:
     """One written file: its manifest entry, the digest of its rows, and their unique ids (values
-    of the table's first key column)."""
+    of the table's first key column), which are left out where a task has checked them."""
 
     entry: File
     digest: int
-    ids: pa.Array
+    ids: pa.Array = field(default_factory=partial(pa.array, (), pa.string()))
 
     def to_row(self) -> dict[str, object]:
         """As a row of ``DATA_FILES``."""

@@ -5,6 +5,7 @@ the place and the bytes, leaves nothing half-written, and is made by the same ca
 room.
 """
 
+import io
 import os
 import resource
 import shutil
@@ -12,12 +13,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from raypipe.catalog.spill import SCHEMA, Spill
+from raypipe.catalog import stage as catalog
 from raypipe.cli.jobs import report_error
 from raypipe.config import load
 from raypipe.errors import EXIT_RETRY, StorageError
@@ -33,6 +34,7 @@ from raypipe.store.artifacts import Run
 from raypipe.training.checkpoint_files import copy_whole, list_files
 from tests.conftest import CommitRows, MakeListing
 from tests.fakes.adapters import NANO, adapted_run, nano_config
+from tests.fakes.catalog_files import CatalogFiles
 from tests.fakes.label_rows import found_in, label, rule
 
 ROOM = 40_000
@@ -260,28 +262,28 @@ def test_an_adapter_that_is_handed_over(
     assert file.size == 10 * ROOM
 
 
-def test_the_spill_of_prepare(
-    short: Callable[[], Shortage], capsys: pytest.CaptureFixture[str], make_listing: MakeListing
+def test_prepared_listings(
+    short: Callable[[], Shortage], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    shop = CatalogFiles(tmp_path / "shop")
+    for index in range(20):
+        noise = io.BytesIO()
+        Image.frombytes("RGB", (112, 112), os.urandom(3 * 112 * 112)).save(noise, "PNG")
+        shop.add(f"L{index:02}", 0, images=[noise.getvalue()])
+    shop.seed["L00"] = shop.truth["L01"] = []
+    shop.write()
     small = short()
-    path = small.place / "listings.arrow"
-    rows = [make_listing(f"{name}", "pool") | {"images": [os.urandom(9_000)]} for name in range(9)]
-    for row in rows:
-        del row["split"]
-        row |= {"source_key": None}
-
-    def write() -> None:
-        try:
-            with Spill(path) as spill:
-                spill.add(rows)
-        except StorageError:
-            path.unlink()
-            raise
-
-    assert set(SCHEMA.names) == set(rows[0])
-    assert_refused_then_made(small, write, str(path), capsys)
-    with pa.memory_map(str(path)) as file:
-        assert len(pa.ipc.open_stream(file).read_all()) == 9
+    run = Run(str(small.place / "run"))
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"No space left|File too large") as raised:
+            catalog.run(shop.config(image_size=112), run)
+        assert report_error(raised.value) == EXIT_RETRY
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert "catalog/listings/data" in said
+    assert run.artifact("catalog/listings").commit() is None
+    small.ease()
+    assert catalog.run(shop.config(image_size=112), run).rows == 20
 
 
 def test_evaluation_report_and_manifest(

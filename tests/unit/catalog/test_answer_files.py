@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe.catalog import stage
+from raypipe.catalog.hashed_files import HashedFiles
 from raypipe.catalog.inputs import open_inputs, roles_of
 from raypipe.errors import InputError
 from raypipe.schemas import SEED as SEED_TABLE
@@ -74,7 +75,7 @@ def test_two_files_answer_different_attributes_of_one_listing(parts, config, run
     added = [{"attribute": "heel", "value": "Flat"}]
     parts("truth", "more", [{"listing_id": "L02", "answers": added}], TRUTH)
     assert truth_of(config, run, "L02") == {"color": "Blue", "heel": "Flat"}
-    assert roles_of(open_inputs(config.catalog), None, 0)["L02"] == "anchor"
+    assert roles_of(open_inputs(config.catalog))["L02"] == "anchor"
 
 
 def test_a_review_wins_and_what_it_overrules_is_told(parts, config, run):
@@ -129,24 +130,24 @@ def test_two_files_state_one_split(parts, config):
     rows = [{"listing_id": "L02", "answers": [review("heel", "Flat", 1)], "split": "eval"}]
     parts("truth", "more", rows, REVIEWS)
     with pytest.raises(InputError, match=r"the split of 'L02' is 'eval' here and 'anchor' in"):
-        roles_of(open_inputs(config.catalog), None, 0)
+        roles_of(open_inputs(config.catalog))
 
 
 def test_a_listing_is_there_once_in_each_file(parts, config):
     rows = [{"listing_id": "L03", "answers": []}] * 2
     parts("truth", "more", rows, TRUTH)
     with pytest.raises(InputError, match=r"more.parquet: the listing_id 'L03' is there twice"):
-        roles_of(open_inputs(config.catalog), None, 0)
+        roles_of(open_inputs(config.catalog))
 
 
-def test_listings_in_two_files_are_still_refused(parts, config, shop):
+def test_listings_in_two_files_are_still_refused(parts, config, shop, run):
     (shop.directory / "listings").mkdir()
     for name in ("a", "b"):
         table = pq.read_table(shop.directory / "listings.parquet")
         pq.write_table(table, shop.directory / "listings" / f"{name}.parquet")
     catalog = config.catalog.model_copy(update={"listings": str(shop.directory / "listings")})
     with pytest.raises(InputError, match=r"b.parquet: the listing_id 'L00' is there twice"):
-        roles_of(open_inputs(catalog), None, 0)
+        stage.run(config.model_copy(update={"catalog": catalog}), run)
 
 
 def test_splits_may_lie_in_the_directory_of_the_truth(parts, config, shop, run):
@@ -154,8 +155,8 @@ def test_splits_may_lie_in_the_directory_of_the_truth(parts, config, shop, run):
     pq.write_table(stated, shop.directory / "truth" / "splits.parquet")
     inputs = open_inputs(config.catalog)
     assert len(inputs.truth.files) == 1
-    assert "inputs.splits.sha256" in inputs.fingerprint()
-    assert roles_of(inputs, None, 0)["L02"] == "anchor"  # the truth's own column has the last word
+    assert "inputs.splits.sha256" in inputs.fingerprint(HashedFiles())
+    assert roles_of(inputs)["L02"] == "anchor"  # the truth's own column has the last word
 
 
 def test_what_is_repeated_in_one_file_is_dropped_as_before(parts, config, run):

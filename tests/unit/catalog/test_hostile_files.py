@@ -56,7 +56,7 @@ def opened(shop: Any) -> Any:
 
 def test_the_shop_is_whole_without_a_change(shop):
     write(shop)
-    assert len(roles_of(opened(shop), None, 0)) == 12
+    assert len(roles_of(opened(shop))) == 6
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -185,24 +185,24 @@ def test_answers_for_an_id_that_cannot_be_are_refused_by_file(shop, name, answer
     getattr(shop, answers)[ODD[name]] = []
     if name == "at the bound":
         write(shop)
-        roles_of(opened(shop), None, 0)
+        roles_of(opened(shop))
         return
     write(shop)
     with pytest.raises(
         InputError, match=rf"{answers}.parquet: the listing_id .* is empty"
     ) as caught:
-        roles_of(opened(shop), None, 0)
+        roles_of(opened(shop))
     assert len(str(caught.value)) < 500
 
 
-def test_the_same_long_id_twice_is_said_shortly(shop):
+def test_the_same_long_id_twice_is_said_shortly(shop, run):
     shop.add(LONG, 98)
     shop.add(LONG, 99)
     write(shop)
     with pytest.raises(
         InputError, match=r"the listing_id 'x{64}… \(20,000 bytes, .*' is there twice"
     ):
-        roles_of(opened(shop), None, 0)
+        stage.run(shop.config(), run)
 
 
 def test_long_texts_cost_no_more_than_their_beginning(shop, run):

@@ -1,12 +1,17 @@
 """Faults of the user's files are one clear error, each before anything is decoded."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raypipe.catalog import stage
+from raypipe.catalog.hashed_files import HashedFiles
 from raypipe.catalog.inputs import open_inputs, roles_of
 from raypipe.catalog.sources import LISTINGS_COLUMNS, open_source
 from raypipe.errors import InputError
+from raypipe.store.artifacts import Run
 
 
 def opened(shop, **catalog):
@@ -14,10 +19,13 @@ def opened(shop, **catalog):
     return open_inputs(shop.config(**catalog).catalog)
 
 
-def refused(shop, message, **catalog):
-    """The one-line error of reading the shop's identities."""
+def refused(shop, message):
+    """The one-line error of preparing the shop; nothing was decoded."""
+    shop.write()
+    run = Run(str(shop.directory.parent / "refused"))
     with pytest.raises(InputError, match=message) as caught:
-        roles_of(opened(shop), None, 0)
+        stage.run(shop.config(), run)
+    assert not Path(run.path("catalog")).exists()
     assert "\n" not in str(caught.value)
 
 
@@ -134,26 +142,12 @@ def test_the_truth_files_column_decides_before_the_file_beside_it(shop):
     shop.write()
     stated = pa.table({"listing_id": ["L02", "L03", "L09"], "split": ["eval", "anchor", "pool"]})
     pq.write_table(stated, shop.directory / "splits.parquet")
-    roles = roles_of(open_inputs(shop.config().catalog), None, 0)
+    roles = roles_of(open_inputs(shop.config().catalog))
     assert roles["L00"] == "seed"
     assert roles["L02"] == "anchor"
     assert roles["L03"] == "anchor"
     assert roles["L04"] == "truth"
-    assert roles["L09"] == "pool"
-
-
-def test_the_cap_leaves_seed_and_truth_alone(shop):
-    roles = roles_of(opened(shop), 2, 0)
-    assert sorted(roles.values()) == [
-        "anchor",
-        "eval",
-        "eval",
-        "eval",
-        "pool",
-        "pool",
-        "seed",
-        "seed",
-    ]
+    assert "L09" not in roles
 
 
 def test_a_directory_is_read_without_what_writers_leave_beside_tables(shop):
@@ -171,11 +165,11 @@ def test_a_directory_is_read_without_what_writers_leave_beside_tables(shop):
 
 
 def test_the_fingerprint_follows_what_files_hold_and_not_their_names(shop, tmp_path):
-    before = opened(shop).fingerprint()
+    before = opened(shop).fingerprint(HashedFiles())
     shop.directory = tmp_path / "moved"
-    assert opened(shop).fingerprint() == before
+    assert opened(shop).fingerprint(HashedFiles()) == before
     shop.add("L99", 99)
-    changed = opened(shop).fingerprint()
+    changed = opened(shop).fingerprint(HashedFiles())
     assert {key for key in before if before[key] != changed[key]} == {
         "inputs.listings.bytes",
         "inputs.listings.sha256",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.catalog.splits import PRIORITY, Member, assign, choose_pool
+from raypipe.catalog.splits import PRIORITY, Member, assign
 
 SHARE = 0.3
 
@@ -92,10 +92,3 @@ def test_another_seed_is_another_draw_and_other_listings_change_nothing():
 def test_the_ends_of_the_share(share, split):
     members = [member(f"L{n}", "truth") for n in range(50)]
     assert set(settle(*members, share=share).splits.values()) == {split}
-
-
-@given(st.sets(st.text(min_size=1), max_size=30), st.integers(1, 20), st.integers(0, 20))
-def test_a_larger_pool_holds_the_smaller(ids, count, more):
-    smaller, larger = choose_pool(ids, count, 5), choose_pool(sorted(ids), count + more, 5)
-    assert smaller <= larger <= ids
-    assert len(smaller) == min(count, len(ids))
