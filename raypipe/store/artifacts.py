@@ -15,14 +15,12 @@ number of attempts.
 
 import hashlib
 import json
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from posixpath import dirname
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -31,12 +29,15 @@ from raypipe import storage
 from raypipe.errors import ArtifactError, ConfigDriftError, InputError
 from raypipe.schemas import QUARANTINE, Table
 from raypipe.store import parquet
-from raypipe.store.checksums import check_directory, difference, measure_file, plain_name
+from raypipe.store.checksums import check_directory, difference, download, measure_file, plain_name
 from raypipe.store.data_files import (
     DataFile,
+    RowKind,
     check_ids,
+    check_written,
     each_id_once,
     inspect,
+    leftover_files,
     make_directory,
     write_piece,
     write_rows,
@@ -61,7 +62,6 @@ from raypipe.store.manifest import (
 from raypipe.store.read_ahead import read_ahead
 from raypipe.store.run_directory import RunDirectory
 
-RowKind = Literal["data", "quarantine"]
 _ONE_REQUEST = 1 << 20  # bytes; reading a file of this size whole is as fast as footer and column
 
 
@@ -204,15 +204,7 @@ class Artifact:
             check_directory(directory, files)
             return directory
         target = Path.home() / ".cache" / "raypipe" / commit.digest
-        try:
-            check_directory(target, files)
-        except ArtifactError:  # not downloaded yet, or the copy has changed
-            shutil.rmtree(target, ignore_errors=True)
-            with storage.whole(target, replace=False) as directory:
-                for file in files:
-                    place = directory / plain_name(file)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_bytes(self._content(file))
+        download(target, files, self._content)
         return target
 
     def attempt(self, fingerprint: Fingerprint) -> "Attempt":
@@ -321,20 +313,7 @@ class Attempt:
 
     def leftovers(self) -> list[tuple[str, RowKind]]:
         """Row files of interrupted attempts with the same fingerprint."""
-        run = self.artifact.run
-        found: list[tuple[str, RowKind]] = []
-        kinds: tuple[RowKind, ...] = ("data", "quarantine")
-        for kind in kinds:
-            selector = pafs.FileSelector(
-                self.artifact._path(kind), recursive=True, allow_not_found=True
-            )
-            for info in run.look(selector):
-                attempt = info.path.split("/")[-2]
-                if not info.is_file or attempt == self.name:
-                    continue
-                if attempt.startswith(self.family) and info.path.endswith(".parquet"):
-                    found.append((info.path, kind))
-        return sorted(found)
+        return leftover_files(self.artifact.run, self.artifact._path(), self.family, self.name)
 
     def inspect(self, path: str, kind: RowKind) -> DataFile | None:
         """Read a leftover file whole; None if it is truncated or not of this table."""
@@ -373,7 +352,7 @@ class Attempt:
                 something else first.
         """
         rows = [*self._written, *written]
-        self._check_files(rows)
+        check_written(self.artifact.run, self.artifact._path(), rows)
         data = [file for file in rows if file.entry.kind == "data"]
         refused = [file for file in rows if file.entry.kind == "quarantine"]
         check_ids(self.artifact.name, data, refused, expected)
@@ -437,17 +416,6 @@ class Attempt:
         if contract is None:
             raise ArtifactError(f"{self.artifact.name} has no table")
         return contract
-
-    def _check_files(self, written: Sequence[DataFile]) -> None:
-        """Every file is still there with the size that it was written with; directories are listed,
-        which takes one request for a thousand files."""
-        wanted = {self.artifact._path(file.entry.path): file.entry.size for file in written}
-        for directory in sorted({dirname(path) for path in wanted}):
-            found = self.artifact.run.look(pafs.FileSelector(directory, allow_not_found=True))
-            sizes = {info.path: info.size for info in found if info.is_file}
-            for path, size in wanted.items():
-                if dirname(path) == directory and sizes.get(path) != size:
-                    raise ArtifactError(f"{path} is missing or corrupt")
 
     def _plain_files(self) -> list[File]:
         run, local = self.artifact.run, self.local_files()

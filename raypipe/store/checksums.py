@@ -1,7 +1,8 @@
 """Whether a file is still the one that was committed: its size and its sha256."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -89,3 +90,17 @@ def _fault(path: Path, file: File, *_written: int) -> str:
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
         return difference(file, content.tell(), digest)
+
+
+def download(target: Path, files: Iterable[File], content: Callable[[File], bytes]) -> None:
+    """Write plain files to a local directory, unless they are there already."""
+    held = tuple(files)
+    try:
+        check_directory(target, held)
+    except ArtifactError:  # not downloaded yet, or the copy has changed
+        shutil.rmtree(target, ignore_errors=True)
+        with storage.whole(target, replace=False) as directory:
+            for file in held:
+                place = directory / plain_name(file)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content(file))

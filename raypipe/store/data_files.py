@@ -37,6 +37,7 @@ DATA_FILES = pa.schema(
 )
 
 
+RowKind = Literal["data", "quarantine"]
 _NAMED = 16  # hex digits of its sha256 in a file's name
 _ROW_GROUP_BYTES = 2 << 20  # in memory; a row is read with its row group
 
@@ -221,6 +222,36 @@ def each_id_once(written: Sequence[DataFile]) -> list[DataFile]:
             kept.append(file)
             seen |= shared
     return kept
+
+
+def leftover_files(
+    run: RunDirectory, place: str, family: str, own: str
+) -> list[tuple[str, RowKind]]:
+    """Row files below the directory of an artifact that attempts of a family have written, but for
+    the attempt ``own``."""
+    found: list[tuple[str, RowKind]] = []
+    kinds: tuple[RowKind, ...] = ("data", "quarantine")
+    for kind in kinds:
+        selector = pafs.FileSelector(f"{place}/{kind}", recursive=True, allow_not_found=True)
+        for info in run.look(selector):
+            attempt = info.path.split("/")[-2]
+            if not info.is_file or attempt == own:
+                continue
+            if attempt.startswith(family) and info.path.endswith(".parquet"):
+                found.append((info.path, kind))
+    return sorted(found)
+
+
+def check_written(run: RunDirectory, place: str, written: Sequence[DataFile]) -> None:
+    """Check that every file is still there with the size that it was written with; directories are
+    listed, which takes one request for a thousand files. Raises ArtifactError."""
+    wanted = {f"{place}/{file.entry.path}": file.entry.size for file in written}
+    for directory in sorted({posixpath.dirname(path) for path in wanted}):
+        found = run.look(pafs.FileSelector(directory, allow_not_found=True))
+        sizes = {info.path: info.size for info in found if info.is_file}
+        for path, size in wanted.items():
+            if posixpath.dirname(path) == directory and sizes.get(path) != size:
+                raise ArtifactError(f"{path} is missing or corrupt")
 
 
 def check_ids(
