@@ -63,7 +63,7 @@ def main() -> None:
             "peak_mib": round(_peak_mib()),
             "peak_before_mib": round(before),
         }
-    print(json.dumps(values))  # noqa: T201
+    print(json.dumps(values))
 
 
 def _peak_mib() -> float:
