@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 
 from raypipe.catalog.distributed import SourceReader
 from raypipe.catalog.pool import PoolChoice
-from raypipe.catalog.prepared import Refusals
+from raypipe.catalog.prepared import RefusalCounts
 from raypipe.catalog.prepared_slices import (
     NamedListing,
     PreparedSlice,
@@ -103,7 +103,7 @@ class Preparation:
         check_slices(self.attempt, found.slices)
         return found
 
-    def check_refused(self, refusals: Refusals) -> None:
+    def check_refused(self, refusals: RefusalCounts) -> None:
         """Raise QuarantineLimitError when too many were refused."""
         refusals.check(self.total, self.reader.config.max_quarantined)
 
@@ -114,7 +114,7 @@ class PreparedCatalog:
 
     preparation: Preparation
     slices: list[PreparedSlice] = field(default_factory=list)
-    refusals: Refusals = field(default_factory=Refusals)
+    refusals: RefusalCounts = field(default_factory=RefusalCounts)
 
     @property
     def named(self) -> dict[str, NamedListing]:

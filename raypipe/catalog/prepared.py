@@ -46,7 +46,7 @@ def prepare_batches(
 
 
 @dataclass
-class Refusals:
+class RefusalCounts:
     """How many listings were refused, by reason, and the first id of each reason with a detail."""
 
     reasons: Counter[str] = field(default_factory=Counter)
@@ -57,9 +57,9 @@ class Refusals:
         return self.reasons.total()
 
     def add(self, listing_id: str, reason: QuarantineReason | str, detail: str) -> None:
-        self.update(Refusals(Counter({str(reason): 1}), {str(reason): (listing_id, detail)}))
+        self.update(RefusalCounts(Counter({str(reason): 1}), {str(reason): (listing_id, detail)}))
 
-    def update(self, other: "Refusals") -> None:
+    def update(self, other: "RefusalCounts") -> None:
         """Add those of other listings."""
         self.reasons.update(other.reasons)
         for reason, example in other.examples.items():

@@ -21,7 +21,7 @@ from raypipe.catalog.distributed import SourceReader
 from raypipe.catalog.identities import Identities, is_named_by
 from raypipe.catalog.listings import PreparedListing, RefusedListing
 from raypipe.catalog.pool import PoolChoice
-from raypipe.catalog.prepared import Refusals, prepare_batches
+from raypipe.catalog.prepared import RefusalCounts, prepare_batches
 from raypipe.catalog.shards import READ_ROWS, Piece, SourceShard
 from raypipe.catalog.sources import ROWS_PER_BATCH
 from raypipe.catalog.splits import tie_hashes
@@ -122,7 +122,7 @@ class PreparedSlice:
     named_files: tuple[ListingFile, ...]
     named: tuple[NamedListing, ...]
     beyond: int
-    refusals: Refusals
+    refusals: RefusalCounts
     skipped: dict[str, int]
 
     @property
@@ -299,7 +299,7 @@ class _WrittenSlice:
     files: dict[bool, list[ListingFile]] = field(default_factory=lambda: {False: [], True: []})
     named: list[NamedListing] = field(default_factory=list)
     refused: list[RefusedListing] = field(default_factory=list)
-    refusals: Refusals = field(default_factory=Refusals)
+    refusals: RefusalCounts = field(default_factory=RefusalCounts)
     skipped: Counter[str] = field(default_factory=Counter)
     identities: list[tuple[str, int, list[bytes]]] = field(default_factory=list)
     _waiting: dict[bool, list[dict[str, Any]]] = field(

@@ -204,8 +204,7 @@ class Artifact:
             check_directory(directory, files)
             return directory
         target = Path.home() / ".cache" / "raypipe" / commit.digest
-        download(target, files, self._content)
-        return target
+        return download(target, files, self._content)
 
     def attempt(self, fingerprint: Fingerprint) -> "Attempt":
         """Begin to write the artifact. The fingerprint holds everything that changes its rows."""
@@ -317,8 +316,8 @@ class Attempt:
 
     def inspect(self, path: str, kind: RowKind) -> DataFile | None:
         """Read a leftover file whole; None if it is truncated or not of this table."""
-        run = self.artifact.run
-        return inspect(self._contract(kind), kind, run.filesystem, self.artifact._path(), path)
+        filesystem, place = self.artifact.run.filesystem, self.artifact._path()
+        return inspect(self._contract(kind), kind, filesystem, place, path)
 
     def salvage(self, written: Iterable[DataFile | None] | None = None) -> list[DataFile]:
         """The leftover files that may be committed: whole, with no id in two of them.
@@ -422,7 +421,6 @@ class Attempt:
         if not run.is_local:
             for path in sorted(path for path in local.rglob("*") if path.is_file()):
                 self.write_file(str(path.relative_to(local)), path.read_bytes())
-        # write_file writes to the same directory, which belongs to this attempt only.
         selector = pafs.FileSelector(
             self.artifact._path("files", self.name), recursive=True, allow_not_found=True
         )

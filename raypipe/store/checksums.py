@@ -92,8 +92,8 @@ def _fault(path: Path, file: File, *_written: int) -> str:
         return difference(file, content.tell(), digest)
 
 
-def download(target: Path, files: Iterable[File], content: Callable[[File], bytes]) -> None:
-    """Write plain files to a local directory, unless they are there already."""
+def download(target: Path, files: Iterable[File], content: Callable[[File], bytes]) -> Path:
+    """Write plain files to a local directory, unless they are there already; returns it."""
     held = tuple(files)
     try:
         check_directory(target, held)
@@ -104,3 +104,4 @@ def download(target: Path, files: Iterable[File], content: Callable[[File], byte
                 place = directory / plain_name(file)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content(file))
+    return target

@@ -27,7 +27,7 @@ def keys_of(ids: Iterable[str]) -> Keys:
 
 
 @dataclass(frozen=True)
-class Place:
+class RowPlace:
     """A row: the number of its file among an artifact's, the number of the row in the file, and the
     length of the list that the index counts, 0 without one."""
 
@@ -93,10 +93,10 @@ class RowIndex:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def find(self, row_id: str) -> Place | None:
+    def find(self, row_id: str) -> RowPlace | None:
         """Where the row of an id is; None where there is none."""
         [key] = keys_of([row_id])
         at = int(np.searchsorted(self.keys, key))
         if at == len(self.keys) or self.keys[at] != key:
             return None
-        return Place(int(self.files[at]), int(self.rows[at]), int(self.lengths[at]))
+        return RowPlace(int(self.files[at]), int(self.rows[at]), int(self.lengths[at]))

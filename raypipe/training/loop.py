@@ -292,8 +292,8 @@ def _planned_fingerprint(job: Job) -> Fingerprint:
     return {
         **job.reference_fingerprint,
         "seed": job.task.seed,
-        "training.batch_size": optimizer.batch_size,
-        "training.max_steps": optimizer.max_steps,
+        "batch_size": optimizer.batch_size,
+        "max_steps": optimizer.max_steps,
     }
 
 

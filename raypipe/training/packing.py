@@ -21,7 +21,7 @@ _STEPS_KEPT = 32
 _EPOCHS_KEPT = 2
 
 
-class Piece(Protocol):
+class PackItem(Protocol):
     """Examples of one listing, as far as a plan knows them: a tree, or its entry in an index."""
 
     @property
@@ -36,7 +36,7 @@ class Piece(Protocol):
     def with_examples(self, indices: Sequence[int]) -> Self: ...
 
 
-P = TypeVar("P", bound=Piece)
+P = TypeVar("P", bound=PackItem)
 Pack = tuple[P, ...]
 
 
@@ -189,7 +189,7 @@ def plan_packs(
     )
 
 
-def _num_examples(trees: Sequence[Piece]) -> NDArray[np.int64]:
+def _num_examples(trees: Sequence[PackItem]) -> NDArray[np.int64]:
     return np.fromiter((len(tree.examples) for tree in trees), np.int64, len(trees))
 
 

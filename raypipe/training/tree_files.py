@@ -25,7 +25,7 @@ from raypipe.store.artifacts import Artifact, Attempt, Run, get_or_commit
 from raypipe.store.data_files import DataFile
 from raypipe.store.manifest import Commit, File, Fingerprint, versions
 from raypipe.store.paths import CATALOG, Paths
-from raypipe.store.row_index import Keys, Place, RowIndex, keys_of
+from raypipe.store.row_index import Keys, RowIndex, RowPlace, keys_of
 from raypipe.training.examples import (
     Examples,
     ExampleSource,
@@ -90,7 +90,7 @@ def _commit_trees(
         **versions("raypipe", "transformers", "trl"),
         **{f"upstream.{key}": each.require_commit().digest for key, each in made_from.items()},
         "template": TEMPLATE_VERSION,
-        "catalog.image_size": config.catalog.image_size,
+        "image_size": config.catalog.image_size,
     }
 
     def make(attempt: Attempt) -> Commit:
@@ -164,7 +164,7 @@ class _TreeTask:
         trees = build_trees(Examples(rows, unread), processor, tokens)
         return to_table(trees, [places[tree.listing_id] for tree in trees])
 
-    def _place(self, listing_id: str) -> Place:
+    def _place(self, listing_id: str) -> RowPlace:
         place = self.images.find(listing_id)
         if place is None:
             raise ArtifactError(f"{CATALOG.listings} does not hold '{listing_id}'")

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from raypipe.errors import ArtifactError
 from raypipe.schemas import TREES
-from raypipe.store.row_index import Place
+from raypipe.store.row_index import RowPlace
 from raypipe.training.trees import ChainNode, Stem, Tokens, Tree
 
 
-def to_table(trees: Sequence[Tree], images: Sequence[Place]) -> pa.Table:
+def to_table(trees: Sequence[Tree], images: Sequence[RowPlace]) -> pa.Table:
     """Trees as rows; the weights of their examples are margins.
 
     Args:
@@ -42,7 +42,7 @@ def to_table(trees: Sequence[Tree], images: Sequence[Place]) -> pa.Table:
     return TREES.conform(pa.Table.from_arrays(arrays, schema=TREES.schema))
 
 
-def to_tree(row: pa.Table) -> tuple[Tree, Place]:
+def to_tree(row: pa.Table) -> tuple[Tree, RowPlace]:
     """The tree of a table of one row, and where its images are."""
     token_ids: Tokens = np.array(row.column("token_ids")[0].values, np.int32)
     [values] = row.drop_columns("token_ids").to_pylist()
@@ -58,7 +58,7 @@ def to_tree(row: pa.Table) -> tuple[Tree, Place]:
         tuple(map(tuple, values["examples"])),
         tuple(values["margins"]),
     )
-    return tree, Place(values["image_file"], values["image_row"])
+    return tree, RowPlace(values["image_file"], values["image_row"])
 
 
 def reference_row(tree: Tree, logprobs: Iterable[float]) -> dict[str, object]:

@@ -118,7 +118,7 @@ def before(base: Config, run: Run, looked_for: dict[str, Any]) -> dict[str, Any]
 
 def stages(config: Config, run: Run) -> Iterator[Callable[[], object]]:
     """The public function of every stage."""
-    files, schema = Mock(digest=lambda name: {}), Mock(to_json=dict)
+    files, schema = Mock(digest=lambda *_: {}), Mock(to_json=dict)
     sft = policy(run, config.model, "sft")
     yield lambda: catalog.run(config, run)
     yield lambda: catalog.run_labeled(config, run, schema=schema, listings=files, truth=files)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pyarrow as pa
 
 from raypipe.exports.sinks import SinkPart
-from raypipe.schemas import LABELS
+from raypipe.schemas import PUBLISHED_LABELS
 from raypipe.store.digest import digest_rows
 from tests.fakes.label_rows import label
 
@@ -15,7 +15,7 @@ Values = Mapping[Key, str | None]
 
 def label_table(values: Values) -> pa.Table:
     """A label for every key, which publishes its value or abstains."""
-    return LABELS.from_rows(
+    return PUBLISHED_LABELS.from_rows(
         [
             label(listing_id, "key", attribute)
             | {"value": value, "reason": "published" if value else "below_precision"}

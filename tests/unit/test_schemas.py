@@ -35,7 +35,7 @@ def row_of(table: Table) -> Row:
 
 def test_every_artifact_of_the_contract_has_its_table() -> None:
     assert {table.name for table in TABLES} == {
-        *("listings", "seed", "truth", "chains", "consensus", "pairs", "reference"),
+        *("listings", "seed", "truth", "chains", "consensus", "pairs", "trees", "reference"),
         *("evaluation", "labels", "published_labels", "annotations", "quarantine"),
     }
     for table in TABLES:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raypipe.catalog import relatives
 from raypipe.catalog.identities import Identities
-from raypipe.catalog.prepared import Refusals
+from raypipe.catalog.prepared import RefusalCounts
 from raypipe.catalog.prepared_slices import ListingFile, NamedListing, PreparedSlice
 from raypipe.catalog.relatives import find_relatives
 from raypipe.catalog.splits import Member, assign, tie_hashes
@@ -71,7 +71,7 @@ def slice_of(attempt: Attempt, key: str, members: list[Member], rows: int = 2) -
             NamedListing(one.listing_id, "shoe", one.group_id, one.image_hashes) for one in named
         ),
         beyond=0,
-        refusals=Refusals(),
+        refusals=RefusalCounts(),
         skipped={},
     )
     attempt.artifact.run.replace(attempt.progress(prepared.identities), content.to_bytes())

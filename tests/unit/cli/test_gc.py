@@ -422,7 +422,7 @@ def test_the_same_command_resumes_after_it_and_makes_nothing_again(
     assert main(command) == 0
     run = Run(str(tmp_path / "shop"))
     before = {path: Path(run.path(path)).read_bytes() for path in files(run)}
-    (data,) = Path(run.path("catalog/listings/data")).glob("*/*.parquet")
+    data, *_ = Path(run.path("catalog/listings/data")).glob("*/*.parquet")
     put(run, f"catalog/listings/data/0123456789ab-01234567/{data.name}", data.read_bytes())
     capsys.readouterr()
     assert main(["gc", run.location, *NOW, "--yes", "--all-unfinished"]) == 0

@@ -18,7 +18,7 @@ from raypipe.config import resolve
 from raypipe.errors import ArtifactError, ConfigError, InputError, SinkConflictError
 from raypipe.exports import sinks
 from raypipe.exports.sinks import SinkPart, SinkResult, upsert, write_sink
-from raypipe.schemas import LABELS
+from raypipe.schemas import PUBLISHED_LABELS
 from tests.conftest import Row
 from tests.fakes.label_rows import label
 from tests.fakes.sink_parts import Values, label_table, part, parts_of, values_of, watched
@@ -78,10 +78,10 @@ def test_a_sink_is_created_and_every_column_comes_back(lake: Lake) -> None:
         "confidence": 0.0, "num_valid": 0, "reason": "tied",
     }  # fmt: skip
     disputed = {
-        "votes": [{"value": "Rød – “à”", "count": 4}, {"value": "Blue", "count": 3}],
+        "votes": [{"value": "Rød – “à”", "count": 4, "probability": 3.5}, {"value": "Blue", "count": 3, "probability": 2.0}],
         "seller_value": "Blue", "seller_conflict": True, "reasoning": "It's\n\"red\"; 日本",
     }  # fmt: skip
-    rows = LABELS.from_rows(
+    rows = PUBLISHED_LABELS.from_rows(
         [label("a", "k"), label("b", "k") | abstained, label("c", "k") | disputed]
     )
     result = publish(lake, [SinkPart("labels/0", "d", lambda: rows)])

@@ -5,7 +5,7 @@ import pytest
 
 from raypipe.schemas import LISTINGS
 from raypipe.store.artifacts import Artifact, Run
-from raypipe.store.row_index import Place, RowIndex, keys_of
+from raypipe.store.row_index import RowIndex, RowPlace, keys_of
 from tests.conftest import CommitRows, MakeListing
 
 NAME = "catalog/listings"
@@ -25,7 +25,7 @@ def test_every_row_is_found_where_it_is(listings: Artifact) -> None:
     assert len(index) == 5
     for number in range(5):
         place = index.find(f"p{number}")
-        assert place == Place(number // 2, number % 2)
+        assert place == RowPlace(number // 2, number % 2)
         table = listings.rows_of(listings.files()[number // 2], ["listing_id"])
         assert table.column("listing_id")[number % 2].as_py() == f"p{number}"
 
@@ -51,8 +51,8 @@ def test_parts_of_the_files_make_the_index_of_all(listings: Artifact) -> None:
 
 def test_lengths_of_a_list_are_kept(listings: Artifact) -> None:
     index = RowIndex.of(listings, length_of="image_hashes")
-    assert index.find("p0") == Place(0, 0, 2)
-    assert index.find("p4") == Place(2, 0, 1)
+    assert index.find("p0") == RowPlace(0, 0, 2)
+    assert index.find("p4") == RowPlace(2, 0, 1)
 
 
 def test_keys_are_64_bits_and_tell_ids_apart() -> None:

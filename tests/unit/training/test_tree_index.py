@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.store.artifacts import Run
-from raypipe.store.row_index import Place
+from raypipe.store.row_index import RowPlace
 from raypipe.training.packing import plan_packs
 from raypipe.training.tree_index import IndexedFile, TreeIndex
 from raypipe.training.tree_rows import to_table
@@ -21,7 +21,7 @@ from tests.fakes.stored_trees import NAME, store_trees
 
 def index_of(forest: list[Tree], per_file: int = 2) -> TreeIndex:
     """As of a committed artifact, without files."""
-    table = to_table(forest, [Place(0, 0)] * len(forest))
+    table = to_table(forest, [RowPlace(0, 0)] * len(forest))
     parts = range(0, len(forest), per_file)
     return TreeIndex([IndexedFile.of(table.slice(first, per_file)) for first in parts])
 

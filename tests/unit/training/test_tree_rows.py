@@ -2,7 +2,7 @@
 
 from hypothesis import given, settings
 
-from raypipe.store.row_index import Place
+from raypipe.store.row_index import RowPlace
 from raypipe.training.tree_rows import to_table, to_tree
 from raypipe.training.trees import Tree, build_trees
 from tests.fakes import tiny_models as models
@@ -19,7 +19,7 @@ def parts(tree: Tree) -> tuple[object, ...]:
 @given(models.forests())
 @settings(deadline=None)
 def test_trees_and_the_places_of_their_images_are_what_was_written(forest: list[Tree]) -> None:
-    places = [Place(number, 7 * number) for number in range(len(forest))]
+    places = [RowPlace(number, 7 * number) for number in range(len(forest))]
     table = to_table(forest, places)
     for number, tree in enumerate(forest):
         found, place = to_tree(table.slice(number, 1))
@@ -31,7 +31,7 @@ def test_trees_and_the_places_of_their_images_are_what_was_written(forest: list[
 def test_targets_have_examples_of_one_chain() -> None:
     examples = models.examples(kind="target")
     trees = build_trees(examples, models.processor(), models.TOKENS_PER_IMAGE)
-    table = to_table(trees, [Place(0, 0)] * len(trees))
+    table = to_table(trees, [RowPlace(0, 0)] * len(trees))
     found, _ = to_tree(table.slice(1, 1))
     assert found.examples == trees[1].examples
     assert {len(example) for example in found.examples} == {1}
