@@ -282,7 +282,6 @@ def _write_survey(run: Run, shard: LabelShard, hashes: Hashes) -> None:
         "listings": SHARD_ROWS,
         "verticals": {VERTICAL: SHARD_ROWS},
         "sha256": hashlib.sha256(content).hexdigest(),
-        "pieces": [vars(piece) for piece in shard.source.pieces],
     }
     Path(run.path(SURVEYS)).mkdir(exist_ok=True)
     Path(run.path(SURVEYS, f"{shard.source.key}.ids")).write_bytes(content)

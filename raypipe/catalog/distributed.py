@@ -6,6 +6,7 @@ tells whether they have changed, then prepared. There are no splits and no leaks
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -22,10 +23,11 @@ from raypipe.catalog.listings import (
 )
 from raypipe.catalog.queries import queries_of
 from raypipe.catalog.shards import Piece, RowGroup, SourceFile, SourceShard, cut
-from raypipe.catalog.sources import Source, is_text
+from raypipe.catalog.sources import Source
 from raypipe.config import CatalogConfig
 from raypipe.schemas import LISTINGS, QUARANTINE
 from raypipe.store.artifacts import Artifact
+from raypipe.store.manifest import File
 
 NAMES = ("listing_id", "vertical")
 _KEYED = (*NAMES, "images", "seller_values")
@@ -116,9 +118,7 @@ class SourceReader:
 
     def has_image_files(self) -> bool:
         source = self.source
-        return source.directory is not None and any(
-            is_text(source.column_type(path, "images").value_type) for path in source.files
-        )
+        return source.directory is not None and any(one.names_images for one in source.footers)
 
     def _source_key(self, row: dict[str, Any]) -> str:
         known = row["vertical"] in self.schema.verticals
@@ -143,7 +143,7 @@ class PreparedReader:
     listings: Artifact
 
     def shards(self) -> list[SourceShard]:
-        files = sorted(self.listings.files(), key=lambda file: file.sha256)
+        files = sorted(self._files.values(), key=lambda file: file.sha256)
         return cut(
             SourceFile(file.path, file.sha256, (RowGroup(file.rows or 0, file.size),))
             for file in files
@@ -172,9 +172,13 @@ class PreparedReader:
     def has_image_files(self) -> bool:
         return False
 
+    @cached_property
+    def _files(self) -> dict[str, File]:
+        return {file.path: file for file in self.listings.files()}
+
     def _rows(self, piece: Piece, columns: list[str]) -> pa.Table:
-        file = next(file for file in self.listings.files() if file.path == piece.path)
-        return self.listings.rows_of(file, columns).slice(piece.first, piece.rows)
+        rows = self.listings.rows_of(self._files[piece.path], columns)
+        return rows.slice(piece.first, piece.rows)
 
 
 def _keys(rows: Iterable[tuple[str, str | None, str]]) -> pa.Table:

@@ -1,7 +1,6 @@
 """The sha256 of input files, kept in the run: a catalog of terabytes is hashed once, not by every
 call."""
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -13,11 +12,12 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raypipe import storage
+from raypipe.errors import StorageError
+from raypipe.store.checksums import measure_file
 from raypipe.store.paths import INPUT_HASHES
 from raypipe.store.run_directory import RunDirectory
 
 _FILES_AT_ONCE = 16
-_CHUNK = 1 << 22
 # A file that was written to less than this long ago may change once more within the same tick of
 # its storage's clock, so its hash is not kept.
 _SETTLED_S = 2.0
@@ -85,12 +85,7 @@ class HashedFiles:
 
 
 def _hash(filesystem: pafs.FileSystem, path: str) -> HashedFile:
-    content, size = hashlib.sha256(), 0
-    with (
-        storage.storage_errors(f"cannot read {path}"),
-        filesystem.open_input_stream(path) as stream,
-    ):
-        while chunk := stream.read(_CHUNK):
-            content.update(chunk)
-            size += len(chunk)
-    return HashedFile(size, content.hexdigest())
+    found = measure_file(filesystem, path)
+    if found is None:
+        raise StorageError(f"cannot read {path}: it is gone")
+    return HashedFile(*found)

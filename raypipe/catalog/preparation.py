@@ -24,8 +24,8 @@ from raypipe.catalog.prepared_slices import (
     slices_of,
 )
 from raypipe.catalog.relatives import Relatives, find_relatives
-from raypipe.catalog.settlement import SettledListings, check_slices, settle
 from raypipe.catalog.shards import SourceShard
+from raypipe.catalog.split_files import SplitFiles, check_slices, write_splits
 from raypipe.catalog.splits import Assignment, Member, Role
 from raypipe.catalog.survey import compare, id_hashes, make_surveys
 from raypipe.errors import InputError
@@ -110,7 +110,7 @@ class Preparation:
 
 @dataclass
 class PreparedCatalog:
-    """Prepared listings whose splits are to be settled."""
+    """Prepared listings whose splits are to be decided."""
 
     preparation: Preparation
     slices: list[PreparedSlice] = field(default_factory=list)
@@ -140,7 +140,7 @@ class PreparedCatalog:
             counts: stored in addition.
         """
         attempt, reader = self.preparation.attempt, self.preparation.reader
-        settled = settle(
+        split_files = write_splits(
             attempt, self.slices, assignment, relatives.files, reader.config.rows_per_file
         )
         attempt.write_json(ATTRIBUTE_SCHEMA, reader.schema.to_json())
@@ -148,15 +148,17 @@ class PreparedCatalog:
         for part in self.slices:
             skipped.update(part.skipped)
         found = {"images_skipped": dict(skipped), "refused": dict(self.refusals.reasons)}
-        commit = attempt.commit(written=settled.written(), counts=settled.counts() | found | counts)
-        _clean(attempt, settled)
+        commit = attempt.commit(
+            written=split_files.written(), counts=split_files.counts() | found | counts
+        )
+        _clean(attempt, split_files)
         return commit
 
 
-def _clean(attempt: Attempt, settled: SettledListings) -> None:
+def _clean(attempt: Attempt, split_files: SplitFiles) -> None:
     """Delete files that were written again, and how far the attempt was."""
     run, name = attempt.artifact.run, attempt.artifact.name
     selector = pafs.FileSelector(run.path(attempt.progress()), allow_not_found=True)
     root = f"{run.root}/"
     noted = [info.path.removeprefix(root) for info in run.look(selector) if info.is_file]
-    run.delete([*noted, *(f"{name}/{path}" for path in settled.replaced)])
+    run.delete([*noted, *(f"{name}/{path}" for path in split_files.replaced)])

@@ -21,14 +21,13 @@ import pyarrow.parquet as pq
 from raypipe import storage
 from raypipe.catalog.hashed_files import HashedFiles
 from raypipe.catalog.paths import roots_on
+from raypipe.catalog.record_batches import between, gathered
 from raypipe.catalog.shards import Piece, RowGroup, SourceFile, SourceShard, cut
 from raypipe.errors import InputError, RaypipeError
 from raypipe.security.identifiers import all_bounded, identified
 from raypipe.store import parquet
 
 ROWS_PER_BATCH = 16
-# What is gathered of larger rows; Arrow reads no more than 2 GiB of images at once.
-MAX_TABLE_BYTES = 1 << 28
 _FOOTERS_AT_ONCE = 16
 
 
@@ -110,6 +109,14 @@ SPLITS_FILE = "splits.parquet"
 
 
 @dataclass(frozen=True)
+class Footer:
+    """Of a file: its row groups, and whether its images are paths or addresses."""
+
+    groups: tuple[RowGroup, ...]
+    names_images: bool
+
+
+@dataclass(frozen=True)
 class Source:
     """A Parquet file, or all Parquet files below a directory, whose columns were checked.
 
@@ -188,11 +195,6 @@ class Source:
                     seen.add(identifier)
         return frozenset(seen)
 
-    def column_type(self, path: str, name: str) -> pa.DataType:
-        """The type that a column has in one of the files."""
-        with _opened(self.filesystem, path) as file:
-            return file.schema_arrow.field(name).type
-
     def _batches(
         self,
         path: str,
@@ -224,15 +226,28 @@ class Source:
         Args:
             stamps: what tells of every file whether it has changed; None takes :meth:`stamps`.
         """
-        with ThreadPoolExecutor(_FOOTERS_AT_ONCE, thread_name_prefix="footers") as threads:
-            groups = list(threads.map(self._row_groups, self.files))
         stamps = self.stamps() if stamps is None else stamps
-        return cut(map(SourceFile, self.files, stamps, groups))
+        return cut(map(SourceFile, self.files, stamps, (one.groups for one in self.footers)))
 
-    def _row_groups(self, path: str) -> tuple[RowGroup, ...]:
+    @cached_property
+    def footers(self) -> list[Footer]:
+        """What the footer of every file says; each file is opened once for it.
+
+        Raises:
+            InputError: the first file that cannot be read or whose columns are not those expected.
+            StorageError: a file is out of reach.
+        """
+        with ThreadPoolExecutor(_FOOTERS_AT_ONCE, thread_name_prefix="footers") as threads:
+            return list(threads.map(self._footer, self.files))
+
+    def _footer(self, path: str) -> Footer:
         with _opened(self.filesystem, path) as file:
+            check_columns(file.schema_arrow, self.columns, path)
             groups = map(file.metadata.row_group, range(file.num_row_groups))
-            return tuple(RowGroup(group.num_rows, _stored_bytes(group)) for group in groups)
+            return Footer(
+                tuple(RowGroup(group.num_rows, _stored_bytes(group)) for group in groups),
+                _lists_texts(file.schema_arrow, "images"),
+            )
 
     def stamps(self) -> list[str]:
         """Of every file, what changes with its content."""
@@ -247,8 +262,8 @@ class Source:
             StorageError: it is out of reach.
         """
         batches = self._batches(piece.path, names, min(rows, ROWS_PER_BATCH), [piece.group])
-        for gathered in _gathered(_between(batches, piece.first, piece.rows), rows):
-            table = pa.Table.from_batches(gathered).combine_chunks()
+        for some in gathered(between(batches, piece.first, piece.rows), rows):
+            table = pa.Table.from_batches(some).combine_chunks()
             for name in names:
                 if name not in table.column_names:
                     table = table.append_column(name, pa.nulls(len(table), pa.string()))
@@ -262,8 +277,16 @@ class Source:
     def identity(self) -> list[list[object]]:
         """Name, size and time of every file: a catalog is too large to be hashed for each run."""
         with storage.storage_errors(f"cannot look at {self.name}"):
-            infos = self.filesystem.get_file_info(list(self.files))
+            infos = self._infos()
         return [[info.path, info.size, info.mtime_ns] for info in infos]
+
+    def _infos(self) -> list[pafs.FileInfo]:
+        """Of the files; those of a directory come with its listing."""
+        if not self.is_directory:
+            return list(self.filesystem.get_file_info(list(self.files)))
+        selector = pafs.FileSelector(self.directory, recursive=True)
+        found = {info.path: info for info in self.filesystem.get_file_info(selector)}
+        return [found.get(path, pafs.FileInfo(path)) for path in self.files]
 
     def content_stamps(self, hashed: HashedFiles) -> list[str]:
         """Of every file what tells its content, wherever it is; equal ones are numbered."""
@@ -342,14 +365,13 @@ def find_source(
 
 
 def _checked(source: Source) -> Source:
-    def check(path: str) -> None:
-        with _opened(source.filesystem, path) as file:
-            check_columns(file.schema_arrow, source.columns, path)
-
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE, thread_name_prefix="footers") as threads:
-        for _ in threads.map(check, source.files):
-            pass
+    _ = source.footers
     return source
+
+
+def _lists_texts(schema: pa.Schema, name: str) -> bool:
+    """Whether a column holds lists of texts."""
+    return name in schema.names and is_text(schema.field(name).type.value_type)
 
 
 def _stored_bytes(group: pq.RowGroupMetaData) -> int:
@@ -384,32 +406,6 @@ def _bounded(batch: pa.RecordBatch, place: str, first_row: int) -> pa.RecordBatc
     if "listing_id" in columns:
         columns["listing_id"] = identified(columns["listing_id"], place, first_row)
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-
-
-def _gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
-    """Batches one after the other, of so many rows together or of ``MAX_TABLE_BYTES``."""
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        is_full = sum(map(len, held)) + len(batch) > rows
-        if held and (is_full or sum(one.nbytes for one in held) >= MAX_TABLE_BYTES):
-            yield held
-            held = []
-        held.append(batch)
-    if held:
-        yield held
-
-
-def _between(batches: Iterable[pa.RecordBatch], first: int, rows: int) -> Iterator[pa.RecordBatch]:
-    """Of the rows of some batches those from ``first`` on."""
-    before = 0
-    for batch in batches:
-        skipped = max(0, first - before)
-        taken = batch.slice(skipped, max(0, first + rows - before - skipped))
-        before += len(batch)
-        if len(taken):
-            yield taken
-        if before >= first + rows:
-            break
 
 
 def _values(path: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The ``prepare`` stage: the user's catalog as listings, seed and truth of the run.
 
-Every image is decoded once, whatever is killed meanwhile. Then the splits are settled, leaks
+Every image is decoded once, whatever is killed meanwhile. Then the splits are known, leaks
 refused, and the three artifacts committed, listings last.
 """
 

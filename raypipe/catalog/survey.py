@@ -99,11 +99,6 @@ def id_hashes(run: Run, key: str) -> Hashes:
     return np.frombuffer(content, HASH)
 
 
-def pieces_of(run: Run, key: str) -> list[dict[str, Any]]:
-    """Where the listings of a shard come from."""
-    return list(_read_document(run, key)["pieces"])
-
-
 def compare(
     run: Run,
     reader: CatalogReader,
@@ -213,7 +208,6 @@ def _survey(run: Run, reader: CatalogReader, shard: SourceShard) -> None:
         "listings": len(found),
         "verticals": dict(verticals.most_common(_MOST_VERTICALS)),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "pieces": [vars(piece) for piece in shard.pieces],
     }
     run.replace(f"{SURVEYS}/{shard.key}.ids", content)
     run.replace(f"{SURVEYS}/{shard.key}.json", json.dumps(values, sort_keys=True).encode())
@@ -226,7 +220,7 @@ def _read_survey(run: Run, key: str) -> ShardSurvey:
 
 def _read_document(run: Run, key: str) -> dict[str, Any]:
     values = run.read_json(f"{SURVEYS}/{key}.json", "delete it, and the same command writes it")
-    if values is None or not {"listings", "verticals", "sha256", "pieces"} <= set(values):
+    if values is None or not {"listings", "verticals", "sha256"} <= set(values):
         raise _damaged(run, key)
     return values
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from raypipe.attributes.schema import fold
 from raypipe.catalog.listings import seller_values
-from raypipe.catalog.sources import Source, is_text
+from raypipe.catalog.sources import Source
 from raypipe.ingest.hosts import Server, server_of
 from raypipe.ingest.photos import is_address
 from raypipe.security.identifiers import bounded
@@ -72,10 +72,9 @@ def survey_source(source: Source) -> Survey:
     """
     _ = source.listing_ids
     survey = Survey()
-    for path in source.files:
-        kind = source.column_type(path, "images")
+    for path, footer in zip(source.files, source.footers, strict=True):
         wanted = {"listing_id", "vertical", "seller_values"}
-        if is_text(kind.value_type):
+        if footer.names_images:
             wanted.add("images")
         columns = tuple(column for column in source.columns if column.name in wanted)
         for row in replace(source, files=(path,), columns=columns).rows():

@@ -29,7 +29,7 @@ from raypipe.labeling.label_shards import (
     stored_shards,
 )
 from raypipe.runtime import parts, stream
-from raypipe.runtime.parts import LeftToDo, PartStore
+from raypipe.runtime.parts import PartStore, RemainingWork
 from raypipe.runtime.tasks import run_tasks
 from raypipe.sampling.stage import EnginePool
 from raypipe.store.artifacts import Artifact, Attempt, Run
@@ -55,12 +55,12 @@ class OpenLabels:
     surveys: Mapping[str, ShardSurvey]
 
     @property
-    def left(self) -> LeftToDo:
+    def left(self) -> RemainingWork:
         """What is left to do."""
         before = sum(part.counts["listings"] for part in self.committed)
         refused = sum(part.quarantined for part in self.committed)
         sizes = {shard.key: shard.source.rows for shard, _ in self.opened}
-        return LeftToDo(
+        return RemainingWork(
             {one.key: sizes[one.key] - one.done for _, one in self.opened},
             before + sum(sizes.values()),
             before + sum(one.done for _, one in self.opened),
@@ -181,11 +181,12 @@ class CatalogLabels:
         summed: dict[str, float] = {}
         if asked:  # do not start an engine without work
             open_parts = {shard.key: left.listings[shard.key] for shard, _ in asked}
-            dataset = pool.map(read_dataset(self.reader, self.run, asked), self.store.write)
+            write = partial(self.store.write, attempt.artifact)
+            dataset = pool.map(read_dataset(self.reader, self.run, asked), write)
             try:
                 rest, summed = parts.run(
                     dataset,
-                    LeftToDo(open_parts, left.total, left.done, left.refused),
+                    RemainingWork(open_parts, left.total, left.done, left.refused),
                     committing,
                     resources=resources,
                     max_refused=self.config.catalog.max_quarantined,
@@ -236,8 +237,10 @@ class CatalogLabels:
         known = set(before)
         changed = [source for source in self.sources if source.key not in known]
         others = [source for source in self.sources if source.key in known]
-        gone = [key for key in usable if key not in now and key in surveyed(self.run)]
+        gone: list[str] = []
         if changed:
+            there = surveyed(self.run)
+            gone = [key for key in usable if key not in now and key in there]
             make_surveys(self.run, self.reader, self.sources)
             logger.info("comparing the ids of %s listings", f"{sum(s.rows for s in changed):,}")
         moved = compare(self.run, self.reader, changed, others, gone)

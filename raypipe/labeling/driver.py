@@ -17,8 +17,6 @@ from collections import Counter
 from functools import cached_property, partial
 from typing import Any
 
-import pyarrow as pa
-
 import raypipe.catalog.stage as catalog
 import raypipe.evaluation.labels as evaluation
 import raypipe.report.labels as report
@@ -53,7 +51,7 @@ from raypipe.sampling.actor import SamplingRequest
 from raypipe.schemas import LABELS, LISTINGS, SPLITS
 from raypipe.store.artifacts import Attempt, Run, get_or_commit
 from raypipe.store.manifest import Commit, Fingerprint, plain_fingerprint, told_versions
-from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, LABEL_SHARDS, LABELS_ROOT, Paths
+from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, LABEL_SHARDS, Paths
 from raypipe.store.runs import open_run
 
 TRIAL_SPLITS = frozenset({"eval", "anchor"})
@@ -152,8 +150,6 @@ class LabelingDriver:
 
     def _write_sink(self, label_version: LabelVersion, decision: Paths) -> None:
         """Publish the labels where ``labeling.sink`` says."""
-        if self.config.labeling.sink is None:
-            return
         labels = label_version.labels(self.run)
         parts = published_parts(self.run, labels, decision)
         result = write_sink(self.config, parts, label_version.scope)
@@ -190,8 +186,22 @@ class LabelingDriver:
         fingerprint = self._fingerprint | {"upstream.listings": listings.require_commit().digest}
 
         def make(attempt: Attempt) -> Commit:
-            plan = self._asked(listings.name, TRIAL_SPLITS, self._labeler(), stream.NO_IDS)
-            return self._streamed(attempt, [plan])
+            plan = sampling.sampling_plan(
+                self.config,
+                listings,
+                splits=TRIAL_SPLITS,
+                start=self._start,
+                policy=self.policy,
+                request=self._draw,
+                make_rows=self._labeler(),
+            )
+            return stream.run(
+                attempt,
+                plan,
+                resources=sampling.actor_resources(self.config),
+                max_refused=self.config.catalog.max_quarantined,
+                counts={"engines": sampling.num_engines(self.config)},
+            )
 
         return get_or_commit(
             self.run.artifact(Paths(self._calibration_scope).calibration_run, LABELS),
@@ -222,36 +232,6 @@ class LabelingDriver:
 
         return get_or_commit(label_version.labels(self.run), fingerprint, make)
 
-    def _asked(
-        self, name: str, splits: frozenset[str], labeler: Labeler, leave_out: pa.Array
-    ) -> stream.StreamPlan:
-        own = name == CATALOG.listings
-        return sampling.sampling_plan(
-            self.config,
-            self.run.artifact(name, LISTINGS),
-            splits=splits,
-            start=self._start,
-            policy=self.policy,
-            request=self._draw,
-            make_rows=labeler,
-            leave_out=leave_out,
-            columns=sampling.COLUMNS if own else [*sampling.COLUMNS, "source_key"],
-        )
-
-    def _streamed(
-        self,
-        attempt: Attempt,
-        plans: list[stream.StreamPlan],
-        counts: dict[str, int] | None = None,
-    ) -> Commit:
-        return stream.run(
-            attempt,
-            plans,
-            resources=sampling.actor_resources(self.config),
-            max_refused=self.config.catalog.max_quarantined,
-            counts={**(counts or {}), "engines": sampling.num_engines(self.config)},
-        )
-
     @cached_property
     def _source(self) -> Source | None:
         """The catalog to label, opened once: a table may move on between two looks at it. None is
@@ -276,8 +256,7 @@ class LabelingDriver:
     @cached_property
     def catalog(self) -> CatalogLabels:
         """The labels of the catalog, shard by shard."""
-        whole = Paths(LABELS_ROOT).labels
-        store = PartStore(self.run, LABEL_SHARDS, LABELS, whole, self.policy.policy_id)
+        store = PartStore(self.run, LABEL_SHARDS, LABELS, self.policy.policy_id)
         return CatalogLabels(
             self.config,
             self.run,

@@ -48,14 +48,12 @@ class PartStore:
         run: the run.
         root: the directory of the parts in it.
         table: of their rows.
-        whole: name of the artifact that they are made for, for metrics.
-        policy_id: the same.
+        policy_id: for metrics.
     """
 
     run: Run
     root: str
     table: Table
-    whole: str
     policy_id: str = ""
 
     def artifact(self, part: str) -> Artifact:
@@ -66,10 +64,14 @@ class PartStore:
         """Begin to write files of a part; they count whichever attempt has written them."""
         return self.artifact(part).attempt({PART: part})
 
-    def write(self, result: stream.BlockResult) -> pa.Table:
+    def write(self, whole: Artifact, result: stream.BlockResult) -> pa.Table:
         """Write the rows of a block on the worker that made them; returns what the driver counts,
-        a row for every part."""
-        meter = Meter.of(self.run.artifact(self.whole), self.policy_id)
+        a row for every part.
+
+        Args:
+            whole: the artifact that the parts are made for; metrics count its rows.
+        """
+        meter = Meter.of(whole, self.policy_id)
         meter.block(result.rows, result.refused, result.counts)
         listings = Counter(result.parts.values())
         owners = pa.array(
@@ -101,7 +103,7 @@ class PartStore:
 
 
 @dataclass(frozen=True)
-class LeftToDo:
+class RemainingWork:
     """The listings that are left in every open part; and of all parts, the open ones and others,
     how many listings there are, are done, and were refused."""
 
@@ -127,7 +129,7 @@ class _Counted:
 
 def run(
     dataset: Any,
-    left: LeftToDo,
+    left: RemainingWork,
     commit: CommitPart,
     *,
     resources: stream.ActorResources,
@@ -193,18 +195,16 @@ class _Commits:
     """Commits of whole parts, in tasks beside the plan."""
 
     def __init__(self, commit: CommitPart) -> None:
-        self._commit = commit
-        self._shared: Any = None
+        import ray
+
+        # They ask for no CPU: engines and read tasks may have them all.
+        self._remote = ray.remote(max_retries=-1, num_cpus=0, scheduling_strategy="SPREAD")(_call)
+        self._shared = ray.put(commit)
         self._running: list[Any] = []
         self._parts: list[CommittedPart] = []
 
     def begin(self, part: str) -> None:
-        import ray
-
-        # They ask for no CPU: engines and read tasks may have them all.
-        remote = ray.remote(max_retries=-1, num_cpus=0, scheduling_strategy="SPREAD")(_call)
-        self._shared = self._shared or ray.put(self._commit)
-        self._running.append(remote.remote(self._shared, part))
+        self._running.append(self._remote.remote(self._shared, part))
         self._collect(_COMMITS_AT_ONCE)
 
     def finish(self) -> list[CommittedPart]:

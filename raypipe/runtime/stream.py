@@ -8,16 +8,14 @@ input block makes one file: a task that Ray retries after a crash makes the same
 files of its earlier try are in no manifest.
 """
 
-import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,6 +27,7 @@ from raypipe.schemas import QUARANTINE
 from raypipe.store import data_files
 from raypipe.store.artifacts import Artifact, Attempt
 from raypipe.store.data_files import DataFile
+from raypipe.store.id_hashes import among, hash_ids, order
 from raypipe.store.manifest import Commit, File
 
 logger = logging.getLogger("raypipe.runtime.stream")
@@ -113,21 +112,18 @@ class StreamPlan:
 
 def run(
     attempt: Attempt,
-    plans: Sequence[StreamPlan],
+    plan: StreamPlan,
     *,
     resources: ActorResources,
     max_refused: float = 1.0,
     counts: Mapping[str, Any] | None = None,
-    try_refused_again: bool = False,
 ) -> Commit:
     """Run what interrupted attempts have not finished, and commit it with their files.
 
     Args:
         attempt: of the resulting artifact.
-        plans: run one after the other; no id is in two of them.
         max_refused: share (0-1) of the ids that may be refused.
         counts: stored in addition to the summed ones.
-        try_refused_again: retry what interrupted attempts refused, for transient faults.
 
     Raises:
         ArtifactError: an id is lost or duplicated.
@@ -135,27 +131,26 @@ def run(
         StorageError: a file could not be written.
         EngineStartError: no engine could be started, or the cluster had no room for one.
     """
-    files = _salvage(attempt, try_refused_again)
+    files = _salvage(attempt)
     done = pa.concat_arrays([NO_IDS, *(file.ids for file in files)])
-    wanted = pa.concat_arrays([NO_IDS, *(plan.wanted for plan in plans)])
+    total, refused = len(plan.wanted), num_refused(files)
     summed: Counter[str] = Counter()
-    progress = Progress(len(wanted), len(done), resources.waiting)
-    for plan in plans:
-        if pc.all(pc.is_in(plan.wanted, done), min_count=0).as_py():
-            continue  # do not start an engine without work
-        progress.trouble = plan.trouble
+    progress = Progress(total, len(done), resources.waiting, plan.trouble)
+    # Do not start an engine without work.
+    if not pc.all(pc.is_in(plan.wanted, done), min_count=0).as_py():
         dataset = plan.transform(plan.source(done), partial(_write, attempt))
         try:
             for received in _receive(dataset, summed, progress, resources):
                 files += received
-                check_share(attempt, files, len(wanted), max_refused)
+                refused += num_refused(received)
+                check_share(attempt, files, refused, total, max_refused)
         finally:
             plan.finish()
     return attempt.commit(
-        expected=wanted,
+        expected=plan.wanted,
         written=files,
         counts={
-            "listings": len(wanted),
+            "listings": total,
             "salvaged": len(done),
             **(counts or {}),
             **{name: round(value, 3) for name, value in summed.items()},
@@ -205,13 +200,9 @@ def _write(attempt: Attempt, outcome: BlockResult) -> pa.Table:
     return data_files.to_table(made).append_column("counts", pa.array(counts, pa.string()))
 
 
-def _salvage(attempt: Attempt, try_refused_again: bool) -> list[DataFile]:
+def _salvage(attempt: Attempt) -> list[DataFile]:
     """The usable files of interrupted attempts, read across the cluster."""
-    leftovers = [
-        (path, kind)
-        for path, kind in attempt.leftovers()
-        if kind == "data" or not try_refused_again
-    ]
+    leftovers = attempt.leftovers()
     if not leftovers:
         return []
     import ray.data
@@ -249,58 +240,44 @@ def _rows(artifact: Artifact, columns: Sequence[str], batch: pa.Table) -> Iterat
 
 
 def without(dataset: Any, ids: pa.Array) -> Any:
-    """A Dataset without the rows whose ``listing_id`` is among ``ids``."""
-    return _filtered(dataset, ids, keep=False) if len(ids) else dataset
-
-
-def only(dataset: Any, ids: pa.Array) -> Any:
-    """The rows of a Dataset whose ``listing_id`` is among ``ids``."""
-    return _filtered(dataset, ids, keep=True)
-
-
-def ordered(ids: pa.Array) -> Any:
-    """Ids in Ray's object store, sorted once for all calls of :func:`among`; Arrow would build a
-    hash table of them for every block."""
+    """A Dataset without the rows whose ``listing_id`` is among ``ids``, whose hashes are sorted
+    once for all blocks."""
+    if not len(ids):
+        return dataset
     import ray
 
-    return ray.put(np.sort(_bytes(ids)))
+    hashes = hash_ids(ids)
+    shared = ray.put(hashes[order(hashes)])
+    return dataset.map_batches(partial(_filtered, shared), batch_format="pyarrow", batch_size=None)
 
 
-def among(ids: Any, block: pa.Table, *, keep: bool) -> pa.Table:
-    """The rows of a block whose ``listing_id`` is among :func:`ordered` ids, or all others."""
+def _filtered(ids: Any, block: pa.Table) -> pa.Table:
+    """The rows of a block whose ``listing_id`` is not among ids, by their sorted hashes."""
     import ray
 
-    known = ray.get(ids)
-    asked = _bytes(block.column("listing_id").combine_chunks())
-    places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-    return block.filter(pa.array((known[places] == asked) == keep))
+    return block.filter(pa.array(~among(hash_ids(block.column("listing_id")), ray.get(ids))))
 
 
-def _filtered(dataset: Any, ids: pa.Array, *, keep: bool) -> Any:
-    return dataset.map_batches(
-        partial(among, ordered(ids), keep=keep), batch_format="pyarrow", batch_size=None
-    )
+def num_refused(files: Iterable[DataFile]) -> int:
+    """How many listings some files refuse."""
+    return sum(len(file.ids) for file in files if file.entry.kind == "quarantine")
 
 
-def _bytes(ids: pa.Array) -> np.ndarray:
-    """Hashes of ids, 16 bytes each, sortable and comparable."""
-    digests = (
-        hashlib.blake2b(content, digest_size=16).digest()
-        for content in ids.cast(pa.binary()).to_pylist()
-    )
-    return np.frombuffer(b"".join(digests), np.dtype("S16"))
-
-
-def check_share(attempt: Attempt, files: Sequence[DataFile], total: int, limit: float) -> None:
+def check_share(
+    attempt: Attempt, files: Sequence[DataFile], refused: int, total: int, limit: float
+) -> None:
     """Stop early when too many are refused.
+
+    Args:
+        files: all that were written; they are looked at only then.
+        refused: listings that they refuse.
 
     Raises:
         QuarantineLimitError: more than ``limit`` (0-1) of ``total`` listings; lists the reasons.
     """
-    refusals = [file for file in files if file.entry.kind == "quarantine"]
-    refused = sum(len(file.ids) for file in refusals)
     if refused <= limit * total:
         return
+    refusals = [file for file in files if file.entry.kind == "quarantine"]
     artifact = attempt.artifact
     rows = [row for some in refusals[:100] for row in artifact.rows_of(some.entry).to_pylist()]
     reasons = Counter(row["reason"] for row in rows).most_common(3)

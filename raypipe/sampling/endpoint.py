@@ -151,6 +151,7 @@ class _Shelf:
         self, attempt: Attempt, config: Config, total: int, written: Sequence[DataFile]
     ) -> None:
         self.written = list(written)
+        self._num_refused = stream.num_refused(written)
         self.counts = Counter(queries=0, chains=0)
         self.taken = 0
         self._attempt = attempt
@@ -185,10 +186,13 @@ class _Shelf:
         if refused:
             rows = QUARANTINE.from_rows(refused)
             self.written.append(self._attempt.store(rows, "quarantine"))
+            self._num_refused += len(refused)
 
     def check(self) -> None:
         """Stop when more is refused than may be."""
-        stream.check_share(self._attempt, self.written, self._total, self._max_refused)
+        stream.check_share(
+            self._attempt, self.written, self._num_refused, self._total, self._max_refused
+        )
 
 
 def _ids(listings: Artifact) -> pa.Array:

@@ -114,7 +114,7 @@ def run(
         )
         return stream.run(
             attempt,
-            [chosen],
+            chosen,
             resources=actor_resources(config),
             max_refused=config.catalog.max_quarantined,
             counts={"chains_per_query": num_chains, "engines": num_engines(config)},
@@ -177,7 +177,6 @@ def sampling_plan(
     request: SamplingRequest,
     make_rows: RowBuilder,
     leave_out: pa.Array = stream.NO_IDS,
-    columns: Sequence[str] = COLUMNS,
 ) -> stream.StreamPlan:
     """A pool of engines over listings.
 
@@ -187,7 +186,6 @@ def sampling_plan(
         request: which chains they get.
         make_rows: makes the rows that come out, of listings and their chains.
         leave_out: ids that are not asked.
-        columns: of the listings, that ``make_rows`` gets.
 
     When it runs it raises what :func:`raypipe.runtime.stream.run` does, EngineDiedError (engines
     died one after the other), and AdapterInactiveError (an engine does not serve the policy).
@@ -195,7 +193,7 @@ def sampling_plan(
     wanted_splits = pa.array(sorted(splits))
 
     def source(done: pa.Array) -> Any:
-        dataset = stream.rows(listings, columns).map_batches(
+        dataset = stream.rows(listings, COLUMNS).map_batches(
             partial(_of_splits, wanted_splits), batch_format="pyarrow", batch_size=None
         )
         return stream.without(dataset, pa.concat_arrays([done, leave_out]))

@@ -41,13 +41,6 @@ def order(hashes: Hashes) -> npt.NDArray[np.int64]:
     return places
 
 
-def is_sorted(hashes: Hashes) -> bool:
-    """Whether hashes rise, and each is there once."""
-    high, low = hashes["high"], hashes["low"]
-    rises = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] > low[:-1]))
-    return bool(rises.all())
-
-
 def repeated(hashes: Hashes) -> npt.NDArray[np.int64]:
     """The places of hashes that are equal to an earlier one."""
     places = order(hashes)

@@ -81,11 +81,7 @@ def read_merged(
 def rewrite(attempt: Attempt, merged: MergedRows) -> list[DataFile]:
     """Write merged rows as one file of each kind and delete the files they lay in; returns those
     written."""
-    written = []
-    if len(merged.rows):
-        written.append(attempt.store(merged.rows))
-    if len(merged.refused):
-        written.append(attempt.store(merged.refused, "quarantine"))
+    written = _stored(attempt, merged)
     attempt.artifact.run.delete(merged.files)
     return written
 
@@ -93,7 +89,7 @@ def rewrite(attempt: Attempt, merged: MergedRows) -> list[DataFile]:
 def commit_merged(
     attempt: Attempt, expected: Hashes, counts: Callable[[pa.Table], Mapping[str, Any]]
 ) -> Commit:
-    """Merge what was written and commit it.
+    """Merge what was written and commit it; the existing commit of a task that runs again.
 
     Args:
         attempt: of the artifact.
@@ -103,16 +99,26 @@ def commit_merged(
     Raises:
         ArtifactError: ids are lost or unknown.
     """
+    artifact = attempt.artifact
+    commit = artifact.commit()
+    if commit is not None:
+        return commit
     merged = read_merged(attempt)
-    check_hashes(attempt.artifact.name, merged.ids(), expected)
+    check_hashes(artifact.name, merged.ids(), expected)
+    commit = attempt.commit(written=_stored(attempt, merged), counts=counts(merged.rows))
+    # Of two tasks that commit at once one has lost, and the files of the other may be among those.
+    named = {f"{artifact.name}/{file.path}" for file in commit.files}
+    artifact.run.delete([path for path in merged.files if path not in named])
+    return commit
+
+
+def _stored(attempt: Attempt, merged: MergedRows) -> list[DataFile]:
     written = []
     if len(merged.rows):
         written.append(attempt.store(merged.rows))
     if len(merged.refused):
         written.append(attempt.store(merged.refused, "quarantine"))
-    commit = attempt.commit(written=written, counts=counts(merged.rows))
-    attempt.artifact.run.delete(merged.files)
-    return commit
+    return written
 
 
 def check_hashes(name: str, ids: pa.Array, expected: Hashes) -> None:

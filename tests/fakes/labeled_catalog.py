@@ -72,7 +72,7 @@ class LabeledCatalog:
             self.config,
             self.run,
             SourceReader(source, self.schema, self.config.catalog),
-            PartStore(self.run, LABEL_SHARDS, LABELS, "labels/labels"),
+            PartStore(self.run, LABEL_SHARDS, LABELS),
             self.schema,
             self.fingerprint,
             f"recipe of {self.fingerprint} {self.schema.to_json()}",

@@ -67,7 +67,7 @@ def source(number: int) -> SourceShard:
 
 def labels_of(run: Run, count: int) -> CatalogLabels:
     schema = AttributeSchema.from_json(SCHEMA)
-    store = PartStore(run, LABEL_SHARDS, LABELS, "labels/labels")
+    store = PartStore(run, LABEL_SHARDS, LABELS)
     config = configuration.load(None, [])
     return CatalogLabels(config, run, ManyShards(count), store, schema, "fingerprint", RECIPE)
 
@@ -82,7 +82,7 @@ def write(run: Run, count: int) -> None:
         hashes = np.empty(ROWS, HASH)
         hashes["high"], hashes["low"] = steps + np.uint64(number), number
         content = hashes.tobytes()
-        values = {"listings": ROWS, "verticals": {"shoe": ROWS}, "pieces": []}
+        values = {"listings": ROWS, "verticals": {"shoe": ROWS}}
         values["sha256"] = hashlib.sha256(content).hexdigest()
         Path(run.path(SURVEYS, f"{shard.source.key}.ids")).write_bytes(content)
         Path(run.path(SURVEYS, f"{shard.source.key}.json")).write_text(json.dumps(values))

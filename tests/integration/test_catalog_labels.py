@@ -53,8 +53,8 @@ def write(tmp_path: Path) -> WriteFile:
 def shop(run: Run, tmp_path: Path) -> LabeledCatalog:
     config = configuration.load(
         None,
-        ["catalog.image_size=28", "sampling.num_chains=2", "sampling.listings_per_call=5",
-         "sampling.num_actors=1"],
+        ["catalog.image_size=28", "catalog.max_quarantined=0.2", "sampling.num_chains=2",
+         "sampling.listings_per_call=5", "sampling.num_actors=1"],
     )  # fmt: skip
     return LabeledCatalog(run, config, SHOP, str(tmp_path / "shop"), tmp_path / "asked")
 
@@ -84,3 +84,47 @@ def test_a_catalog_is_labeled_in_shards_and_what_is_unchanged_is_not_read(
     assert asked == []
     assert len({row["listing_id"] for row in shop.rows(moved)}) == 35
     assert moved.counts["carried"] == 35
+
+
+def write_rows(shop: LabeledCatalog, name: str, rows: list[dict[str, object]]) -> None:
+    path = Path(shop.location) / f"{name}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=LISTINGS), path, row_group_size=4)
+
+
+def test_a_catalog_without_rows_and_one_of_refused_rows_are_labeled(shop: LabeledCatalog) -> None:
+    write_rows(shop, "empty", [])
+    commit, asked = shop.label()
+    assert (commit.rows, commit.counts["listings"], asked) == (0, 0, [])
+    shop.config = shop.config.model_copy(
+        update={"catalog": shop.config.catalog.model_copy(update={"max_quarantined": 1.0})}
+    )
+    bad = [{"listing_id": f"B{n}", "vertical": "shoe", "images": [b"no"]} for n in range(9)]
+    write_rows(shop, "größe 42 – copy", bad)
+    commit, asked = shop.label()
+    assert (commit.rows, commit.quarantined, asked) == (0, 9, [])
+    again, _ = shop.label()
+    assert again.digest == commit.digest
+
+
+def test_rows_without_ids_in_several_files_are_refused_each(
+    shop: LabeledCatalog, write: WriteFile
+) -> None:
+    write("good", range(40))
+    for name in ("a", "b"):
+        write_rows(shop, name, [{"listing_id": None, "vertical": "shoe", "images": [photo(1)]}] * 2)
+    commit, asked = shop.label()
+    assert (commit.quarantined, len(asked)) == (4, 40)
+    assert {reason.split()[0] for reason in shop.refused(commit).values()} == {"bad_id"}
+    assert commit.counts["listings"] == 44
+
+
+def test_an_id_that_is_twice_in_a_file_is_named_before_an_engine_starts(
+    shop: LabeledCatalog, write: WriteFile
+) -> None:
+    write("good", range(10))
+    row = {"listing_id": "twice", "vertical": "shoe", "images": [photo(1)]}
+    write_rows(shop, "z", [row, *({**row, "listing_id": f"M{n}"} for n in range(11)), row])
+    with pytest.raises(InputError, match=r"z\.parquet: the listing_id 'twice' is there twice"):
+        shop.label()
+    assert not shop.diary.exists()

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe.catalog import sources
+from raypipe.catalog import record_batches
 from raypipe.catalog.sources import LISTINGS_COLUMNS, Source, open_source
 
 
@@ -25,7 +25,7 @@ def test_images_of_more_than_2_gib_in_one_row_group_are_read(tmp_path: Path):
     pieces = [piece for shard in source.shards() for piece in shard.pieces]
     count = 0
     for table in source.read_piece(pieces[0], ("listing_id", "images"), 256):
-        assert table.nbytes <= sources.MAX_TABLE_BYTES + (16 * 10 << 20)
+        assert table.nbytes <= record_batches.MAX_TABLE_BYTES + (16 * 10 << 20)
         count += len(table)
     assert count == 256
 
@@ -33,7 +33,7 @@ def test_images_of_more_than_2_gib_in_one_row_group_are_read(tmp_path: Path):
 @pytest.mark.parametrize("rows", [1, 3, 16, 20, 64, 100])
 @pytest.mark.parametrize("limit", [1, 2_000, 1 << 28])
 def test_every_row_is_read_once_and_in_order(tmp_path: Path, monkeypatch, rows, limit):
-    monkeypatch.setattr(sources, "MAX_TABLE_BYTES", limit)
+    monkeypatch.setattr(record_batches, "MAX_TABLE_BYTES", limit)
     source = written(tmp_path / "listings.parquet", 70, b"an image")
     pieces = [piece for shard in source.shards() for piece in shard.pieces]
     tables = list(source.read_piece(pieces[0], ("listing_id", "images", "group_id"), rows))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from raypipe.catalog import prepared, prepared_slices, relatives, settlement, stage
+from raypipe.catalog import prepared, prepared_slices, relatives, split_files, stage
 from raypipe.catalog.fetch import Fetcher
 from raypipe.catalog.images import Refusal
 from raypipe.errors import ArtifactError, QuarantineLimitError
@@ -83,7 +83,7 @@ def test_slices_change_nothing(shop, tmp_path, monkeypatch, cap):
     for module, name, value in (
         (prepared_slices, "SLICE_ROWS", 3),
         (relatives, "_SLICES_PER_TASK", 2),
-        (settlement, "_REFUSED_PER_FILE", 1),
+        (split_files, "_REFUSED_PER_FILE", 1),
     ):
         monkeypatch.setattr(module, name, value)
     stage.run(shop.config(max_quarantined=1, max_listings=cap, rows_per_file=2), sliced)

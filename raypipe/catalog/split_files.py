@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class SettledListings:
+class SplitFiles:
     """The files to commit; those in ``replaced`` were written again, and may be deleted then."""
 
     files: tuple[ListingFile, ...]
@@ -72,13 +72,13 @@ def check_slices(attempt: Attempt, slices: Sequence[PreparedSlice]) -> None:
         pass
 
 
-def settle(
+def write_splits(
     attempt: Attempt,
     slices: Sequence[PreparedSlice],
     assignment: Assignment,
     places: Mapping[str, str],
     rows_per_file: int,
-) -> SettledListings:
+) -> SplitFiles:
     """Write what changes, in tasks.
 
     Args:
@@ -107,7 +107,7 @@ def settle(
     if before != after + len(assignment.leaks):
         lost = before - after - len(assignment.leaks)
         raise ArtifactError(f"{attempt.artifact.name}: {lost} of {before:,} listings are lost")
-    return SettledListings(
+    return SplitFiles(
         tuple(kept),
         tuple(_quarantine(attempt, slices, assignment.leaks)),
         tuple(file.entry.path for file in (*(file for file, _ in cut), *named)),
