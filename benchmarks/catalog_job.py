@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 import tracemalloc
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow as pa
+from ray.data.block import BlockStats
 
 from raypipe import config as configuration
 from raypipe.attributes.prompts import completion
@@ -79,11 +81,14 @@ def _chain(option: str) -> Chain:
 
 class LiveBytes:
     """Bytes that the driver holds: Python's, and Arrow's; the most that two samples share, so that
-    a single peak does not count."""
+    a single peak does not count. Beside it, how many of them are Ray Data's statistics of blocks,
+    which it keeps until the plan ends."""
 
     def __init__(self) -> None:
         tracemalloc.start()
         self.samples: list[int] = []
+        self._blocks = 0
+        self._example: BlockStats | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -95,10 +100,23 @@ class LiveBytes:
         pairs = zip(self.samples, self.samples[1:], strict=False)
         return max((min(pair) for pair in pairs), default=0)
 
+    @property
+    def block_stats(self) -> int:
+        """Bytes of Ray Data's statistics, from their number and the size of copies."""
+        if not self._blocks:
+            return 0
+        before = tracemalloc.get_traced_memory()[0]
+        copies = [deepcopy(self._example) for _ in range(1000)]
+        held = tracemalloc.get_traced_memory()[0] - before
+        return self._blocks * held // len(copies)
+
     def _watch(self) -> None:
         while not self._over.wait(2.0):
             gc.collect()
             self.samples.append(tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes())
+            kept = [one for one in gc.get_objects() if isinstance(one, BlockStats)]
+            if len(kept) > self._blocks:
+                self._blocks, self._example = len(kept), kept[0]
 
 
 def main() -> None:
@@ -125,6 +143,7 @@ def main() -> None:
             values["call_s"] = round(time.perf_counter() - called, 2)
             if live is not None:
                 values["live_bytes"] = live.end()
+                values["block_stats"] = live.block_stats
     except RaypipeError as error:
         values["error"] = f"{type(error).__name__}: {error}"
     values["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
