@@ -173,7 +173,7 @@ def measure_rows(size: int, place: Path) -> dict[str, Any]:
     resumed = calls("traced")
     found: dict[str, Any] = {name: resumed[name] for name in ("live_bytes", "block_stats")}
     found["resume_s"] = resumed["first_chain_s"]
-    counts = committed(calls.run).counts
+    counts = last_labels(calls.run).counts
     left = size - counts["carried"] - counts["salvaged"]
     found["listings_per_s"] = left / resumed["call_s"]
     found["whole_s"] = size / found["listings_per_s"]
@@ -192,12 +192,12 @@ def measure_rows(size: int, place: Path) -> dict[str, Any]:
         changed = pa.concat_tables([rows(first_row, few, salt=2), table.slice(few)])
         write_file(place / "catalog", number, changed)
     found["scattered_s"] = calls()["call_s"]
-    labels = committed(calls.run)
+    labels = last_labels(calls.run)
     assert (labels.counts["listings"], labels.rows) == (size, size * QUERIES), labels.counts
     return found
 
 
-def committed(location: str) -> Commit:
+def last_labels(location: str) -> Commit:
     """The labels of the last label version of a run."""
     run = Run(location)
     return run.artifact(f"{label_versions(run)[-1]}/labels", LABELS).require_commit()

@@ -5,6 +5,7 @@ right that is missing and a file that is corrupt, and tell them apart in words a
 """
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -140,6 +141,17 @@ def refuse_irregular(filesystem: "pafs.FileSystem", path: str) -> None:
         place = Path(path)
         if place.exists() and not place.is_file():
             raise ArtifactError(f"{path} is no regular file; see what put it there, and delete it")
+
+
+@contextmanager
+def one_at_a_time(target: Path) -> Iterator[None]:
+    """While the body makes ``target``, other processes of this machine wait here."""
+    with storage_errors(f"cannot write {target.parent}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = (target.parent / f".{target.name}.lock").open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

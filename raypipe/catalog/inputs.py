@@ -79,7 +79,7 @@ def open_inputs(config: CatalogConfig, tables: Tables | None = None) -> Inputs:
 def _listings(config: CatalogConfig, tables: Tables | None) -> Source:
     location = str(config.listings)
     if tables is None:
-        return open_source(location, LISTINGS_COLUMNS).allowing(config.image_roots)
+        return open_source(location, LISTINGS_COLUMNS, image_roots=config.image_roots)
     return tables.open(location, LISTINGS_COLUMNS, "inputs.listings")
 
 

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -58,7 +58,7 @@ class PreparedListing:
             "group_id": self.group_id,
             "images": [picture.encoded for picture in self.pictures],
             "image_hashes": list(self.image_hashes),
-            "queries": [asdict(query) for query in self.queries],
+            "queries": [vars(query) for query in self.queries],
         }
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -136,10 +136,6 @@ class Source:
     def name(self) -> str:
         """What messages call it."""
         return self.files[0]
-
-    def allowing(self, image_roots: Iterable[str]) -> "Source":
-        """The same, whose images may also lie below these paths or URIs."""
-        return replace(self, image_roots=roots_on(self.filesystem, image_roots))
 
     def beside(self, name: str, columns: tuple[Column, ...]) -> "Source | None":
         """The file ``name`` in this source's directory, checked; None when it is not there."""
@@ -316,7 +312,10 @@ class Source:
 
 
 def open_source(
-    location: str, columns: tuple[Column, ...], leave_out: Collection[str] = ()
+    location: str,
+    columns: tuple[Column, ...],
+    leave_out: Collection[str] = (),
+    image_roots: Iterable[str] = (),
 ) -> Source:
     """Find the files behind a path or URI and check the columns of each.
 
@@ -324,19 +323,23 @@ def open_source(
         location: a Parquet file, or a directory of them.
         columns: what the files must and may have.
         leave_out: names of files in that directory which are something else.
+        image_roots: paths or URIs below which images may lie too.
 
     Raises:
         InputError: nothing there, not Parquet, truncated, or a column missing or mistyped.
         StorageError: the storage is out of reach.
     """
-    source = find_source(location, columns, leave_out)
+    source = find_source(location, columns, leave_out, image_roots)
     if source is None:
         raise InputError(f"there are no Parquet files at {location}")
     return source
 
 
 def find_source(
-    location: str, columns: tuple[Column, ...], leave_out: Collection[str] = ()
+    location: str,
+    columns: tuple[Column, ...],
+    leave_out: Collection[str] = (),
+    image_roots: Iterable[str] = (),
 ) -> Source | None:
     """:func:`open_source`, but None where nothing is."""
     try:
@@ -361,7 +364,8 @@ def find_source(
     if info.type == pafs.FileType.NotFound or not files:
         return None
     directory = path if is_directory else posixpath.dirname(path)
-    return _checked(Source(filesystem, tuple(files), directory, columns, is_directory))
+    roots = roots_on(filesystem, image_roots)
+    return _checked(Source(filesystem, tuple(files), directory, columns, is_directory, roots))
 
 
 def _checked(source: Source) -> Source:

@@ -72,7 +72,7 @@ def make_surveys(run: Run, reader: CatalogReader, shards: Sequence[SourceShard])
     missing = [shard for shard in shards if shard.key not in known]
     done = 0
     with reported(lambda: f"looked through {done:,} of {len(missing):,} shards"):
-        for _ in run_tasks(partial(_survey, run, reader), missing):
+        for _ in run_tasks(partial(_survey, run, reader), missing, fewest=1):
             done += 1
 
 

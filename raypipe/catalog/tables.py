@@ -125,7 +125,7 @@ class Tables:
                 null or there twice.
         """
         if parse_location(location) is None:
-            return open_source(location, columns).allowing(self._config.catalog.image_roots)
+            return open_source(location, columns, image_roots=self._config.catalog.image_roots)
         return self._opened(location, columns, prefix)
 
     def _opened(self, location: str, columns: tuple[Column, ...], prefix: str) -> Copy:

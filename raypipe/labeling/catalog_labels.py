@@ -149,7 +149,7 @@ class CatalogLabels:
             self.store, self.reader, self.schema, self.outcome_fingerprint, is_plan=scope is None
         )
         known = [item for item in work if item[1] or item[0].key in stored.begun]
-        found = {one.key: one for one in run_tasks(opening, known)}
+        found = {one.key: one for one in run_tasks(opening, known, fewest=1)}
         opened = tuple((shard, found.get(shard.key, Opened(shard.key))) for shard, _ in work)
         return OpenLabels(committed, opened, surveys)
 
@@ -176,7 +176,7 @@ class CatalogLabels:
         )
         left = labels.left
         whole = [key for key, count in left.listings.items() if not count]
-        made = list(run_tasks(committing, whole))
+        made = list(run_tasks(committing, whole, fewest=1))
         asked = [item for item in labels.opened if left.listings[item[0].key]]
         summed: dict[str, float] = {}
         if asked:  # do not start an engine without work

@@ -4,13 +4,10 @@ The trust is that of a local checkpoint: safetensors and the files beside them a
 never a pickle or code.
 """
 
-import fcntl
 import functools
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +97,7 @@ def fetched(address: str) -> Path:
     """
     model = list_model(address)
     target = model.directory
-    with _only_one(target):
+    with storage.one_at_a_time(target):
         if not target.is_dir():
             logger.info(f"copying {address} to this machine, {model.size / GIB:.1f} GiB")
             with storage.whole(target, replace=False) as partial:
@@ -112,16 +109,6 @@ def fetched(address: str) -> Path:
 
 def _is_taken(name: str) -> bool:
     return name.endswith(_TAKEN) and _NAME.fullmatch(name) is not None
-
-
-@contextmanager
-def _only_one(target: Path) -> Iterator[None]:
-    with storage.storage_errors(f"cannot write {target.parent}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = (target.parent / f".{target.name}.lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _copy(model: StoredModel, file: pafs.FileInfo, target: Path) -> None:

@@ -57,8 +57,8 @@ def merged_checkpoint(
     """The base model with the adapter merged in, as a directory that vLLM loads.
 
     The directory is named by the policy's id, so that no policy ever finds another's weights; it
-    appears whole or not at all, also when several engines of a machine ask for it at once, and is
-    made again when a file of it is no longer what was merged. Every use makes its probe young
+    appears whole or not at all, is made once when several engines of a machine ask for it at once,
+    and made again when a file of it is no longer what was merged. Every use makes its probe young
     again, so that ``raypipe gc`` of any run knows what is in use.
 
     Raises:
@@ -70,17 +70,26 @@ def merged_checkpoint(
     target, settings = _cached(policy_id), _settings(adapter)
     found = _used(target, settings)
     if found is None:
-        shutil.rmtree(target, ignore_errors=True)
-        with storage.whole(target, replace=False) as partial_target:
-            reference, kept = _apart(_proved, base, revision, dtype, adapter, partial_target)
-            probed = {"kept": kept, "reference": dataclasses.asdict(reference)}
-            probed["adapter_config"] = settings
-            probed["sha256"] = _sums(partial_target)
-            (partial_target / _PROBE_FILE).write_text(json.dumps(probed))
-        found = _used(target, settings)
+        with storage.one_at_a_time(target):
+            found = _used(target, settings)  # by now another engine may have made it
+            if found is None:
+                _make_whole(base, revision, dtype, adapter, target, settings)
+                found = _used(target, settings)
     if found is None:
         raise StorageError(f"{target} changes while it is used: its merged weights are not whole")
     return found
+
+
+def _make_whole(
+    base: str, revision: str | None, dtype: str, adapter: Path, target: Path, settings: str
+) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    with storage.whole(target, replace=False) as partial_target:
+        reference, kept = _apart(_proved, base, revision, dtype, adapter, partial_target)
+        probed = {"kept": kept, "reference": dataclasses.asdict(reference)}
+        probed["adapter_config"] = settings
+        probed["sha256"] = _sums(partial_target)
+        (partial_target / _PROBE_FILE).write_text(json.dumps(probed))
 
 
 def adapter_reference(

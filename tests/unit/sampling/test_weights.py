@@ -4,7 +4,9 @@ import copy
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
+from raypipe import storage
 from raypipe.config import ModelConfig
 from raypipe.errors import AdapterInactiveError, ConfigError
 from raypipe.models.policies import Policy, model_path
+from raypipe.sampling import weights
 from raypipe.sampling.weights import (
     MergedCheckpoint,
     adapter_reference,
@@ -72,6 +76,22 @@ def test_another_adapter_written_over_the_first_is_served_by_weights_of_its_own(
     assert second.reference.base == first.reference.base
     assert second.reference.policy != first.reference.policy
     assert first.kept == pytest.approx(1)
+
+
+def test_engines_that_start_at_once_merge_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", 1)
+    merges = []
+
+    def counted(target: Path, **how: Any) -> Any:
+        merges.append(target)
+        return storage.whole(target, **how)
+
+    monkeypatch.setattr(weights, "storage", SimpleNamespace(**vars(storage) | {"whole": counted}))
+    with ThreadPoolExecutor(3) as engines:
+        served = list(engines.map(merged, [adapter] * 3))
+    assert len({one.path for one in served}) == len(merges) == 1
 
 
 def test_every_use_makes_a_checkpoint_young_again(tmp_path: Path) -> None:
