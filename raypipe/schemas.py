@@ -21,6 +21,7 @@ back is what this file says.
 | quarantine       | anything refused       | any stage  | report                        |
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +91,16 @@ class Table:
             raise ArtifactError(f"{self.name}: unknown columns {extra}")
         try:
             return self.conform(pa.Table.from_pylist(rows, schema=self.schema))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ArtifactError(f"{self.name}: {error}") from error
+
+    def from_columns(self, columns: Mapping[str, Sequence[object]]) -> pa.Table:
+        """Build a table from Python values by column, structs as tuples; the same refusals as
+        :meth:`conform`."""
+        kinds = {name: self.schema.field(name).type for name in columns}
+        try:
+            arrays = {name: pa.array(columns[name], kind) for name, kind in kinds.items()}
+            return self.conform(pa.table(arrays))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ArtifactError(f"{self.name}: {error}") from error
 

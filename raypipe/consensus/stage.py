@@ -7,8 +7,9 @@ driver holds the ids and sums the counts.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,7 +19,14 @@ from raypipe.attributes.schema import AttributeSchema
 from raypipe.config import Config
 from raypipe.consensus.funnel import FunnelCounter
 from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome
-from raypipe.consensus.voting import Questions, Voter, listing_key, sorted_keys
+from raypipe.consensus.voting import (
+    Questions,
+    Voter,
+    consensus_table,
+    listing_key,
+    pairs_table,
+    sorted_keys,
+)
 from raypipe.runtime import metrics, stream
 from raypipe.runtime.progress import reported
 from raypipe.runtime.tasks import run_tasks
@@ -128,24 +136,22 @@ class _VoteTask:
             self.chains.rows_of(f, ["listing_id", "vertical", "split", "queries"]) for f in files
         )
         queries = [query for table in tables for query in self.voter.vote(_sampled(table))]
-        funnel = FunnelCounter()
+        pool: dict[tuple[str, str], list[QueryOutcome]] = {}
         for query in queries:
             if query.split == "pool":
-                funnel.add(query.vertical, query.attribute, query.outcome)
-        paired = [query for query in queries if query.paired] if self.pairs is not None else []
+                pool.setdefault((query.vertical, query.attribute), []).append(query.outcome)
+        funnel = FunnelCounter()
+        for (vertical, attribute), outcomes in pool.items():
+            funnel.add(vertical, attribute, *outcomes)
         meter = metrics.Meter.of(self.consensus.artifact, self.policy_id)
-        _count(meter, [query.outcome for query in queries if query.split == "pool"])
-        return _Voted(
-            _stored(self.consensus, [query.consensus_row() for query in queries]),
-            _stored(self.pairs, [query.pairs_row() for query in paired]),
-            funnel,
-        )
+        _count(meter, list(chain.from_iterable(pool.values())))
+        consensus = _stored(self.consensus, consensus_table(queries))
+        pairs = [] if self.pairs is None else _stored(self.pairs, pairs_table(queries))
+        return _Voted(consensus, pairs, funnel)
 
 
-def _stored(attempt: Attempt | None, rows: list[dict[str, object]]) -> list[DataFile]:
-    if attempt is None or attempt.artifact.table is None or not rows:
-        return []
-    return [attempt.store(attempt.artifact.table.from_rows(rows))]
+def _stored(attempt: Attempt, rows: pa.Table) -> list[DataFile]:
+    return [attempt.store(rows)] if len(rows) else []
 
 
 def _commit(
@@ -182,7 +188,7 @@ def _but(ids: pa.Array, refused: pa.ChunkedArray) -> pa.Array:
 
 def _count(meter: metrics.Meter, outcomes: Sequence[QueryOutcome]) -> None:
     """The vote on queries of the pool, as its commit counts it."""
-    reasons = Counter[str](reason for outcome in outcomes for reason in outcome.reasons)
+    reasons = Counter[str](chain.from_iterable([outcome.reasons for outcome in outcomes]))
     del reasons[OK]
     meter.count(metrics.QUERIES, len(outcomes))
     meter.count_by(metrics.INVALID_CHAINS, reasons)
@@ -203,15 +209,10 @@ def _asked(listings: Artifact, pool: Slice, seed: int) -> _AskedListings:
     numbers: dict[Questions, int] = {}
     for table in listings.read_files(["listing_id", "vertical", "split", "queries"]):
         table = _of_slice(_sampled(table), pool, seed)
-        questions = list(_questions(table))
-        has_any = pa.array([bool(one.prompts) for one in questions], pa.bool_())
+        table = table.filter(pc.greater(pc.list_value_length(table.column("queries")), 0))
         known = table.column("listing_id").combine_chunks()
-        ids.append(known.filter(has_any))
-        keys.extend(
-            listing_key(listing_id, numbers.setdefault(one, len(numbers)))
-            for listing_id, one in zip(known.to_pylist(), questions, strict=True)
-            if one.prompts
-        )
+        ids.append(known)
+        keys.extend(map(listing_key, known.to_pylist(), _numbered(table, numbers)))
     return _AskedListings(pa.concat_arrays(ids), keys, tuple(numbers))
 
 
@@ -222,17 +223,23 @@ def _of_slice(table: pa.Table, pool: Slice, seed: int) -> pa.Table:
     return table.filter(pc.or_(pc.not_equal(table.column("split"), "pool"), inside))
 
 
-def _questions(table: pa.Table) -> Iterator[Questions]:
-    """Of every row."""
+def _numbered(table: pa.Table, numbers: dict[Questions, int]) -> Iterator[int]:
+    """The number of every row's questions; new ones get the next."""
     queries = table.column("queries").combine_chunks()
     flat = queries.flatten()
-    prompts = zip(
-        flat.field("attribute").to_pylist(), flat.field("prompt").to_pylist(), strict=True
-    )
+    attributes, prompts = (flat.field(name).dictionary_encode() for name in ("attribute", "prompt"))
+    codes = np.stack([attributes.indices, prompts.indices], axis=1)
+    content, width = codes.tobytes(), codes.strides[0]
     columns = (table.column(name).to_pylist() for name in ("vertical", "split"))
-    lengths = queries.value_lengths().to_pylist()
-    for vertical, split, length in zip(*columns, lengths, strict=True):
-        yield Questions(vertical, split, tuple(islice(prompts, length)))
+    ends = np.cumsum(queries.value_lengths()).tolist()
+    seen: dict[tuple[str, str, bytes], int] = {}
+    for vertical, split, start, end in zip(*columns, [0, *ends[:-1]], ends, strict=True):
+        key = vertical, split, content[start * width : end * width]
+        if key not in seen:
+            asked = (column[start:end].to_pylist() for column in (attributes, prompts))
+            questions = Questions(vertical, split, tuple(zip(*asked, strict=True)))
+            seen[key] = numbers.setdefault(questions, len(numbers))
+        yield seen[key]
 
 
 def _voter(listings: Artifact, asked: _AskedListings, rules: ConsensusRules, name: str) -> Voter:
