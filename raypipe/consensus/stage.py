@@ -132,26 +132,28 @@ class _VoteTask:
     pairs: Attempt | None
 
     def __call__(self, files: Sequence[File]) -> _Voted:
-        tables = (
-            self.chains.rows_of(f, ["listing_id", "vertical", "split", "queries"]) for f in files
-        )
-        queries = [query for table in tables for query in self.voter.vote(_sampled(table))]
-        pool: dict[tuple[str, str], list[QueryOutcome]] = {}
-        for query in queries:
-            if query.split == "pool":
-                pool.setdefault((query.vertical, query.attribute), []).append(query.outcome)
-        funnel = FunnelCounter()
-        for (vertical, attribute), outcomes in pool.items():
-            funnel.add(vertical, attribute, *outcomes)
+        consensus, pairs, funnel = [], [], FunnelCounter()
         meter = metrics.Meter.of(self.consensus.artifact, self.policy_id)
-        _count(meter, list(chain.from_iterable(pool.values())))
-        consensus = _stored(self.consensus, consensus_table(queries))
-        pairs = [] if self.pairs is None else _stored(self.pairs, pairs_table(queries))
-        return _Voted(consensus, pairs, funnel)
+        # File by file, so that few objects live long: the garbage collector looks at all of them.
+        for file in files:
+            rows = self.chains.rows_of(file, ["listing_id", "vertical", "split", "queries"])
+            queries = list(self.voter.vote(_sampled(rows)))
+            pool: dict[tuple[str, str], list[QueryOutcome]] = {}
+            for query in queries:
+                if query.split == "pool":
+                    pool.setdefault((query.vertical, query.attribute), []).append(query.outcome)
+            for (vertical, attribute), outcomes in pool.items():
+                funnel.add(vertical, attribute, *outcomes)
+            _count(meter, list(chain.from_iterable(pool.values())))
+            consensus.append(consensus_table(queries))
+            pairs.append(pairs_table(queries))
+        return _Voted(_stored(self.consensus, consensus), _stored(self.pairs, pairs), funnel)
 
 
-def _stored(attempt: Attempt, rows: pa.Table) -> list[DataFile]:
-    return [attempt.store(rows)] if len(rows) else []
+def _stored(attempt: Attempt | None, tables: Sequence[pa.Table]) -> list[DataFile]:
+    if attempt is None or not any(map(len, tables)):
+        return []
+    return [attempt.store(pa.concat_tables(tables).combine_chunks())]
 
 
 def _commit(
@@ -249,4 +251,5 @@ def _voter(listings: Artifact, asked: _AskedListings, rules: ConsensusRules, nam
 
 
 def _sampled(table: pa.Table) -> pa.Table:
-    return table.filter(pc.is_in(table.column("split"), pa.array(["pool", "anchor"])))
+    inside = pc.is_in(table.column("split"), pa.array(["pool", "anchor"]))
+    return table if pc.all(inside).as_py() else table.filter(inside)
