@@ -20,6 +20,7 @@ from raypipe.config import Config
 from raypipe.consensus.funnel import FunnelCounter
 from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome
 from raypipe.consensus.voting import (
+    CHAIN_COLUMNS,
     Questions,
     Voter,
     consensus_table,
@@ -38,7 +39,8 @@ from raypipe.store.manifest import Commit, File, versions
 from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
 from raypipe.summaries import Funnel
 
-_LISTINGS_PER_FILE = 4096
+_LISTINGS_PER_FILE = 2048
+_QUESTION_COLUMNS = ["listing_id", "vertical", "split", "queries.attribute", "queries.prompt"]
 
 
 def run(
@@ -136,7 +138,7 @@ class _VoteTask:
         meter = metrics.Meter.of(self.consensus.artifact, self.policy_id)
         # File by file, so that few objects live long: the garbage collector looks at all of them.
         for file in files:
-            rows = self.chains.rows_of(file, ["listing_id", "vertical", "split", "queries"])
+            rows = self.chains.rows_of(file, CHAIN_COLUMNS)
             queries = list(self.voter.vote(_sampled(rows)))
             pool: dict[tuple[str, str], list[QueryOutcome]] = {}
             for query in queries:
@@ -209,7 +211,7 @@ def _asked(listings: Artifact, pool: Slice, seed: int) -> _AskedListings:
     ids: list[pa.Array] = [stream.NO_IDS]
     keys: list[int] = []
     numbers: dict[Questions, int] = {}
-    for table in listings.read_files(["listing_id", "vertical", "split", "queries"]):
+    for table in listings.read_files(_QUESTION_COLUMNS):
         table = _of_slice(_sampled(table), pool, seed)
         table = table.filter(pc.greater(pc.list_value_length(table.column("queries")), 0))
         known = table.column("listing_id").combine_chunks()

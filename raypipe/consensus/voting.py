@@ -17,6 +17,11 @@ from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome, decide
 from raypipe.errors import ArtifactError
 from raypipe.schemas import CONSENSUS, PAIRS
 
+CHAIN_COLUMNS = [
+    *("listing_id", "vertical", "split", "queries.attribute"),
+    *("queries.chains.text", "queries.chains.finish_reason"),
+]
+"""What a voter reads of a chains table: no token ids."""
 # Of a chains table: id, vertical, split, and per query the attribute, texts and finish reasons.
 _Listing = tuple[str, str, str, list[tuple[str, list[str], list[str]]]]
 
