@@ -105,10 +105,10 @@ def read(
         wanted: dict[str, list[str]] = {}
         for column in columns:
             name, _, path = column.partition(".")
-            wanted.setdefault(name, []).extend([path] if path else [])
-        absent = [name for name in wanted if name not in file.schema_arrow.names]
-        if absent:
-            raise pa.ArrowInvalid(f"there is no column '{absent[0]}'")
+            inner = [path] if path else []
+            if not leaves(file, {name: inner}):
+                raise pa.ArrowInvalid(f"there is no column '{column}'")
+            wanted.setdefault(name, []).extend(inner)
         return file.read(leaves(file, wanted)).select(list(wanted))
 
 
