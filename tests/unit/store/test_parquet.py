@@ -286,5 +286,5 @@ def test_fields_of_structs_in_lists_are_read_alone(tmp_path: Path) -> None:
         {"queries": [{"name": "k", "chains": [{"text": "t"}]}], "id": "a"},
         {"queries": [], "id": "b"},
     ]
-    with pytest.raises(pa.ArrowInvalid, match="no column 'chains.text'"):
+    with pytest.raises(pa.ArrowInvalid, match=r"no column 'chains\.text'"):
         parquet.read(path, LOCAL, ["id", "chains.text"])
