@@ -21,6 +21,7 @@ back is what this file says.
 | quarantine       | anything refused       | any stage  | report                        |
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,11 +77,14 @@ class Table:
                 raise ArtifactError(f"{self.name}: column '{field.name}' holds nulls")
         return cast
 
-    def check_columns(self, table: pa.Table) -> None:
-        """Raises ArtifactError when a column that was read is not one of this table's."""
+    def check_columns(self, table: pa.Table, columns: Sequence[str] | None = None) -> None:
+        """Raises ArtifactError when a column that was read is not one of this table's; ``columns``
+        are those asked for, of which "queries.attribute" is a part of one."""
         for field in table.schema:
             index = self.schema.get_field_index(field.name)
-            if index < 0 or not self.schema.field(index).type.equals(field.type):
+            paths = [one for one in columns or () if one.startswith(f"{field.name}.")]
+            inner = [path.partition(".")[2] for path in paths]
+            if index < 0 or not _part(self.schema.field(index).type, inner).equals(field.type):
                 raise ArtifactError(f"{self.name}: column '{field.name}' is not of this table")
 
     def from_rows(self, rows: list[dict[str, object]]) -> pa.Table:
@@ -92,6 +96,31 @@ class Table:
             return self.conform(pa.Table.from_pylist(rows, schema=self.schema))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ArtifactError(f"{self.name}: {error}") from error
+
+    def from_columns(self, columns: Mapping[str, Sequence[object]]) -> pa.Table:
+        """Build a table from Python values by column, structs as tuples; the same refusals as
+        :meth:`conform`."""
+        kinds = {name: self.schema.field(name).type for name in columns}
+        try:
+            arrays = {name: pa.array(columns[name], kind) for name, kind in kinds.items()}
+            return self.conform(pa.table(arrays))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ArtifactError(f"{self.name}: {error}") from error
+
+
+def _part(kind: pa.DataType, paths: Sequence[str]) -> pa.DataType:
+    """A type with the fields at these paths alone; whole without any."""
+    if not paths:
+        return kind
+    if pa.types.is_list(kind):
+        # Arrow makes the field of a list's items anew when it reads a part of them.
+        return pa.list_(_part(kind.value_type, paths))
+    inner: dict[str, list[str]] = {}
+    for path in paths:
+        name, _, rest = path.partition(".")
+        inner.setdefault(name, []).extend([rest] if rest else [])
+    kept = [field for field in kind if field.name in inner]
+    return pa.struct([field.with_type(_part(field.type, inner[field.name])) for field in kept])
 
 
 _STRING = pa.string()

@@ -4,6 +4,7 @@ Consensus and evaluation read chains with the same parser, so that a vote and an
 same thing.
 """
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,8 +42,24 @@ class Answer:
 
 
 _NO_ANSWER = {reason: Answer(None, reason) for reason in chain_losses()}
-_ANSWER_TAGS = ("<answer>", "</answer>")
 _REASONING_TAGS = ("<reasoning>", "</reasoning>")
+
+
+def _pattern(tags: str, until_answer: str) -> re.Pattern[str]:
+    """Matches a whole chain in which each of the tags stands once; TEXT is text without them."""
+    text = f"[^<]*+(?:<(?!/?(?:{tags})>)[^<]*+)*+"
+    return re.compile(f"{until_answer}TEXT)</answer>(?P<after>TEXT)".replace("TEXT", text))
+
+
+_PATTERNS: dict[AnswerFormat, re.Pattern[str]] = {
+    "answer_only": _pattern("answer", "TEXT<answer>(?P<answer>"),
+    # The reasoning may end with the first thing in the answer.
+    "reasoning": _pattern(
+        "reasoning|answer",
+        "TEXT<reasoning>TEXT(?:</reasoning>TEXT<answer>|(?P<late><answer>))"
+        "(?P<answer>(?(late)</reasoning>)",
+    ),
+}
 
 
 def parse(
@@ -63,17 +80,14 @@ def parse(
     """
     if finish_reason != "stop":
         return _NO_ANSWER[TRUNCATED]
-    answer = _span(text, *_ANSWER_TAGS)
-    if answer is None:
+    found = _PATTERNS[answer_format].fullmatch(text)
+    if found is None:
         return _NO_ANSWER[MALFORMED]
-    start, end = answer
-    if answer_format == "reasoning":
-        reasoning = _span(text, *_REASONING_TAGS)
-        if reasoning is None or reasoning[1] > start:
-            return _NO_ANSWER[MALFORMED]
-    if text[end + len(_ANSWER_TAGS[1]) :].strip():
+    answer, after = found.group("answer", "after")
+    if after and not after.isspace():
         return _NO_ANSWER[SPILLED]
-    return _resolved(attribute, text[start:end])
+    value = attribute.resolve(answer)
+    return _NO_ANSWER[OUT_OF_SCHEMA] if value is None else _answer(value)
 
 
 def reasoning_of(text: str) -> str | None:
@@ -83,10 +97,8 @@ def reasoning_of(text: str) -> str | None:
 
 
 @lru_cache(maxsize=1 << 14)
-def _resolved(attribute: Attribute, text: str) -> Answer:
-    """Chains say the same few things over and over, and folding is most of what parsing costs."""
-    value = attribute.resolve(text)
-    return _NO_ANSWER[OUT_OF_SCHEMA] if value is None else Answer(value, OK)
+def _answer(value: str) -> Answer:
+    return Answer(value, OK)
 
 
 def _span(text: str, opening: str, closing: str) -> tuple[int, int] | None:

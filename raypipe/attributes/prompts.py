@@ -32,6 +32,8 @@ _CONTROL = re.compile(rf"<(?=[^\s{WORD_JOINER}])|{_BRACKETED}")
 # is trained on as such.
 _TAG = r"/?(?:reasoning|answer)>"
 _TOKEN = re.compile(rf"<(?=\|)|<(?!{_TAG})(?=[^\s<>{WORD_JOINER}][^\s<>]*>)|{_BRACKETED}")
+# Almost every chain is of this form, without a token. Looking for tokens takes ten times as long.
+_WITHOUT_TOKEN = re.compile(rf"[^<\[]*+(?:<{_TAG}[^<\[]*+)*+")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def without_control_tokens(text: str) -> str:
     A model can spell out ``<|image_pad|>`` or ``[IMG]`` letter by letter; tokenized again as the
     control token, it would refer to an image that does not exist.
     """
+    if _WITHOUT_TOKEN.fullmatch(text):
+        return text
     return _TOKEN.sub(rf"\g<0>{WORD_JOINER}", text)
 
 

@@ -12,7 +12,7 @@ import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _GAP = re.compile("[\\s\\-_\u2010-\u2015\u2212]+")
 
 
+@lru_cache(maxsize=1 << 14)  # chains say the same few things over and over
 def fold(text: str) -> str:
     """The form in which two spellings of one value are equal.
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import itemgetter
 
 from raypipe.errors import Reason
 
@@ -56,7 +57,7 @@ class Vote:
 
     @property
     def num_valid(self) -> int:
-        return sum(count for _, count in self.votes)
+        return sum([count for _, count in self.votes])
 
     @property
     def tied(self) -> bool:
@@ -104,7 +105,8 @@ def count_votes(values: Iterable[str | None], num_chains: int) -> Vote:
     for value in answers:
         if value is not None:
             counts[value] = counts.get(value, 0) + 1
-    ordered = sorted(counts.items(), key=lambda vote: (-vote[1], vote[0]))
+    ordered = sorted(counts.items())
+    ordered.sort(key=itemgetter(1), reverse=True)
     return Vote(tuple(ordered), num_chains)
 
 

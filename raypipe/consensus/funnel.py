@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from raypipe.attributes.parser import MISSING, OK, chain_losses
 from raypipe.attributes.vote import gate_losses
@@ -17,19 +18,22 @@ class FunnelCounter:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
 
-    def add(self, vertical: str, attribute: str, outcome: QueryOutcome) -> None:
-        """Count one query."""
+    def add(self, vertical: str, attribute: str, *outcomes: QueryOutcome) -> None:
+        """Count queries of one attribute."""
         counts = self._counts.setdefault((vertical, attribute), Counter())
-        requested = outcome.vote.num_chains
+        requested = sum([outcome.vote.num_chains for outcome in outcomes])
+        reasons = Counter(chain.from_iterable([outcome.reasons for outcome in outcomes]))
         counts["chains", "requested"] += requested
-        counts["chains", MISSING] += requested - len(outcome.reasons)
-        for reason in outcome.reasons:
-            counts["chains", "valid" if reason == OK else reason] += 1
-        counts["queries", "asked"] += 1
-        counts["queries", outcome.gate] += 1
-        counts["queries", "unanimous"] += outcome.unanimous
-        counts["queries", "paired"] += bool(outcome.pairs)
-        counts["pairs", "pairs"] += len(outcome.pairs)
+        counts["chains", MISSING] += requested - reasons.total()
+        for reason, count in reasons.items():
+            counts["chains", "valid" if reason == OK else reason] += count
+        counts["queries", "asked"] += len(outcomes)
+        for gate, count in Counter([outcome.gate for outcome in outcomes]).items():
+            counts["queries", gate] += count
+        num_pairs = [len(outcome.pairs) for outcome in outcomes]
+        counts["queries", "unanimous"] += sum([outcome.unanimous for outcome in outcomes])
+        counts["queries", "paired"] += len(num_pairs) - num_pairs.count(0)
+        counts["pairs", "pairs"] += sum(num_pairs)
 
     def merge(self, other: "FunnelCounter") -> None:
         """Add what another one counted."""

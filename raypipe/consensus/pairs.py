@@ -33,7 +33,9 @@ def make_pairs(
         Pairs in the order of the rejected chains; none for a unanimous query.
     """
     pairs = []
-    for rejected in sorted(set(range(len(texts))) - set(preferred)):
+    for rejected in range(len(texts)):
+        if rejected in preferred:
+            continue
         choices = [chosen for chosen in preferred if texts[chosen] != texts[rejected]]
         if choices:
             drawn = seeds.derive("pair", *identity, rejected) % len(choices)

@@ -76,17 +76,18 @@ def decide_query(
         parser.parse(text, finish_reason, attribute, rules.answer_format)
         for text, finish_reason in zip(texts, finish_reasons, strict=True)
     ]
-    vote = count_votes((answer.value for answer in parsed), rules.num_chains)
+    values = [answer.value for answer in parsed]
+    vote = count_votes(values, rules.num_chains)
     gate = gate_query(vote, rules.min_votes)
     preferred: tuple[int, ...] = ()
     if gate == KEPT:
         consensus = vote.consensus
-        preferred = tuple(i for i, answer in enumerate(parsed) if answer.value == consensus)
+        preferred = tuple([i for i, value in enumerate(values) if value == consensus])
     identity = (rules.seed, rules.round_index, listing_id, attribute.name)
     return QueryOutcome(
         vote=vote,
         gate=gate,
-        reasons=tuple(answer.reason for answer in parsed),
+        reasons=tuple([answer.reason for answer in parsed]),
         preferred=preferred,
         pairs=tuple(make_pairs(texts, preferred, identity)) if preferred else (),
     )

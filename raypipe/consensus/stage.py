@@ -7,8 +7,9 @@ driver holds the ids and sums the counts.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,7 +19,15 @@ from raypipe.attributes.schema import AttributeSchema
 from raypipe.config import Config
 from raypipe.consensus.funnel import FunnelCounter
 from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome
-from raypipe.consensus.voting import Questions, Voter, listing_key, sorted_keys
+from raypipe.consensus.voting import (
+    CHAIN_COLUMNS,
+    Questions,
+    Voter,
+    consensus_table,
+    listing_key,
+    pairs_table,
+    sorted_keys,
+)
 from raypipe.runtime import metrics, stream
 from raypipe.runtime.progress import reported
 from raypipe.runtime.tasks import run_tasks
@@ -30,7 +39,8 @@ from raypipe.store.manifest import Commit, File, versions
 from raypipe.store.paths import ATTRIBUTE_SCHEMA, CATALOG, Paths
 from raypipe.summaries import Funnel
 
-_LISTINGS_PER_FILE = 4096
+_LISTINGS_PER_FILE = 2048
+_QUESTION_COLUMNS = ["listing_id", "vertical", "split", "queries.attribute", "queries.prompt"]
 
 
 def run(
@@ -124,28 +134,28 @@ class _VoteTask:
     pairs: Attempt | None
 
     def __call__(self, files: Sequence[File]) -> _Voted:
-        tables = (
-            self.chains.rows_of(f, ["listing_id", "vertical", "split", "queries"]) for f in files
-        )
-        queries = [query for table in tables for query in self.voter.vote(_sampled(table))]
-        funnel = FunnelCounter()
-        for query in queries:
-            if query.split == "pool":
-                funnel.add(query.vertical, query.attribute, query.outcome)
-        paired = [query for query in queries if query.paired] if self.pairs is not None else []
+        consensus, pairs, funnel = [], [], FunnelCounter()
         meter = metrics.Meter.of(self.consensus.artifact, self.policy_id)
-        _count(meter, [query.outcome for query in queries if query.split == "pool"])
-        return _Voted(
-            _stored(self.consensus, [query.consensus_row() for query in queries]),
-            _stored(self.pairs, [query.pairs_row() for query in paired]),
-            funnel,
-        )
+        # File by file, so that few objects live long: the garbage collector looks at all of them.
+        for file in files:
+            rows = self.chains.rows_of(file, CHAIN_COLUMNS)
+            queries = list(self.voter.vote(_sampled(rows)))
+            pool: dict[tuple[str, str], list[QueryOutcome]] = {}
+            for query in queries:
+                if query.split == "pool":
+                    pool.setdefault((query.vertical, query.attribute), []).append(query.outcome)
+            for (vertical, attribute), outcomes in pool.items():
+                funnel.add(vertical, attribute, *outcomes)
+            _count(meter, list(chain.from_iterable(pool.values())))
+            consensus.append(consensus_table(queries))
+            pairs.append(pairs_table(queries))
+        return _Voted(_stored(self.consensus, consensus), _stored(self.pairs, pairs), funnel)
 
 
-def _stored(attempt: Attempt | None, rows: list[dict[str, object]]) -> list[DataFile]:
-    if attempt is None or attempt.artifact.table is None or not rows:
+def _stored(attempt: Attempt | None, tables: Sequence[pa.Table]) -> list[DataFile]:
+    if attempt is None or not any(map(len, tables)):
         return []
-    return [attempt.store(attempt.artifact.table.from_rows(rows))]
+    return [attempt.store(pa.concat_tables(tables).combine_chunks())]
 
 
 def _commit(
@@ -182,7 +192,7 @@ def _but(ids: pa.Array, refused: pa.ChunkedArray) -> pa.Array:
 
 def _count(meter: metrics.Meter, outcomes: Sequence[QueryOutcome]) -> None:
     """The vote on queries of the pool, as its commit counts it."""
-    reasons = Counter[str](reason for outcome in outcomes for reason in outcome.reasons)
+    reasons = Counter[str](chain.from_iterable([outcome.reasons for outcome in outcomes]))
     del reasons[OK]
     meter.count(metrics.QUERIES, len(outcomes))
     meter.count_by(metrics.INVALID_CHAINS, reasons)
@@ -201,17 +211,12 @@ def _asked(listings: Artifact, pool: Slice, seed: int) -> _AskedListings:
     ids: list[pa.Array] = [stream.NO_IDS]
     keys: list[int] = []
     numbers: dict[Questions, int] = {}
-    for table in listings.read_files(["listing_id", "vertical", "split", "queries"]):
+    for table in listings.read_files(_QUESTION_COLUMNS):
         table = _of_slice(_sampled(table), pool, seed)
-        questions = list(_questions(table))
-        has_any = pa.array([bool(one.prompts) for one in questions], pa.bool_())
+        table = table.filter(pc.greater(pc.list_value_length(table.column("queries")), 0))
         known = table.column("listing_id").combine_chunks()
-        ids.append(known.filter(has_any))
-        keys.extend(
-            listing_key(listing_id, numbers.setdefault(one, len(numbers)))
-            for listing_id, one in zip(known.to_pylist(), questions, strict=True)
-            if one.prompts
-        )
+        ids.append(known)
+        keys.extend(map(listing_key, known.to_pylist(), _numbered(table, numbers)))
     return _AskedListings(pa.concat_arrays(ids), keys, tuple(numbers))
 
 
@@ -222,17 +227,23 @@ def _of_slice(table: pa.Table, pool: Slice, seed: int) -> pa.Table:
     return table.filter(pc.or_(pc.not_equal(table.column("split"), "pool"), inside))
 
 
-def _questions(table: pa.Table) -> Iterator[Questions]:
-    """Of every row."""
+def _numbered(table: pa.Table, numbers: dict[Questions, int]) -> Iterator[int]:
+    """The number of every row's questions; new ones get the next."""
     queries = table.column("queries").combine_chunks()
     flat = queries.flatten()
-    prompts = zip(
-        flat.field("attribute").to_pylist(), flat.field("prompt").to_pylist(), strict=True
-    )
+    attributes, prompts = (flat.field(name).dictionary_encode() for name in ("attribute", "prompt"))
+    codes = np.stack([attributes.indices, prompts.indices], axis=1)
+    content, width = codes.tobytes(), codes.strides[0]
     columns = (table.column(name).to_pylist() for name in ("vertical", "split"))
-    lengths = queries.value_lengths().to_pylist()
-    for vertical, split, length in zip(*columns, lengths, strict=True):
-        yield Questions(vertical, split, tuple(islice(prompts, length)))
+    ends = np.cumsum(queries.value_lengths()).tolist()
+    seen: dict[tuple[str, str, bytes], int] = {}
+    for vertical, split, start, end in zip(*columns, [0, *ends[:-1]], ends, strict=True):
+        key = vertical, split, content[start * width : end * width]
+        if key not in seen:
+            asked = (column[start:end].to_pylist() for column in (attributes, prompts))
+            questions = Questions(vertical, split, tuple(zip(*asked, strict=True)))
+            seen[key] = numbers.setdefault(questions, len(numbers))
+        yield seen[key]
 
 
 def _voter(listings: Artifact, asked: _AskedListings, rules: ConsensusRules, name: str) -> Voter:
@@ -242,4 +253,5 @@ def _voter(listings: Artifact, asked: _AskedListings, rules: ConsensusRules, nam
 
 
 def _sampled(table: pa.Table) -> pa.Table:
-    return table.filter(pc.is_in(table.column("split"), pa.array(["pool", "anchor"])))
+    inside = pc.is_in(table.column("split"), pa.array(["pool", "anchor"]))
+    return table if pc.all(inside).as_py() else table.filter(inside)

@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import Any
+from itertools import compress, islice
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +12,18 @@ import pyarrow as pa
 from raypipe.attributes.parser import TRUNCATED
 from raypipe.attributes.prompts import without_control_tokens
 from raypipe.attributes.schema import Attribute
+from raypipe.consensus.pairs import Pair
 from raypipe.consensus.query_outcome import ConsensusRules, QueryOutcome, decide_query
 from raypipe.errors import ArtifactError
+from raypipe.schemas import CONSENSUS, PAIRS
+
+CHAIN_COLUMNS = [
+    *("listing_id", "vertical", "split", "queries.attribute"),
+    *("queries.chains.text", "queries.chains.finish_reason"),
+]
+"""What a voter reads of a chains table: no token ids."""
+# Of a chains table: id, vertical, split, and per query the attribute, texts and finish reasons.
+_Listing = tuple[str, str, str, list[tuple[str, list[str], list[str]]]]
 
 
 @dataclass(frozen=True)
@@ -62,40 +71,60 @@ class QueryVote:
         """Whether it makes rows of the pairs table: the anchor guards and never teaches."""
         return self.split == "pool" and bool(self.outcome.pairs)
 
-    def consensus_row(self) -> dict[str, object]:
-        outcome, vote = self.outcome, self.outcome.vote
-        return {
-            "listing_id": self.listing_id,
-            "vertical": self.vertical,
-            "split": self.split,
-            "attribute": self.attribute,
-            "answer": vote.consensus,
-            "confidence": vote.confidence,
-            "votes": [{"value": value, "count": count} for value, count in vote.votes],
-            "num_chains": vote.num_chains,
-            "num_valid": vote.num_valid,
-            "num_truncated": outcome.reasons.count(TRUNCATED),
-            "num_pairs": len(outcome.pairs) if self.paired else 0,
-            "gate": outcome.gate,
-            "preferred": list(outcome.preferred),
-        }
 
-    def pairs_row(self) -> dict[str, object]:
-        return {
-            "listing_id": self.listing_id,
-            "attribute": self.attribute,
-            "prompt": self.prompt,
-            "margin": self.outcome.vote.margin,
-            "pairs": [
-                {
-                    "chosen": without_control_tokens(self.texts[pair.chosen_index]),
-                    "rejected": without_control_tokens(self.texts[pair.rejected_index]),
-                    "chosen_index": pair.chosen_index,
-                    "rejected_index": pair.rejected_index,
-                }
-                for pair in self.outcome.pairs
-            ],
+def consensus_table(queries: Sequence[QueryVote]) -> pa.Table:
+    """The rows of the consensus table."""
+    outcomes = [query.outcome for query in queries]
+    votes = [outcome.vote for outcome in outcomes]
+    return CONSENSUS.from_columns(
+        {
+            "listing_id": [query.listing_id for query in queries],
+            "vertical": [query.vertical for query in queries],
+            "split": [query.split for query in queries],
+            "attribute": [query.attribute for query in queries],
+            "answer": [vote.consensus for vote in votes],
+            "confidence": [vote.confidence for vote in votes],
+            "votes": [vote.votes for vote in votes],
+            "num_chains": [vote.num_chains for vote in votes],
+            "num_valid": [vote.num_valid for vote in votes],
+            "num_truncated": [outcome.reasons.count(TRUNCATED) for outcome in outcomes],
+            "num_pairs": [len(query.outcome.pairs) if query.paired else 0 for query in queries],
+            "gate": [outcome.gate for outcome in outcomes],
+            "preferred": [outcome.preferred for outcome in outcomes],
         }
+    )
+
+
+def pairs_table(queries: Sequence[QueryVote]) -> pa.Table:
+    """The rows of the pairs table, one for each query that has pairs and is paired."""
+    paired = [query for query in queries if query.paired]
+    return PAIRS.from_columns(
+        {
+            "listing_id": [query.listing_id for query in paired],
+            "attribute": [query.attribute for query in paired],
+            "prompt": [query.prompt for query in paired],
+            "margin": [query.outcome.vote.margin for query in paired],
+            "pairs": [_pairs(query.texts, query.outcome.pairs) for query in paired],
+        }
+    )
+
+
+def _pairs(texts: Sequence[str], pairs: Sequence[Pair]) -> list[tuple[str, str, int, int]]:
+    """As the pairs table has them: chosen, rejected, and the indices of both."""
+    clean = {
+        index: without_control_tokens(texts[index])
+        for pair in pairs
+        for index in (pair.chosen_index, pair.rejected_index)
+    }
+    return [
+        (
+            clean[pair.chosen_index],
+            clean[pair.rejected_index],
+            pair.chosen_index,
+            pair.rejected_index,
+        )
+        for pair in pairs
+    ]
 
 
 @dataclass(frozen=True)
@@ -123,8 +152,10 @@ class Voter:
         Raises:
             ArtifactError: a listing was not asked this, or has more chains than were requested.
         """
-        for listing_id, vertical, split, queries in _chain_rows(table):
-            prompts = self._prompts(listing_id, vertical, split, [name for name, _, _ in queries])
+        listings = list(_chain_rows(table))
+        for (listing_id, vertical, split, queries), prompts in zip(
+            listings, self._prompts(listings), strict=True
+        ):
             for name, texts, finish_reasons in queries:
                 attribute = self.attributes[vertical, name]
                 try:
@@ -142,27 +173,41 @@ class Voter:
             found.setdefault(questions.signature, []).append(number)
         return found
 
-    def _prompts(
-        self, listing_id: str, vertical: str, split: str, names: list[str]
-    ) -> dict[str, str]:
-        signature = (vertical, split, tuple(sorted(names)))
-        for number in self._by_signature.get(signature, ()):
-            if self._is_asked(listing_id, number):
-                return dict(self.questions[number].prompts)
-        raise ArtifactError(
-            f"{self.name}: the chains of listing '{listing_id}' are not those of its queries in "
-            "the catalog"
-        )
+    @cached_property
+    def _by_number(self) -> list[dict[str, str]]:
+        """The prompts of each of the questions."""
+        return [dict(questions.prompts) for questions in self.questions]
 
-    def _is_asked(self, listing_id: str, number: int) -> bool:
-        key = np.uint64(listing_key(listing_id, number))
-        place = int(np.searchsorted(self.asked, key))
-        return place < len(self.asked) and bool(self.asked[place] == key)
+    def _prompts(self, listings: Sequence[_Listing]) -> Iterator[dict[str, str]]:
+        """What each listing is asked."""
+        places, numbers, keys = [], [], []
+        for place, (listing_id, vertical, split, queries) in enumerate(listings):
+            signature = (vertical, split, tuple(sorted([name for name, _, _ in queries])))
+            for number in self._by_signature.get(signature, ()):
+                places.append(place)
+                numbers.append(number)
+                keys.append(listing_key(listing_id, number))
+        known = _among(np.array(keys, np.uint64), self.asked).tolist()
+        found = dict(compress(zip(places, numbers, strict=True), known))
+        for place, listing in enumerate(listings):
+            if place not in found:
+                raise ArtifactError(
+                    f"{self.name}: the chains of listing '{listing[0]}' are not those of its "
+                    "queries in the catalog"
+                )
+            yield self._by_number[found[place]]
 
 
-def _chain_rows(
-    table: pa.Table,
-) -> Iterator[tuple[str, str, str, list[tuple[str, list[str], list[str]]]]]:
+def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Whether each of the keys is among sorted ones."""
+    if not len(known):
+        return np.zeros(len(keys), bool)
+    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    found: np.ndarray = known[places] == keys
+    return found
+
+
+def _chain_rows(table: pa.Table) -> Iterator[_Listing]:
     """Listings of a chains table with, per query, the chains' texts and finish reasons.
 
     The nested column is taken apart in Arrow: turning whole chains into Python, token ids
@@ -172,22 +217,18 @@ def _chain_rows(
     flat = queries.flatten()
     lists = flat.field("chains")
     chain = lists.flatten()
-    texts = iter(chain.field("text").to_pylist())
-    finish_reasons = iter(chain.field("finish_reason").to_pylist())
-    per_query = zip(
-        flat.field("attribute").to_pylist(), lists.value_lengths().to_pylist(), strict=True
+    texts, finish_reasons = (chain.field(name).to_pylist() for name in ("text", "finish_reason"))
+    ends = np.cumsum(lists.value_lengths()).tolist()
+    answered = iter(
+        [
+            (attribute, texts[start:end], finish_reasons[start:end])
+            for attribute, start, end in zip(
+                flat.field("attribute").to_pylist(), [0, *ends], ends, strict=False
+            )
+        ]
     )
-    columns: list[list[Any]] = [
-        table.column(name).to_pylist() for name in ("listing_id", "vertical", "split")
-    ]
-    num_queries = queries.value_lengths().to_pylist()
-    for listing_id, vertical, split, count in zip(*columns, num_queries, strict=True):
-        yield (
-            listing_id,
-            vertical,
-            split,
-            [
-                (attribute, list(islice(texts, num)), list(islice(finish_reasons, num)))
-                for attribute, num in islice(per_query, count)
-            ],
-        )
+    columns = [table.column(name).to_pylist() for name in ("listing_id", "vertical", "split")]
+    for listing_id, vertical, split, count in zip(
+        *columns, queries.value_lengths().to_pylist(), strict=True
+    ):
+        yield listing_id, vertical, split, list(islice(answered, count))

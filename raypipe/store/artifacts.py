@@ -174,7 +174,7 @@ class Artifact:
         if len(table) != file.rows:
             raise self._corrupt(file, f"{len(table):,} rows instead of {file.rows or 0:,}")
         if contract is not None:
-            contract.check_columns(table)
+            contract.check_columns(table, names)
         return table
 
     def read_json(self, name: str) -> Any:

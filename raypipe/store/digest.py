@@ -5,29 +5,37 @@ ones flattened in Arrow), so that no row becomes a Python object.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 MODULUS = 1 << 128
+_BATCH_BYTES = 16 << 20
 
 
 def digest_rows(table: pa.Table) -> int:
     """Order-independent digest of rows: the sum of their 128-bit hashes, modulo 2^128."""
-    rows = np.arange(len(table) + 1, dtype=np.int64)
+    ends = np.arange(len(table) + 1, dtype=np.int64)
     leaves = [
-        leaf for name in table.column_names for leaf in _leaves(_whole(table.column(name)), rows)
+        leaf for name in table.column_names for leaf in _leaves(_whole(table.column(name)), ends)
     ]
-    parts = (map(content.__getitem__, map(slice, ends[:-1], ends[1:])) for content, ends in leaves)
+    num_bytes = sum(leaf.total_values_length for leaf in leaves)
+    rows = max(1, len(table) * _BATCH_BYTES // max(num_bytes, 1))
     total = 0
-    for row in zip(*parts, strict=True):
-        total += int.from_bytes(hashlib.blake2b(b"".join(row), digest_size=16).digest())
+    for first in range(0, len(table), rows):
+        total += sum(_hashes([leaf.slice(first, rows) for leaf in leaves]))
     return total % MODULUS
 
 
-_Leaf = tuple[memoryview, list[int]]
+def _hashes(leaves: Sequence[pa.LargeBinaryArray]) -> Iterator[int]:
+    """The hash of each row, of which the leaves are parts."""
+    nothing = pa.scalar(b"", pa.large_binary())
+    offsets, content = _buffers(pc.binary_join_element_wise(*leaves, nothing))
+    for start, end in pairwise(offsets.tolist()):
+        yield int.from_bytes(hashlib.blake2b(content[start:end], digest_size=16).digest())
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -35,8 +43,8 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
-def _leaves(values: pa.Array, ends: np.ndarray) -> Iterator[_Leaf]:
-    """The bytes of an array and its children, with the offsets of each row.
+def _leaves(values: pa.Array, ends: np.ndarray) -> Iterator[pa.LargeBinaryArray]:
+    """The bytes of an array and its children, one value a row.
 
     Args:
         values: of one column, or nested in it.
@@ -57,19 +65,27 @@ def _leaves(values: pa.Array, ends: np.ndarray) -> Iterator[_Leaf]:
         yield _leaf(np.asarray(pc.fill_null(values, 0)), ends)
     else:
         # With nulls filled, the texts are contiguous between the array's offsets.
-        texts = pc.fill_null(values.cast(pa.large_binary()), b"")
-        offsets, content = (
-            (np.frombuffer(texts.buffers()[1], np.int64)[texts.offset :], texts.buffers()[2])
-            if len(texts)
-            else (np.zeros(1, np.int64), None)
-        )
-        yield _leaf(np.diff(offsets[: len(texts) + 1]), ends)
-        yield memoryview(content or b""), offsets[ends].tolist()
+        offsets, content = _buffers(pc.fill_null(values.cast(pa.large_binary()), b""))
+        yield _leaf(np.diff(offsets), ends)
+        yield _binary(offsets[ends], pa.py_buffer(content))
 
 
-def _leaf(values: np.ndarray, ends: np.ndarray) -> _Leaf:
-    content = memoryview(values.tobytes())
-    return content, (ends * values.itemsize).tolist()
+def _leaf(values: np.ndarray, ends: np.ndarray) -> pa.LargeBinaryArray:
+    return _binary(ends * values.itemsize, pa.py_buffer(np.ascontiguousarray(values)))
+
+
+def _binary(offsets: np.ndarray, content: pa.Buffer) -> pa.LargeBinaryArray:
+    buffers = [None, pa.py_buffer(offsets), content]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
+
+
+def _buffers(values: pa.LargeBinaryArray) -> tuple[np.ndarray, memoryview]:
+    """Offsets and content of binary values without nulls."""
+    if not len(values):
+        return np.zeros(1, np.int64), memoryview(b"")
+    _, offsets, content = values.buffers()
+    own = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+    return own, memoryview(content or b"")
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -96,14 +97,19 @@ def read(
     filesystem: pafs.FileSystem | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """All rows of a file, or some columns of them. Raises what :func:`opened` raises."""
+    """All rows of a file, or some columns of them; "queries.attribute" is one field of a struct, or
+    of a list of structs. Raises what :func:`opened` raises."""
     with opened(source, filesystem, streamed=False) as file:
         if columns is None:
             return file.read()
-        absent = [name for name in columns if name not in file.schema_arrow.names]
-        if absent:
-            raise pa.ArrowInvalid(f"there is no column '{absent[0]}'")
-        return file.read(list(columns)).select(list(columns))
+        wanted: dict[str, list[str]] = {}
+        for column in columns:
+            name, _, path = column.partition(".")
+            inner = [path] if path else []
+            if not leaves(file, {name: inner}):
+                raise pa.ArrowInvalid(f"there is no column '{column}'")
+            wanted.setdefault(name, []).extend(inner)
+        return file.read(leaves(file, wanted)).select(list(wanted))
 
 
 def read_group(
@@ -126,23 +132,31 @@ def read_group(
 
 def leaves(file: pq.ParquetFile, wanted: Mapping[str, Collection[str]]) -> list[str]:
     """The paths of the leaf columns to read; ``wanted`` holds columns of the file, each with the
-    fields to read of a struct or a list of structs, empty for all."""
+    fields to read of a struct or a list of structs, empty for all. A dot is between a field and
+    one of its own fields."""
     schema = file.metadata.schema
     paths = iter([schema.column(index).path for index in range(len(schema))])
     chosen = []
     for field in file.schema_arrow:
-        own = [next(paths) for _ in range(_num_leaves(field.type))]
-        named = wanted.get(field.name)
-        element = field.type.value_type if pa.types.is_list(field.type) else field.type
-        if named is None:
-            continue
-        if not named or not pa.types.is_struct(element):
-            chosen += own
-            continue
-        left = iter(own)
-        for inner in element:
-            of_field = [next(left) for _ in range(_num_leaves(inner.type))]
-            chosen += of_field if inner.name in named else []
+        own = list(islice(paths, _num_leaves(field.type)))
+        if field.name in wanted:
+            chosen += _chosen(field.type, own, wanted[field.name])
+    return chosen
+
+
+def _chosen(kind: pa.DataType, own: list[str], wanted: Collection[str]) -> list[str]:
+    """Of the leaf columns of a type, those of the wanted fields."""
+    element = kind.value_type if pa.types.is_list(kind) else kind
+    if not wanted or not pa.types.is_struct(element):
+        return own
+    left, chosen = iter(own), []
+    for field in element:
+        of_field = list(islice(left, _num_leaves(field.type)))
+        inner = [
+            path for name, _, path in (one.partition(".") for one in wanted) if name == field.name
+        ]
+        if inner:
+            chosen += _chosen(field.type, of_field, [path for path in inner if path])
     return chosen
 
 

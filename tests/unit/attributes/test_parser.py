@@ -123,3 +123,54 @@ def test_an_answer_is_allowed_or_has_a_reason(answer):
 def test_any_text_at_all_is_parsed(text, finish_reason):
     for answer_format, attribute in product(("reasoning", "answer_only"), (PATTERN,)):
         assert parse(text, finish_reason, attribute, answer_format).reason in ChainReason.declared
+
+
+def _once_in_order(text: str, tags: tuple[str, ...]) -> list[int] | None:
+    """Where the tags start, when each stands once and in this order."""
+    places = [text.find(tag) for tag in tags]
+    once = all(text.count(tag) == 1 for tag in tags)
+    return places if once and places == sorted(places) else None
+
+
+def plainly(text: str, answer_format: str) -> tuple[str | None, str]:
+    """The value and the reason of a chain that ended by itself, tag by tag."""
+    answer = _once_in_order(text, ("<answer>", "</answer>"))
+    if answer is None:
+        return None, "malformed"
+    start, end = answer[0] + len("<answer>"), answer[1]
+    if answer_format == "reasoning":
+        reasoning = _once_in_order(text, ("<reasoning>", "</reasoning>"))
+        if reasoning is None or reasoning[1] > start:
+            return None, "malformed"
+    if text[end + len("</answer>") :].strip():
+        return None, "spilled"
+    value = PATTERN.resolve(text[start:end])
+    return value, "out_of_schema" if value is None else "ok"
+
+
+PIECES = st.sampled_from(
+    ["<reasoning>", "</reasoning>", "<answer>", "</answer>", "Floral", "plain", "<", "<answer", " "]
+)
+WHOLE = ["<reasoning>", "roses", "</reasoning>", "<answer>", "Floral", "</answer>"]
+
+
+@st.composite
+def almost_whole(draw: st.DrawFn) -> str:
+    pieces = draw(st.sampled_from([WHOLE, draw(st.permutations(WHOLE))]))
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(0, len(pieces)))
+        pieces = [*pieces[:place], draw(PIECES), *pieces[place + draw(st.integers(0, 1)) :]]
+    return "".join(pieces)
+
+
+@given(almost_whole(), st.sampled_from(["reasoning", "answer_only"]))
+def test_tags_are_read_as_one_by_one(text, answer_format):
+    found = value_of(text, answer_format=answer_format)
+    assert (found.value, found.reason) == plainly(text, answer_format)
+
+
+def test_a_reasoning_may_close_with_the_first_thing_in_the_answer():
+    closed = "<reasoning>roses<answer></reasoning>Floral</answer>"
+    assert value_of(closed) == Answer(None, "out_of_schema")
+    twice = "<reasoning>roses</reasoning><answer></reasoning>Floral</answer>"
+    assert value_of(twice) == Answer(None, "malformed")

@@ -9,7 +9,7 @@ import raypipe.consensus.stage as consensus
 from raypipe.attributes.pool_slices import Slice
 from raypipe.config import Config, ConsensusConfig, resolve
 from raypipe.errors import ArtifactError, ConfigDriftError
-from raypipe.schemas import CONSENSUS, PAIRS
+from raypipe.schemas import CHAINS, CONSENSUS, PAIRS
 from raypipe.store.artifacts import Artifact, Attempt
 
 CONFIG = Config()
@@ -249,6 +249,32 @@ def test_images_are_not_read(make_run, monkeypatch):
 
     monkeypatch.setattr(Artifact, "_read_parquet", checked)
     vote(run)
+
+
+def test_token_ids_are_not_read(make_run, monkeypatch):
+    run = make_run("run")
+    rows_of, read = Artifact.rows_of, []
+
+    def checked(self, file, columns=None):
+        rows = rows_of(self, file, columns)
+        if self.name == "sft/chains" and file.kind == "data":
+            read.append(str(rows.schema.field("queries").type))
+        return rows
+
+    monkeypatch.setattr(Artifact, "rows_of", checked)
+    vote(run)
+    assert read
+    assert all("finish_reason" in kind and "token_ids" not in kind for kind in read)
+
+
+def test_a_field_that_chains_lack_is_refused(make_run):
+    run = make_run("run")
+    chains = run.artifact("sft/chains", CHAINS)
+    columns = ["listing_id", "queries.chains.text"]
+    assert chains.rows_of(chains.files()[0], columns).column_names == ["listing_id", "queries"]
+    for wrong in (["queries.chains.words"], ["queries.words"], ["words"]):
+        with pytest.raises(ArtifactError, match="there is no column"):
+            chains.rows_of(chains.files()[0], wrong)
 
 
 def test_a_key_that_is_new_in_its_section_is_part_of_the_fingerprint(make_run):

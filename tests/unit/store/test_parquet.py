@@ -274,3 +274,17 @@ def test_nothing_is_opened_while_ray_is_told_to_unpickle(tmp_path, monkeypatch, 
     monkeypatch.setenv(name, "1")
     with ExitStack() as opening, pytest.raises(ConfigError, match=name):
         opening.enter_context(parquet.opened(path, LOCAL))
+
+
+def test_fields_of_structs_in_lists_are_read_alone(tmp_path: Path) -> None:
+    chain = pa.struct({"text": pa.string(), "ids": pa.list_(pa.int32())})
+    query = pa.struct({"name": pa.string(), "spare": pa.string(), "chains": pa.list_(chain)})
+    queries = [[{"name": "k", "spare": "s", "chains": [{"text": "t", "ids": [1]}]}], []]
+    path = written(tmp_path, {"id": ["a", "b"], "queries": pa.array(queries, pa.list_(query))})
+    rows = parquet.read(path, LOCAL, ["queries.chains.text", "id", "queries.name"])
+    assert rows.to_pylist() == [
+        {"queries": [{"name": "k", "chains": [{"text": "t"}]}], "id": "a"},
+        {"queries": [], "id": "b"},
+    ]
+    with pytest.raises(pa.ArrowInvalid, match=r"no column 'chains\.text'"):
+        parquet.read(path, LOCAL, ["id", "chains.text"])
