@@ -70,7 +70,7 @@ def merged_checkpoint(
     target, settings = _cached(policy_id), _settings(adapter)
     found = _used(target, settings)
     if found is None:
-        with storage.one_at_a_time(target):
+        with storage.one_at_a_time(target.parent):  # a merge holds the model in memory
             found = _used(target, settings)  # by now another engine may have made it
             if found is None:
                 _make_whole(base, revision, dtype, adapter, target, settings)
