@@ -22,19 +22,18 @@ MakeListing = Callable[..., Row]
 CommitRows = Callable[..., Commit]
 
 
-# Fixtures that tests of several modules share, dear ones, in the order in which the tests run.
+# Costly fixtures that tests of several modules share, in the order in which the tests run.
 SHARED = ("local_ray", "wide_ray", "finished_run")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a fixture follow one another. With ``--dist loadgroup`` a worker takes those
-    of a module together, and all that need the finished run, which is made once."""
+    of a module together, and one takes all that need the finished run."""
     items.sort(key=lambda item: SHARED.index(shared_by(item)) if shared_by(item) else len(SHARED))
     for item in items:
         name = shared_by(item)
-        module = item.nodeid.partition("::")[0]
-        group = name if name == "finished_run" else f"{module} {name}"
+        group = name if name == "finished_run" else f"{item.path.stem} {name}".strip()
         item.add_marker(pytest.mark.xdist_group(group))
 
 
