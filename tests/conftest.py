@@ -12,6 +12,7 @@ from raypipe.config import ModelConfig
 from raypipe.schemas import Table
 from raypipe.store.artifacts import Run
 from raypipe.store.manifest import Commit
+from tests.fakes import local_ray as shared
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -19,6 +20,49 @@ settings.load_profile("untimed")
 Row = dict[str, Any]
 MakeListing = Callable[..., Row]
 CommitRows = Callable[..., Commit]
+
+
+# Costly fixtures that tests of several modules share, in the order in which the tests run.
+SHARED = ("local_ray", "wide_ray", "finished_run")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a fixture follow one another. With ``--dist loadgroup`` a worker takes those
+    of a module together, and one takes all that need the finished run."""
+    items.sort(key=lambda item: SHARED.index(shared_by(item)) if shared_by(item) else len(SHARED))
+    for item in items:
+        name = shared_by(item)
+        group = name if name == "finished_run" else f"{item.path.stem} {name}".strip()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def shared_by(item: pytest.Item) -> str:
+    """The name of the shared fixture that a test uses; empty for none."""
+    used = getattr(item, "fixturenames", ())
+    return next((name for name in SHARED if name in used), "")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not shared_by(item).endswith("_ray"):
+        shared.end()
+
+
+def pytest_sessionfinish() -> None:
+    shared.end()
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> None:
+    """The Ray session that a job has by default, shared with other modules."""
+    shared.use()
+
+
+@pytest.fixture(scope="module")
+def wide_ray() -> None:
+    """One of eight logical CPUs, for several engines at once."""
+    shared.use(8)
 
 
 @pytest.hookimpl(wrapper=True)

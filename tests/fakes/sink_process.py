@@ -1,19 +1,14 @@
-"""Publishes labels in a process of its own, which may be killed.
+"""Publishes labels, also in a process of its own, which may be killed and says what it reads."""
 
-It prints what the table holds before (JSON), a line for each part that it reads, and the result.
-"""
-
-import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from raypipe.exports.sinks import upsert
+from raypipe.exports.sinks import SinkResult, upsert
 from tests.fakes.sink_parts import parts_of, values_of, watched
 from tests.fakes.table_formats import Lake
 
@@ -35,14 +30,13 @@ def shards(value: str) -> list[dict[tuple[str, str], str | None]]:
 
 
 class SinkProcess:
-    """One call that publishes all labels with a value, a part at a time."""
+    """The same call in a process of its own."""
 
-    def __init__(self, lake: Lake, value: str, environment: dict[str, str]) -> None:
+    def __init__(self, lake: Lake, value: str) -> None:
         arguments = [lake.kind, str(lake.directory), lake.store, value]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.fakes.sink_process", *arguments],
             cwd=ROOT,
-            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -60,31 +54,29 @@ class SinkProcess:
         self._process.communicate()
         return self._process.returncode
 
-    def finish(self) -> tuple[dict[str, int], dict[str, Any]]:
-        """How many labels had which value before, and the result."""
-        out, err = self._process.communicate(timeout=120)
-        assert self._process.returncode == 0, err
-        first, *_, last = out.splitlines()
-        return json.loads(first), json.loads(last)
+
+def counts(lake: Lake) -> Counter[str]:
+    """How many labels of the table have which value."""
+    found = values_of(lake.read("labels")) if lake.exists("labels") else {}
+    return Counter(map(str, found.values()))
 
 
-def main(kind: str, directory: str, store: str, value: str) -> None:
-    lake = Lake(kind, Path(directory), store)
-    counts: dict[str, int] = {}
-    if lake.exists("labels"):
-        for found in values_of(lake.read("labels")).values():
-            counts[str(found)] = counts.get(str(found), 0) + 1
-    say(json.dumps(counts))
-    parts = watched(parts_of(shards(value)), lambda name: say(f"read {name}"))
-    location = lake.location("labels")
-    result = upsert(location, parts, iceberg=lake.properties, version=value, batch_bytes=1)
-    say(json.dumps(asdict(result)))
+def publish(lake: Lake, value: str, say: Callable[[str], None] = lambda name: None) -> SinkResult:
+    """One call that publishes all labels with a value; each part that it reads is said."""
+    return upsert(
+        lake.location("labels"),
+        watched(parts_of(shards(value)), say),
+        iceberg=lake.properties,
+        version=value,
+        batch_bytes=1,
+    )
 
 
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+def say_read(name: str) -> None:
+    sys.stdout.write(f"read {name}\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    kind, directory, store, value = sys.argv[1:]
+    publish(Lake(kind, Path(directory), store), value, say_read)

@@ -108,16 +108,24 @@ def test_with_fewer_workers_allowed_it_trains_with_what_there_is(tmp_path: Path)
     assert job.commit().counts["num_workers"] == 2
 
 
-@pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def test_workers_that_follow_the_cpus_wait_for_nothing(tmp_path: Path) -> None:
+    job = SftJob(tmp_path, "cluster.num_cpus=1", "cluster.num_train_workers=null")
+    assert job.wait() == 0, job.output
+    assert "waiting for capacity" not in job.output
+    assert job.commit().counts["num_workers"] == 1
+
+
+@pytest.fixture(scope="module")
+def one_gpu() -> Iterator[dict[str, str]]:
     """A cluster with a GPU that is none; yields how it is joined."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    started = Cluster()
-    try:
-        started.add_node(num_cpus=4, num_gpus=1, include_dashboard=False)
-        yield {"RAY_ADDRESS": started.address, "RAY_AUTH_MODE": "disabled"}
-    finally:
-        started.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        started = Cluster()
+        try:
+            started.add_node(num_cpus=4, num_gpus=1, include_dashboard=False)
+            yield {"RAY_ADDRESS": started.address, "RAY_AUTH_MODE": "disabled"}
+        finally:
+            started.shutdown()
 
 
 def test_a_training_for_more_gpus_than_there_are_ends_at_its_limit(
@@ -143,10 +151,3 @@ def test_doctor_asks_the_cluster_what_it_has(one_gpu: dict[str, str]) -> None:
     )
     line = "warn  cluster.num_train_workers  — 2 of 1 GPU and 1 CPU each; the cluster has 1 GPU"
     assert line in done.stdout
-
-
-def test_workers_that_follow_the_cpus_wait_for_nothing(tmp_path: Path) -> None:
-    job = SftJob(tmp_path, "cluster.num_cpus=1", "cluster.num_train_workers=null")
-    assert job.wait() == 0, job.output
-    assert "waiting for capacity" not in job.output
-    assert job.commit().counts["num_workers"] == 1

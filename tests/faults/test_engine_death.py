@@ -11,14 +11,13 @@ import pytest
 from raypipe import config as configuration
 from raypipe.catalog import stage as catalog
 from raypipe.models.policies import Policy
-from raypipe.runtime.cluster import ray_session
 from raypipe.sampling import stage as sampling
 from raypipe.schemas import CHAINS, LISTINGS
 from raypipe.store.artifacts import Run
 from tests.fakes.scripted_engine import assert_exact
 from tests.fakes.small_run import SMALL
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 
 
 def engine_processes() -> Iterator[psutil.Process]:
@@ -49,14 +48,8 @@ def test_a_killed_engine_process_costs_no_listing(tmp_path: Path) -> None:
     killer = threading.Thread(target=kill_engine_once_it_has_answered, args=(run, killed, over))
     killer.start()
     try:
-        with ray_session(config.cluster):
-            commit = sampling.run(
-                config,
-                run,
-                policy=Policy("pretrained", config.model),
-                scope="pretrained",
-                round_index=1,
-            )
+        policy = Policy("pretrained", config.model)
+        commit = sampling.run(config, run, policy=policy, scope="pretrained", round_index=1)
     finally:
         over.set()
         killer.join()

@@ -7,12 +7,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raypipe.catalog import shards
 from raypipe.labeling.label_versions import label_versions
 from raypipe.schemas import LABELS
 from raypipe.store.artifacts import Run
 from raypipe.store.paths import LABEL_SHARDS
 from tests.fakes.catalog_files import LISTINGS, photo
-from tests.fakes.label_process import started
+from tests.fakes.label_process import (
+    LEAST_ROWS,
+    MOST_ROWS,
+    SHARD_ROWS,
+    labeled_catalog,
+    started,
+)
 
 pytestmark = pytest.mark.engine
 NUM_LISTINGS, PER_FILE = 48, 12
@@ -35,9 +42,11 @@ def shop(tmp_path: Path) -> Path:
     return directory
 
 
-def label(tmp_path: Path, shop: Path, *arguments: str, name: str = "run") -> int:
+def label(tmp_path: Path, shop: Path, *arguments: str) -> int:
     log = tmp_path / "log.txt"
-    process = started(str(tmp_path / name), str(shop), str(tmp_path / "asked"), *arguments, log=log)
+    process = started(
+        str(tmp_path / "run"), str(shop), str(tmp_path / "asked"), *arguments, log=log
+    )
     code = process.wait(240)
     if code > 0:
         pytest.fail(log.read_text())
@@ -58,6 +67,18 @@ def asked(tmp_path: Path) -> list[str]:
     return (tmp_path / "asked").read_text().splitlines()
 
 
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process as in the others."""
+    for name, rows in (
+        ("SHARD_ROWS", SHARD_ROWS),
+        ("LEAST_ROWS", LEAST_ROWS),
+        ("MOST_ROWS", MOST_ROWS),
+    ):
+        monkeypatch.setattr(shards, name, rows)
+
+
+@pytest.mark.usefixtures("local_ray", "small_shards")
 def test_killed_within_a_shards_commit_and_before_the_whole_commit(
     tmp_path: Path, shop: Path
 ) -> None:
@@ -79,8 +100,9 @@ def test_killed_within_a_shards_commit_and_before_the_whole_commit(
         if str(path) not in run.artifact("labels/000001/labels", LABELS).paths()
     ]
     assert leftovers == []
-    assert label(tmp_path, shop, name="untouched") == 0
-    assert check(Run(str(tmp_path / "untouched"))) == digests
+    untouched = Run(str(tmp_path / "untouched"))
+    labeled_catalog(untouched.location, str(shop), tmp_path / "asked again").label()
+    assert check(untouched) == digests
 
 
 def test_of_two_drivers_at_once_one_labels(tmp_path: Path, shop: Path) -> None:

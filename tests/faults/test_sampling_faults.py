@@ -4,14 +4,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from raypipe import config as configuration
 from raypipe.errors import EXIT_RETRY, EngineDiedError, EngineStartError
-from raypipe.runtime.cluster import ray_session
 from raypipe.store.artifacts import Run
 from tests.fakes.scripted_engine import (
     CHAINS_OF,
@@ -33,13 +31,6 @@ TWO_PERCENT = NUM_LISTINGS // 50
 TWO_ENGINES = "sampling.num_actors=2"
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    cluster = configuration.load(None).cluster
-    with ray_session(cluster.model_copy(update={"num_cpus": 8})):
-        yield
-
-
 @pytest.fixture
 def ids(run: Run) -> list[str]:
     return make_catalog(run, NUM_LISTINGS)
@@ -51,7 +42,7 @@ def rows_on_disk(run: Run) -> int:
     return LISTINGS_PER_CALL * len(list(written))
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("wide_ray")
 def test_a_listing_that_ends_its_engine_is_refused_after_two_deaths_and_no_neighbour_is(
     run: Run, ids: list[str], tmp_path: Path
 ) -> None:
@@ -64,7 +55,7 @@ def test_a_listing_that_ends_its_engine_is_refused_after_two_deaths_and_no_neigh
     assert script.redone() <= 2 * IN_FLIGHT + TWO_PERCENT
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("wide_ray")
 def test_an_engine_that_dies_once_costs_time_alone(
     run: Run, ids: list[str], tmp_path: Path
 ) -> None:
@@ -76,7 +67,7 @@ def test_an_engine_that_dies_once_costs_time_alone(
     assert script.redone() <= IN_FLIGHT + TWO_PERCENT
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("wide_ray")
 def test_a_killed_actor_is_replaced(run: Run, ids: list[str], tmp_path: Path) -> None:
     script = new_script(tmp_path, seconds=0.05)
 
@@ -95,7 +86,7 @@ def test_a_killed_actor_is_replaced(run: Run, ids: list[str], tmp_path: Path) ->
     assert script.redone() <= IN_FLIGHT + TWO_PERCENT
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("wide_ray")
 def test_engines_that_always_die_end_the_stage_which_goes_on_later(
     run: Run, ids: list[str], tmp_path: Path
 ) -> None:
@@ -109,7 +100,7 @@ def test_engines_that_always_die_end_the_stage_which_goes_on_later(
     assert_exact(run, ids)
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("wide_ray")
 def test_an_engine_that_cannot_start_ends_the_stage_at_once(
     run: Run, ids: list[str], tmp_path: Path
 ) -> None:
@@ -121,7 +112,7 @@ def test_an_engine_that_cannot_start_ends_the_stage_at_once(
     assert not is_committed(run)
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("wide_ray")
 @pytest.mark.parametrize("breaks", ["raise", "exit"])
 def test_one_engine_of_four_that_never_starts_costs_no_listing(
     breaks: str, run: Run, ids: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -136,7 +127,7 @@ def test_one_engine_of_four_that_never_starts_costs_no_listing(
     assert "engine starts failed, the last one with" in caplog.text
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("wide_ray")
 @pytest.mark.parametrize("breaks", ["raise", "exit"])
 def test_engines_that_never_start_end_the_stage_with_the_cause(
     breaks: str, run: Run, ids: list[str], tmp_path: Path
@@ -173,7 +164,7 @@ def test_a_driver_killed_at_three_moments_leaves_what_it_did_to_the_next(
     assert_exact(run, ids)
     commit = run.artifact(f"{CHAINS_OF}/chains").require_commit()
     assert commit.counts["salvaged"] == NUM_LISTINGS >= kept
-    assert Driver(run, script, TWO_ENGINES).wait() == 0
+    assert sample(run, script, TWO_ENGINES).reused
     assert run.artifact(f"{CHAINS_OF}/chains").require_commit() == commit
     assert len(script.answered) == everything, "what was written was asked again"
     assert_exact(run, ids)

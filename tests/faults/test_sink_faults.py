@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.s3_server import S3Server
-from tests.fakes.sink_process import LISTINGS_PER_PART, NUM_PARTS, SinkProcess
+from tests.fakes.sink_process import LISTINGS_PER_PART, NUM_PARTS, SinkProcess, counts, publish
 from tests.fakes.table_formats import Lake
 
 NUM_LABELS = 2 * LISTINGS_PER_PART * NUM_PARTS
@@ -24,19 +24,19 @@ def server() -> Iterator[S3Server]:
 @pytest.mark.parametrize("store", ["disk", "s3"])
 @pytest.mark.parametrize("kind", ["delta", "iceberg"])
 def test_killed_again_and_again_the_same_call_publishes_every_label_once(
-    kind: str, store: str, server: S3Server, tmp_path: Path
+    kind: str, store: str, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = f"s3://bucket/{tmp_path.name}-{kind}" if store == "s3" else ""
-    lake = Lake(kind, tmp_path / "lake", address)
-    environment = server.environment if store == "s3" else {}
-    SinkProcess(lake, "Red", environment).finish()
+    if store == "s3":
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+    lake = Lake(kind, tmp_path / "lake", f"s3://bucket/{tmp_path.name}" if store == "s3" else "")
+    publish(lake, "Red")
     for wait_s in WAITS_S:
-        assert SinkProcess(lake, "Blue", environment).kill_after(1, wait_s) == -9
-    assert SinkProcess(lake, "Blue", environment).kill_after(2, WAITS_S[1]) == -9
-    before, result = SinkProcess(lake, "Blue", environment).finish()
-    assert sum(before.values()) == NUM_LABELS
+        assert SinkProcess(lake, "Blue").kill_after(1, wait_s) == -9
+    assert SinkProcess(lake, "Blue").kill_after(2, WAITS_S[1]) == -9
+    before = counts(lake)
+    assert before.total() == NUM_LABELS
     assert before.keys() <= {"Red", "Blue"}
-    assert result["parts_written"] > 0
-    after, repeated = SinkProcess(lake, "Blue", environment).finish()
-    assert after == {"Blue": NUM_LABELS}
-    assert repeated["parts_written"] == 0
+    assert publish(lake, "Blue").parts_written > 0
+    assert counts(lake) == {"Blue": NUM_LABELS}
+    assert publish(lake, "Blue").parts_written == 0

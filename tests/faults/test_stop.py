@@ -14,12 +14,13 @@ import pytest
 from raypipe.runtime.interruption import KEPT
 from raypipe.store.artifacts import Run
 from tests.fakes.job_processes import MARK, assert_on_loopback, listening, marked
-from tests.fakes.scripted_engine import Driver, assert_exact, make_catalog, new_script
+from tests.fakes.scripted_engine import Driver, assert_exact, make_catalog, new_script, sample
 from tests.fakes.small_run import ROOT, FinishedRun, job_command, job_environment
 
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(
     ("number", "group"),
     [
@@ -53,7 +54,7 @@ def test_a_sampling_that_is_stopped_leaves_nothing_behind_and_goes_on(
     assert list(marked(tmp_path)) == []
     assert sessions(temporary) == []
 
-    assert Driver(run, script, environment=environment).wait() == 0
+    sample(run, script)
     assert_exact(run, ids)
     assert script.redone() < len(ids)
 

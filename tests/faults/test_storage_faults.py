@@ -10,9 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe import config as configuration
 from raypipe.errors import EXIT_INPUT, EXIT_RETRY, ArtifactError, StorageError
-from raypipe.runtime.cluster import ray_session
 from raypipe.schemas import LISTINGS
 from raypipe.store.artifacts import Run
 from raypipe.store.manifest import COMMIT
@@ -31,12 +29,6 @@ from tests.fakes.scripted_engine import (
 
 pytestmark = pytest.mark.engine
 NUM_LISTINGS = 160
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(configuration.load(None).cluster):
-        yield
 
 
 @pytest.fixture
@@ -60,7 +52,7 @@ def fill(disk: Path, leave: int) -> Path:
     return ballast
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("local_ray")
 def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(
     small_disk: Path, tmp_path: Path
 ) -> None:
@@ -100,7 +92,7 @@ def test_a_disk_too_full_for_the_manifest_leaves_none(small_disk: Path) -> None:
     assert_exact(run, ids, "labels/listings")
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("local_ray")
 def test_a_cut_leftover_is_made_again_and_a_whole_one_is_not(run: Run, tmp_path: Path) -> None:
     ids = make_catalog(run, NUM_LISTINGS)
     script = new_script(tmp_path)
@@ -124,7 +116,7 @@ def place_in(path: Path, column: str) -> int:
     return chunk.data_page_offset + chunk.total_compressed_size // 2
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("harm", ["cut", "flipped"])
 def test_a_corrupt_prepared_file_ends_the_stage_by_name(
     run: Run, tmp_path: Path, harm: str
@@ -219,6 +211,5 @@ def test_a_run_on_a_busy_object_store_comes_out_whole(busy_s3: S3Server, tmp_pat
     assert_exact(run, ids)
     assert busy_s3.answered[503] > 20
     assert script.redone() == 0
-    again = Driver(run, script)
-    assert again.wait() == 0, again.output
+    assert sample(run, script).reused
     assert script.redone() == 0

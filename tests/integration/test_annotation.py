@@ -1,6 +1,7 @@
 """A seed of 120 listings from a real vLLM server, through faults and kills."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.engine
 
 KEY = "sk-canary-3d2c70"
 CONCURRENCY = 16
+FEW = 4
+"""Listings of each vertical where their number does not matter: a third of the default."""
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +35,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def write_config(directory: Path, endpoint: str) -> Path:
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's own files: the embedded catalog's listings, without its seed."""
-    catalog = directory / "catalog"
+    directory = tmp_path_factory.mktemp("files") / "shop"
     write_catalog(
-        str(catalog), seed=4711, num_pool=240, num_eval=12, num_anchor=12, seed_per_vertical=1
+        str(directory), seed=4711, num_pool=240, num_eval=12, num_anchor=12, seed_per_vertical=1
     )
+    return directory
+
+
+def write_config(shop: Path, directory: Path, endpoint: str, **annotation: object) -> Path:
+    """Of a copy of the shop, beside which the seed is written."""
+    catalog = shutil.copytree(shop, directory / "catalog")
     values = {
         "run": {"directory": str(directory / "runs"), "name": "seed"},
         "catalog": {
@@ -55,7 +65,8 @@ def write_config(directory: Path, endpoint: str) -> Path:
             "max_tokens": 64,
             "concurrency": CONCURRENCY,
             "max_attempts": 6,
-        },
+        }
+        | annotation,
     }
     path = directory / "catalog.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -90,9 +101,11 @@ def kill_after(config: Path, directory: Path, replies: int) -> None:
     job.communicate()
 
 
-def test_faults_and_kills_cost_no_answer_and_no_money(server: str, tmp_path: Path) -> None:
+def test_faults_and_kills_cost_no_answer_and_no_money(
+    server: str, shop: Path, tmp_path: Path
+) -> None:
     with FaultyProxy(f"{server}/chat/completions", share=0.3) as proxy:
-        config = write_config(tmp_path, proxy.url)
+        config = write_config(shop, tmp_path, proxy.url)
         paid: list[Counter[bytes]] = []
         for replies in (150, 320):
             kill_after(config, tmp_path, replies)
@@ -129,9 +142,9 @@ def test_faults_and_kills_cost_no_answer_and_no_money(server: str, tmp_path: Pat
     assert KEY not in output
 
 
-def test_what_is_kept_is_never_asked_again(server: str, tmp_path: Path) -> None:
+def test_what_is_kept_is_never_asked_again(server: str, shop: Path, tmp_path: Path) -> None:
     with FaultyProxy(f"{server}/chat/completions", share=0.0) as proxy:
-        config = write_config(tmp_path, proxy.url)
+        config = write_config(shop, tmp_path, proxy.url, listings_per_vertical=FEW)
         limit = "annotation.max_total_tokens=20000"
         job = annotate(config, limit)
         output, _ = job.communicate(timeout=300)
@@ -145,9 +158,11 @@ def test_what_is_kept_is_never_asked_again(server: str, tmp_path: Path) -> None:
         assert set(proxy.answered.values()) == {1}
 
 
-def test_a_call_that_is_asked_to_stop_keeps_what_is_under_way(server: str, tmp_path: Path) -> None:
+def test_a_call_that_is_asked_to_stop_keeps_what_is_under_way(
+    server: str, shop: Path, tmp_path: Path
+) -> None:
     with FaultyProxy(f"{server}/chat/completions", share=0.0) as proxy:
-        config = write_config(tmp_path, proxy.url)
+        config = write_config(shop, tmp_path, proxy.url, listings_per_vertical=FEW)
         job = annotate(config)
         deadline = time.monotonic() + 300
         while len(kept(tmp_path)) < 50 and time.monotonic() < deadline:

@@ -1,6 +1,6 @@
 """A catalog labeled shard by shard: what is read, asked, kept and refused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,20 +11,13 @@ from raypipe import config as configuration
 from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog import shards
 from raypipe.errors import InputError
-from raypipe.runtime.cluster import ray_session
 from raypipe.store.artifacts import Run
 from tests.fakes.catalog_files import LISTINGS, SCHEMA, photo
 from tests.fakes.labeled_catalog import LabeledCatalog
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 SHOP = AttributeSchema.from_json(SCHEMA)
 WriteFile = Callable[[str, range], None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(configuration.load().cluster):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ a refused one with a reason.
 """
 
 import ast
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from raypipe.config import Config
 from raypipe.labeling.driver import LabelingDriver
 from raypipe.labeling.label_versions import label_versions
 from raypipe.models.policies import Policy
-from raypipe.runtime.cluster import ray_session
 from raypipe.runtime.console import Console
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Prompt, Request
@@ -178,12 +176,6 @@ def shop(tmp_path: Path) -> CatalogFiles:
     return shop
 
 
-@pytest.fixture
-def session(shop: CatalogFiles) -> Iterator[None]:
-    with ray_session(shop.config().cluster):
-        yield
-
-
 def accounted(run: Run, name: str, table: Any) -> tuple[list[str], list[str]]:
     """Ids of an artifact's rows and of what it refused, each with a reason."""
     artifact = run.artifact(name, table)
@@ -193,7 +185,7 @@ def accounted(run: Run, name: str, table: Any) -> tuple[list[str], list[str]]:
     return ids, [row["id"] for row in refused]
 
 
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("local_ray")
 def test_ten_thousand_hostile_rows_end_as_rows_or_refusals(
     shop: CatalogFiles, tmp_path: Path
 ) -> None:

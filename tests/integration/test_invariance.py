@@ -14,7 +14,6 @@ from raypipe.config import Config
 from raypipe.consensus import stage as consensus
 from raypipe.errors import ArtifactError
 from raypipe.models.policies import Policy
-from raypipe.runtime.cluster import ray_session
 from raypipe.sampling import stage as sampling
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Prompt, Request
@@ -23,7 +22,7 @@ from raypipe.seeds import derive
 from raypipe.store.artifacts import Run
 from tests.fakes.small_run import SMALL
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("wide_ray")]
 
 
 class ScriptedEngine:
@@ -87,21 +86,20 @@ def test_actors_blocks_files_and_tasks_change_nothing(
     config = configuration.load(None, SMALL)
     whole = Run(str(tmp_path / "whole"))
     catalog.run(config, whole)
-    with ray_session(config.cluster.model_copy(update={"num_cpus": 8})):
-        expected = digests(whole)
-        monkeypatch.setattr(consensus, "_LISTINGS_PER_FILE", 10)  # then the vote is many tasks
-        for actors, listings_per_call, rows_per_file in ((2, 3, 7), (3, 11, 1), (4, 5, 50)):
-            copy = shuffled_copy(whole, tmp_path / f"{actors}-actors", rows_per_file)
-            found = digests(
-                copy,
-                f"sampling.num_actors={actors}",
-                f"sampling.listings_per_call={listings_per_call}",
-            )
-            assert found == expected
-            assert len(copy.artifact("sft/consensus").files()) > 1
-        harmed = Path(copy.artifact("sft/chains").paths()[-1])
-        harmed.write_bytes(harmed.read_bytes()[:-40])
-        with pytest.raises(ArtifactError, match=f"{harmed.name} is missing or corrupt"):
-            consensus.run(config, copy, scope="again", round_index=1, chains_of="sft")
-        assert copy.artifact("again/consensus").commit() is None
+    expected = digests(whole)
+    monkeypatch.setattr(consensus, "_LISTINGS_PER_FILE", 10)  # then the vote is many tasks
+    for actors, listings_per_call, rows_per_file in ((2, 3, 7), (3, 11, 1), (4, 5, 50)):
+        copy = shuffled_copy(whole, tmp_path / f"{actors}-actors", rows_per_file)
+        found = digests(
+            copy,
+            f"sampling.num_actors={actors}",
+            f"sampling.listings_per_call={listings_per_call}",
+        )
+        assert found == expected
+        assert len(copy.artifact("sft/consensus").files()) > 1
+    harmed = Path(copy.artifact("sft/chains").paths()[-1])
+    harmed.write_bytes(harmed.read_bytes()[:-40])
+    with pytest.raises(ArtifactError, match=f"{harmed.name} is missing or corrupt"):
+        consensus.run(config, copy, scope="again", round_index=1, chains_of="sft")
+    assert copy.artifact("again/consensus").commit() is None
     assert whole.artifact("sft/pairs").require_commit().rows > 0

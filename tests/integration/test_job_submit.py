@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.schemas import LABELS
-from raypipe.store.artifacts import Run
-from tests.fakes.small_run import ROOT, SMALL
+from tests.fakes.small_run import ROOT, SMALL, FinishedRun
 
 pytestmark = pytest.mark.engine
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -32,7 +31,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray head in a process group of its own; yields the address of its job server."""
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     session = tmp_path_factory.mktemp("r")
     process = subprocess.Popen(
         [
@@ -44,6 +43,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             f"--port={port}",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",  # the default is of one session alone
             f"--temp-dir={session}",
             "--disable-usage-stats",
         ],
@@ -97,10 +97,12 @@ def submit(head: str, *command: str) -> None:
     assert "succeeded" in submitted.stdout
 
 
-def test_submitted_jobs_make_a_run_and_label_its_listings(head: str, tmp_path: Path) -> None:
+def test_submitted_jobs_make_a_run_and_label_its_listings(
+    head: str, finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = finished_run.copy(tmp_path, "pretrained")
     common = ("--config", "jobs/configs/local.yaml", *SMALL, f"run.directory={tmp_path}")
     submit(head, sys.executable, "jobs/round.py", *common, "rounds.num_rounds=0")
-    run = Run(str(tmp_path / "local"))
     assert run.artifact("sft/evaluation").require_commit().rows > 0
     assert run.read("report/index.html") is not None
 

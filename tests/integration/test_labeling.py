@@ -2,7 +2,6 @@
 
 import ast
 import shutil
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from raypipe.labeling.driver import LabelingDriver
 from raypipe.labeling.label_versions import label_versions
 from raypipe.labeling.to_review import export_labels
 from raypipe.models.policies import Policy
-from raypipe.runtime.cluster import ray_session
 from raypipe.runtime.console import Console
 from raypipe.sampling.chains import Chain
 from raypipe.sampling.engine import Prompt, Request
@@ -31,7 +29,8 @@ from raypipe.store.artifacts import Run
 from raypipe.store.runs import open_run
 from tests.fakes.small_run import SMALL
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
+FIRST = "labels/000001"
 
 
 class ScriptedEngine:
@@ -60,16 +59,10 @@ class ScriptedEngine:
         return Chain(completion(value, f"chain {draw}", "reasoning"), (draw,), -0.1 * draw, "stop")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(configuration.load().cluster):
-        yield
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered catalog in files, as a user has it."""
-    directory = tmp_path / "shop"
+    directory = tmp_path_factory.mktemp("files") / "shop"
     write_catalog(str(directory), seed=5, num_pool=20, num_eval=12, num_anchor=12,
                   seed_per_vertical=1)  # fmt: skip
     return directory
@@ -79,6 +72,7 @@ class Labeling:
     """Labels one shop, again and again, and counts what the engine was asked."""
 
     def __init__(self, base: Path, *overrides: str) -> None:
+        base.mkdir(exist_ok=True)
         self.notes = base / "asked.txt"
         self._base = base
         self._overrides = (*SMALL, f"run.directory={base / 'runs'}", *overrides)
@@ -119,9 +113,23 @@ def outside(shop: Path) -> tuple[str, ...]:
     )
 
 
-def copied(shop: Path, name: str) -> str:
+@pytest.fixture(scope="module")
+def labeled_shop(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the shop's first label version."""
+    labeling = Labeling(tmp_path_factory.mktemp("labeled"), *outside(shop))
+    assert labeling.label()[0] == FIRST
+    return Path(labeling.run.location)
+
+
+def labeled_copy(labeled_shop: Path, shop: Path, base: Path, *overrides: str) -> Labeling:
+    """The labeled shop in a run of a test's own."""
+    but = shutil.ignore_patterns("run.json")  # it names its directory
+    shutil.copytree(labeled_shop, base / "runs" / labeled_shop.name, ignore=but)
+    return Labeling(base, *outside(shop), *overrides)
+
+
+def copied(shop: Path, directory: Path) -> str:
     """The shop's listings in another file, as what is labeled."""
-    directory = shop.parent / name
     directory.mkdir()
     return f"labeling.listings={shutil.copy(shop / 'listings.parquet', directory)}"
 
@@ -166,11 +174,10 @@ def label_files(run: Run, scope: str) -> dict[str, int]:
 
 
 def test_only_what_changed_in_a_catalog_from_outside_is_asked_again(
-    tmp_path: Path, shop: Path
+    tmp_path: Path, shop: Path, labeled_shop: Path
 ) -> None:
-    labeling = Labeling(tmp_path, *outside(shop))
-    first, _ = labeling.label()
-    before = labeling.labels(first)
+    labeling = labeled_copy(labeled_shop, shop, tmp_path)
+    before = labeling.labels(FIRST)
     path = shop / "listings.parquet"
     rows = pq.read_table(path).to_pylist()
     pool = [row for row in rows if row["listing_id"] not in verified(shop)]
@@ -198,10 +205,10 @@ def test_only_what_changed_in_a_catalog_from_outside_is_asked_again(
 
 @pytest.mark.parametrize("kind", ["delta", "parquet"])
 def test_labels_are_published_in_a_table_and_only_what_has_changed_is_written(
-    tmp_path: Path, shop: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shop: Path, labeled_shop: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "table"
-    labeling = Labeling(tmp_path, *outside(shop), f"labeling.sink={kind}:{place}")
+    labeling = labeled_copy(labeled_shop, shop, tmp_path, f"labeling.sink={kind}:{place}")
 
     def told(*overrides: str) -> str:
         labeling.label(*overrides)
@@ -226,27 +233,30 @@ def verified(shop: Path) -> set[str]:
     return {name for table in tables for name in table.column(0).to_pylist()}
 
 
-def test_another_policy_or_mode_is_asked_anew(tmp_path: Path) -> None:
-    labeling = Labeling(tmp_path)
-    first, _ = labeling.label()
+def test_another_policy_or_mode_is_asked_anew(
+    tmp_path: Path, shop: Path, labeled_shop: Path
+) -> None:
+    labeling = labeled_copy(labeled_shop, shop, tmp_path)
     second, asked = labeling.label("labeling.mode=greedy")
-    assert second != first
+    assert second != FIRST
     greedy = labeling.labels(second)
     assert asked > len(greedy)
     assert set(greedy.column("num_chains").to_pylist()) == {1}
     assert len(set(greedy.column("confidence").to_pylist())) > 2
-    keys = [set(labeling.labels(s).column("label_key").to_pylist()) for s in (first, second)]
+    keys = [set(labeling.labels(s).column("label_key").to_pylist()) for s in (FIRST, second)]
     assert keys[0].isdisjoint(keys[1])
 
 
-def test_a_plan_counts_what_is_left_and_begins_nothing(tmp_path: Path) -> None:
-    labeling = Labeling(tmp_path)
+def test_a_plan_counts_what_is_left_and_begins_nothing(
+    tmp_path: Path, shop: Path, labeled_shop: Path
+) -> None:
+    labeling = Labeling(tmp_path / "new")
     config = labeling.config()
     work = LabelingDriver(config, labeling.run, Console()).plan()
     assert (work.listings, work.chains) == (60, work.queries * 7)
     assert label_versions(labeling.run) == []
-    labeling.label()
-    assert LabelingDriver(config, labeling.run, Console()).plan().queries == 0
+    labeling = labeled_copy(labeled_shop, shop, tmp_path)
+    assert LabelingDriver(labeling.config(), labeling.run, Console()).plan().queries == 0
 
 
 def upgraded(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
@@ -269,7 +279,7 @@ def test_a_patch_release_costs_nothing_until_it_is_asked_for(
     assert labeling.label() == (first, 0)
     assert "other versions" not in capsys.readouterr().out
 
-    tomorrow = copied(shop, "tomorrow")
+    tomorrow = copied(shop, tmp_path / "tomorrow")
     second, asked = labeling.label(tomorrow)
     assert (second, asked) == ("labels/000002", 0)
     kept = f"{len(labels):,} labels are kept that were made with other versions"
@@ -295,19 +305,18 @@ def test_a_patch_release_costs_nothing_until_it_is_asked_for(
     capsys.readouterr()
     for override in ((), (relabel,)):
         assert labeling.label(tomorrow, *override) == (third, 0)
-    later = copied(shop, "later")
+    later = copied(shop, tmp_path / "later")
     for override in ((), (relabel,)):
         assert labeling.label(later, *override) == ("labels/000004", 0)
     assert "other versions" not in capsys.readouterr().out
 
 
 def test_a_flipped_bit_in_labels_that_are_carried_over_ends_the_call(
-    tmp_path: Path, shop: Path
+    tmp_path: Path, shop: Path, labeled_shop: Path
 ) -> None:
-    labeling = Labeling(tmp_path, *outside(shop))
-    first, _ = labeling.label()
-    tomorrow = copied(shop, "tomorrow")
-    path = Path(labeling.run.artifact(f"{first}/labels").paths()[0])
+    labeling = labeled_copy(labeled_shop, shop, tmp_path)
+    tomorrow = copied(shop, tmp_path / "tomorrow")
+    path = Path(labeling.run.artifact(f"{FIRST}/labels").paths()[0])
     content = path.read_bytes()
     for place in (len(content) // 3, len(content) - 300):
         harmed = bytearray(content)

@@ -1,7 +1,6 @@
 """The same catalog in Parquet and in every table format gives the same run, and stays put."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe import config as configuration
 from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog import stage
 from raypipe.catalog.distributed import SourceReader
@@ -18,21 +16,14 @@ from raypipe.catalog.tables import Copy, Tables
 from raypipe.config import Config, resolve
 from raypipe.errors import ConfigDriftError, InputError
 from raypipe.runtime import progress
-from raypipe.runtime.cluster import ray_session
 from raypipe.store.artifacts import Run
 from raypipe.store.paths import CATALOG
 from tests.fakes.catalog_files import LISTINGS, SCHEMA, CatalogFiles, photo
 from tests.fakes.pickle_payloads import OBJECT, TENSOR_V2, hostile
 from tests.fakes.table_formats import FORMATS, Lake
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 NAMES = ("listings", "seed", "truth")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(configuration.load().cluster):
-        yield
 
 
 @pytest.fixture

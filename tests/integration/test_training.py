@@ -6,7 +6,6 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from raypipe.attributes.prompts import completion
 from raypipe.catalog import stage as catalog
 from raypipe.config import Config
 from raypipe.errors import NonFiniteLossError
-from raypipe.runtime.cluster import ray_session
 from raypipe.schemas import CHAINS, CONSENSUS, LISTINGS, PAIRS, REFERENCE
 from raypipe.store.artifacts import Attempt, Run
 from raypipe.store.manifest import Commit
@@ -30,15 +28,9 @@ from raypipe.training import stage as training
 from tests.conftest import CommitRows, Row
 from tests.fakes.small_run import SMALL
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 NUM_PAIRS, BATCH_SIZE = 48, 4
 NUM_STEPS = NUM_PAIRS // BATCH_SIZE
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with ray_session(settings().cluster):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -274,14 +266,21 @@ def kill_after_a_checkpoint(run: Run, killed: list[int]) -> None:
         if any(map(recorded, storage.glob("*/checkpoint_manager_snapshot.json"))):
             workers = [
                 process
-                for process in psutil.process_iter(["cmdline"])
-                if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+                for process in psutil.Process().children(recursive=True)
+                if "RayTrainWorker" in name_of(process)
             ]
             if workers:
                 os.kill(workers[-1].pid, signal.SIGKILL)
                 damage_newest(storage)
                 killed.append(workers[-1].pid)
         time.sleep(0.02)
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return ""
 
 
 def recorded(snapshot: Path, number: int = 2) -> bool:

@@ -2,7 +2,6 @@
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,12 @@ from raypipe.attributes.schema import AttributeSchema
 from raypipe.catalog.sources import LISTINGS_COLUMNS, Source, open_source
 from raypipe.config import Config
 from raypipe.errors import InputError, QuarantineLimitError
-from raypipe.runtime.cluster import ray_session
 from raypipe.schemas import LABELS
 from raypipe.store.artifacts import Run
 from tests.fakes.catalog_files import SCHEMA, photo
 from tests.fakes.labeled_catalog import LabeledCatalog
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("local_ray")]
 BYTES = pa.schema(
     {
         "listing_id": pa.string(),
@@ -33,12 +31,6 @@ BYTES = pa.schema(
 )
 NAMES = pa.schema([*list(BYTES)[:2], ("images", pa.list_(pa.string()))])
 SHOP = AttributeSchema.from_json(SCHEMA)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(configuration.load().cluster):
-        yield
 
 
 def truncated_jpeg() -> bytes:
