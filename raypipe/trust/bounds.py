@@ -10,7 +10,8 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 
-_MOST_WRONG = 20_000
+_MOST_WRONG = (64, 1024, 16_384)
+"""Wrong answers that are looked through, few first."""
 
 
 def lower_bound(right: ArrayLike, answers: ArrayLike, confidence: float) -> Floats:
@@ -64,10 +65,13 @@ def answers_needed_at_rate(
         return max(answers, answers_needed(precision, assurance))
     if right <= precision * answers:
         return None
-    errors = np.arange(wrong, wrong + _MOST_WRONG)
-    needed = np.maximum(_needed(precision, assurance, errors), answers)
-    reached = np.flatnonzero(needed * wrong <= errors * answers)
-    return int(needed[reached[0]]) if len(reached) else None
+    for most in _MOST_WRONG:
+        errors = np.arange(wrong, wrong + most)
+        needed = np.maximum(_needed(precision, assurance, errors), answers)
+        reached = np.flatnonzero(needed * wrong <= errors * answers)
+        if len(reached):
+            return int(needed[reached[0]])
+    return None
 
 
 def _needed(precision: float, assurance: float, wrong: NDArray[np.int64]) -> NDArray[np.int64]:
