@@ -17,7 +17,7 @@ from scipy import special, stats
 
 from raypipe.trust.bounds import Floats
 
-_STEPS = 40
+_STEPS = 30
 
 
 @dataclass(frozen=True)

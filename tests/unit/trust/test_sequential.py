@@ -84,7 +84,7 @@ def test_a_bound_is_where_the_evidence_begins() -> None:
 
 
 def test_the_evidence_rarely_exceeds_its_limit_when_looked_at_after_every_answer() -> None:
-    right = np.random.default_rng(7).random((3000, 600)) < 0.95
-    hits, answers = right.cumsum(axis=1), np.arange(1, 601)
+    right = np.random.default_rng(7).random((1000, 400)) < 0.95
+    hits, answers = right.cumsum(axis=1), np.arange(1, 401)
     evidence = log_evidence_above(hits, answers, 0.95, Prior.around(0.98, 50))
     assert (evidence.max(axis=1) >= np.log(20)).mean() <= 0.05
