@@ -9,6 +9,8 @@ al. 2021, "Learn then Test"). Wherever the truth lies, the chance that a level p
 precision is below the request stays within the permitted error.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -41,11 +43,17 @@ def at_or_above(signals: ArrayLike, levels: ArrayLike) -> NDArray[np.bool_]:
     return np.asarray(signals, np.float64)[None, :] >= np.asarray(levels, np.float64)[:, None]
 
 
-def starting_shares(answers: ArrayLike, precision: float, assurance: float) -> Floats:
+def starting_shares(
+    answers: ArrayLike,
+    precision: float,
+    assurance: float,
+    factors: Sequence[float] = START_FACTORS,
+) -> Floats:
     """The error that each level may spend before another passes; 0 where no test starts.
 
     Args:
         answers: number of answers at or above each level.
+        factors: a test starts at the surest level with so many times the fewest answers.
 
     Returns:
         In the shape of ``answers``. They add up to 1 - assurance, or to 0 without enough answers.
@@ -53,7 +61,7 @@ def starting_shares(answers: ArrayLike, precision: float, assurance: float) -> F
     counts = np.asarray(answers)
     fewest = answers_needed(precision, assurance)
     starts = np.zeros(counts.shape, bool)
-    for factor in START_FACTORS:
+    for factor in factors:
         enough = counts >= factor * fewest
         starts |= enough & (np.cumsum(enough, axis=-1) == 1)
     number = np.maximum(starts.sum(axis=-1, keepdims=True), 1)

@@ -22,8 +22,10 @@ from raypipe.trust.signals import (
     score,
 )
 
-NEARLY_BEST = 0.95
+NEARLY_BEST = 0.98
 """A cheaper signal is taken where its coverage reaches so much of the best one's."""
+AROUND = (-0.06, -0.03, 0.0, 0.03)
+"""Coverage at one precision jumps with single answers: the mean around it chooses better."""
 _FOLDS = 5
 _RESAMPLES = 100
 
@@ -55,8 +57,8 @@ class LabelSignal:
 
 @dataclass(frozen=True)
 class SignalCoverage:
-    """What a signal covers of the queries that it was chosen on, where it ranks queries that it was
-    not fitted on, as a mean over resampled listings."""
+    """What a signal covers of verified queries that it was not fitted on, as a mean over resampled
+    listings and over precisions around the one asked for."""
 
     signal: LabelSignal
     coverage: float
@@ -139,7 +141,7 @@ def compare(
     precision: float,
     seed: int,
 ) -> list[SignalCoverage]:
-    """The coverage of each signal at a precision, on verified queries."""
+    """The coverage of each signal around a precision, on verified queries."""
     names = sorted({query.listing_id for query in queries})
     places = [np.flatnonzero([query.listing_id == name for query in queries]) for name in names]
     draws = np.random.default_rng(derive(seed, "resampled listings"))
@@ -151,7 +153,11 @@ def compare(
     for signal in signals:
         ranking = _cross_fitted(signal, queries, truths, seed)
         right = ranking.right(truths)
-        means = [coverage_at(precision, ranking.scores[each], right[each]) for each in resamples]
+        means = [
+            coverage_at(min(precision + step, 1.0), ranking.scores[each], right[each])
+            for each in resamples
+            for step in AROUND
+        ]
         found.append(SignalCoverage(signal, float(np.mean(means))))
     return found
 

@@ -129,7 +129,7 @@ def fit_signal(
     rows: ArrayLike,
     attributes: Sequence[tuple[str, str]],
     right: ArrayLike,
-    shrinkage: float = 8.0,
+    shrinkage: float = 20.0,
 ) -> FittedSignal:
     """Fit on verified answers. What it ranks must be certified on others.
 

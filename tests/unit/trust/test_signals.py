@@ -85,7 +85,7 @@ def test_the_fit_is_scikit_learns_ridge_with_an_offset_per_attribute() -> None:
 def test_an_attribute_with_few_answers_stays_near_the_others() -> None:
     names = [("Shirt", "color")] * 100 + [("Shirt", "fit")] * 2
     right = [True] * 60 + [False] * 40 + [False] * 2
-    fitted = fit_signal(np.zeros((102, 1)), names, right)
+    fitted = fit_signal(np.zeros((102, 1)), names, right, shrinkage=8.0)
     few, unknown = fitted.probabilities(np.zeros((2, 1)), [("Shirt", "fit"), ("Mug", "size")])
     assert 0.4 < few < unknown < 0.65
 
