@@ -215,6 +215,6 @@ def audits(
     right[: int(population.precisions[level] * listings)] = True
     certified = 0
     for _ in range(replays):
-        drawn = draws.permutation(CATALOG_QUERIES)[:limit] // cluster
+        drawn = draws.choice(CATALOG_QUERIES, limit, replace=False) // cluster
         certified += plan.end(right[drawn])[0] == CERTIFIED
     return certified

@@ -2,8 +2,9 @@
 
     PYTHONPATH=. .venv/bin/python benchmarks/trust_power.py
 
-Two questions, on the populations of benchmarks/trust_populations.py and on listings of five queries:
-where tests over levels should start, and how the queries of a listing should count. About two minutes.
+Two questions, on the populations of benchmarks/trust_populations.py and on listings of five
+queries: where tests over levels should start, and how the queries of a listing should count. About
+two minutes.
 """
 
 from collections.abc import Callable
