@@ -239,9 +239,10 @@ def main() -> None:
     parser.add_argument("--replays", type=int, default=2000, help="of each cell")
     parser.add_argument("--chains", type=Path, default=CHAINS)
     options = parser.parse_args()
-    draws = np.random.default_rng(15)
-    whole = overall(options.replays, draws)
-    vertical, always = per_vertical(options.replays, draws), anytime(options.replays, draws)
+    parts = np.random.default_rng(15).spawn(5)
+    whole = overall(options.replays, parts[0])
+    vertical = per_vertical(options.replays, parts[1])
+    always = anytime(options.replays, parts[2])
     violations = {
         "overall": (whole["violations"], whole["low"]),
         "per_vertical": vertical,
@@ -254,13 +255,13 @@ def main() -> None:
         "naive_violations": round(whole["naive"], 4),
         "coverage": {"vote": None, "greedy": None, "auto": None},
         "coverage_vs_bonferroni": round(whole["ratio"], 4),
-        "audit_answers": audit_answers(draws),
+        "audit_answers": audit_answers(parts[3]),
         "chains_saved": {"exact": None, "beta": None},
         "answers_equal": None,
     }
     if options.chains.exists():
         recorded = read(options.chains)
-        result |= {"coverage": coverage(recorded, draws)} | stopping(recorded)
+        result |= {"coverage": coverage(recorded, parts[4])} | stopping(recorded)
     else:
         print(f"{options.chains} is missing: benchmarks/trust_chains.py makes it")
     print(json.dumps(result))
