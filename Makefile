@@ -12,7 +12,7 @@ VERIFIED := --require-hashes -r
 GET_UV := $(BIN)/python -m pip install -qq --disable-pip-version-check $(VERIFIED) requirements/uv.txt
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-catalog bench-adapters bench-served gpu-check check-3b fix lock clean
+.PHONY: help install round label sweep evaluate test test-fast check bench-dpo bench-sampling bench-scale bench-catalog bench-adapters bench-served bench-trust gpu-check check-3b fix lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-catalog   labels of a hundred thousand to a hundred million listings"
 	@echo "make bench-adapters  merged weights against a LoRA in the engine"
 	@echo "make bench-served    the share of an adapter's effect that is served in bfloat16 (after make round)"
+	@echo "make bench-trust     whether certificates keep their promise; what signals and early stops are worth"
 	@echo "make gpu-check  the 3B's shape on a GPU: step, TRL, sampling; two calls under five minutes each"
 	@echo "make check-3b   the 3B's shape on two cores and 24 GiB: one step, one listing of sampling"
 	@echo "make fix        format and apply ruff's fixes"
@@ -99,6 +100,9 @@ bench-adapters: .venv/.cpu
 
 bench-served: .venv/.cpu
 	@$(BIN)/python benchmarks/served_effect.py $(ARGS)
+
+bench-trust: .venv/.cpu
+	@$(BIN)/python benchmarks/trust.py $(ARGS)
 
 # With the Python that requirements/gpu.txt is installed in.
 gpu-check:

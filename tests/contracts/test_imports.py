@@ -63,6 +63,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store",),
     ("summaries",),
     ("attributes", "models"),
+    ("trust",),
     ("runtime",),
     ("embedded",),
     ("catalog", "consensus", "evaluation", "report", "sampling", "training"),

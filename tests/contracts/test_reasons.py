@@ -22,6 +22,7 @@ from raypipe.schemas import QUARANTINE
 from raypipe.store.artifacts import Run
 from raypipe.store.quarantine import ImageReason, QuarantineReason, quarantine_row
 from raypipe.summaries import Decision, Funnel, RoundOutcome
+from raypipe.trust.certificate import CertificateOutcome
 from tests.fakes.documents import stage
 from tests.fakes.partial_runs import summarise
 from tests.fakes.voted_run import MakeRun
@@ -40,6 +41,7 @@ VOCABULARIES: dict[type[Reason], str] = {
     ReplyReason: "Replies of an endpoint, beside those of chains",
     Decision: "Policies: `decision` in `summary.json`",
     RoundOutcome: "Rounds: `outcome` in `summary.json`",
+    CertificateOutcome: "Certificates: what verified answers show about a request",
 }
 R = TypeVar("R", bound=Reason)
 
