@@ -78,8 +78,7 @@ class Table:
         return cast
 
     def check_columns(self, table: pa.Table, columns: Sequence[str] | None = None) -> None:
-        """Raises ArtifactError when a column that was read is not one of this table's; ``columns``
-        are those asked for, of which "queries.attribute" is a part of one."""
+        """Raises ArtifactError when a column read is not this table's, or its part in ``columns``."""
         for field in table.schema:
             index = self.schema.get_field_index(field.name)
             inside = f"{field.name}."
