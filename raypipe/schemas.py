@@ -78,7 +78,7 @@ class Table:
         return cast
 
     def check_columns(self, table: pa.Table, columns: Sequence[str] | None = None) -> None:
-        """Raises ArtifactError unless all that was read, maybe some ``columns``, is this table's."""
+        """Raises ArtifactError unless all that was read, or its ``columns``, is this table's."""
         for field in table.schema:
             index = self.schema.get_field_index(field.name)
             inside = f"{field.name}."
