@@ -78,12 +78,11 @@ class Table:
         return cast
 
     def check_columns(self, table: pa.Table, columns: Sequence[str] | None = None) -> None:
-        """Raises ArtifactError when a column that was read is not one of this table's; ``columns``
-        are those asked for, of which "queries.attribute" is a part of one."""
+        """Raises ArtifactError unless all that was read, or its ``columns``, is this table's."""
         for field in table.schema:
             index = self.schema.get_field_index(field.name)
-            paths = [one for one in columns or () if one.startswith(f"{field.name}.")]
-            inner = [path.partition(".")[2] for path in paths]
+            inside = f"{field.name}."
+            inner = [c.removeprefix(inside) for c in columns or () if c.startswith(inside)]
             if index < 0 or not _part(self.schema.field(index).type, inner).equals(field.type):
                 raise ArtifactError(f"{self.name}: column '{field.name}' is not of this table")
 
@@ -98,28 +97,25 @@ class Table:
             raise ArtifactError(f"{self.name}: {error}") from error
 
     def from_columns(self, columns: Mapping[str, Sequence[object]]) -> pa.Table:
-        """Build a table from Python values by column, structs as tuples; the same refusals as
-        :meth:`conform`."""
-        kinds = {name: self.schema.field(name).type for name in columns}
+        """:meth:`from_rows` of values by column, with structs as tuples."""
+        kinds = [self.schema.field(name).type for name in columns]
         try:
-            arrays = {name: pa.array(columns[name], kind) for name, kind in kinds.items()}
-            return self.conform(pa.table(arrays))
+            return self.conform(pa.table(list(map(pa.array, columns.values(), kinds)), [*columns]))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ArtifactError(f"{self.name}: {error}") from error
 
 
 def _part(kind: pa.DataType, paths: Sequence[str]) -> pa.DataType:
-    """A type with the fields at these paths alone; whole without any."""
+    """A type with the fields at these paths alone, as Arrow reads it; whole without any."""
     if not paths:
         return kind
     if pa.types.is_list(kind):
-        # Arrow makes the field of a list's items anew when it reads a part of them.
         return pa.list_(_part(kind.value_type, paths))
     inner: dict[str, list[str]] = {}
     for path in paths:
         name, _, rest = path.partition(".")
         inner.setdefault(name, []).extend([rest] if rest else [])
-    kept = [field for field in kind if field.name in inner]
+    kept = (field for field in kind if field.name in inner)
     return pa.struct([field.with_type(_part(field.type, inner[field.name])) for field in kept])
 
 
