@@ -70,10 +70,9 @@ sweep: .venv/.cpu
 evaluate: .venv/.cpu
 	@$(BIN)/python jobs/evaluate.py $(ARGS)
 
-# Tests marked engine wait much of their time (processes start, import, stop): two at a time.
+# Tests marked engine use all cores by themselves, one after the other.
 test: test-fast
-	@$(BIN)/python -m pytest -m engine -n 2 --dist loadgroup --no-loadscope-reorder \
-		tests/integration tests/faults $(ARGS)
+	@$(BIN)/python -m pytest -m engine tests/integration tests/faults $(ARGS)
 
 test-fast: .venv/.dev
 	@$(BIN)/python -m pytest -m "not engine" -n auto --dist loadfile $(ARGS)
