@@ -1,5 +1,6 @@
 """Small builders that the tests of several packages share."""
 
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,8 @@ from raypipe.store.artifacts import Run
 from raypipe.store.manifest import Commit
 from tests.fakes import local_ray as shared
 
+# Tests run side by side on all cores: threads of one library would spin while they wait for a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 

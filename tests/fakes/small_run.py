@@ -19,6 +19,7 @@ SMALL = (
     "catalog.embedded.num_anchor=12",
     "catalog.embedded.seed_per_vertical=1",
     "sampling.listings_per_call=8",
+    'sampling.environment.OMP_NUM_THREADS="1"',
     "sft.epochs=2",
     "training.batch_size=16",
     "rounds.num_rounds=1",

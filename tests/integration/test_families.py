@@ -70,6 +70,7 @@ def settings(kind: str, model: Path, shop: Path, runs: Path) -> Config:
             f"catalog.image_size={64 if shared else small_checkpoints.SIDE}",
             "sampling.num_chains=5",
             "sampling.max_tokens=16",
+            'sampling.environment.OMP_NUM_THREADS="1"',
             "sft.epochs=1",
             "sft.batch_size=4",
             "training.batch_size=8",
