@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,8 @@ class Source:
         with _opened(self.filesystem, path) as file:
             present = [name for name in names if name in file.schema_arrow.names]
             chosen = parquet.leaves(file, {name: fields.get(name, ()) for name in present})
+            if groups and groups[-1] >= file.num_row_groups:
+                raise InputError(f"{path} changed while it was read; the same command reads it")
             before = range(groups[0]) if groups else ()
             row = sum(file.metadata.row_group(index).num_rows for index in before)
             try:
@@ -247,7 +249,7 @@ class Source:
 
     def stamps(self) -> list[str]:
         """Of every file, what changes with its content."""
-        return [f"{path} {size} {time}" for path, size, time in self.identity()]
+        return [f"{path} {size} {time}" for path, size, time in self.identity]
 
     def read_piece(self, piece: Piece, names: Sequence[str], rows: int) -> Iterator[pa.Table]:
         """The rows of a piece, so many at a time, or fewer where they are large; a column that
@@ -270,11 +272,16 @@ class Source:
         for path in self.files:
             yield Source(self.filesystem, (path,), self.directory, self.columns)
 
+    @cached_property
     def identity(self) -> list[list[object]]:
-        """Name, size and time of every file: a catalog is too large to be hashed for each run."""
+        """Name, size and time of every file, from before its footers are read."""
         with storage.storage_errors(f"cannot look at {self.name}"):
             infos = self._infos()
         return [[info.path, info.size, info.mtime_ns] for info in infos]
+
+    def __getstate__(self) -> dict[str, object]:
+        # Without what is cached: tasks read pieces, and a catalog's footers are large.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def _infos(self) -> list[pafs.FileInfo]:
         """Of the files; those of a directory come with its listing."""
@@ -369,13 +376,13 @@ def find_source(
 
 
 def _checked(source: Source) -> Source:
-    _ = source.footers
+    _ = source.identity, source.footers
     return source
 
 
 def _lists_texts(schema: pa.Schema, name: str) -> bool:
     """Whether a column holds lists of texts."""
-    return name in schema.names and is_text(schema.field(name).type.value_type)
+    return name in schema.names and _is_list_of(schema.field(name).type, is_text)
 
 
 def _stored_bytes(group: pq.RowGroupMetaData) -> int:
@@ -400,8 +407,8 @@ def _opened(filesystem: pafs.FileSystem, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def _bounded(batch: pa.RecordBatch, place: str, first_row: int) -> pa.RecordBatch:
-    """Rows whose texts are UTF-8, whose names (id, vertical, group, split) are not too long, and
-    which can be told apart where an id is missing."""
+    """Rows of UTF-8 whose names (id, vertical, group, split) are not too long, and which can be
+    told apart where an id is missing."""
     batch.validate(full=True)  # text that is not UTF-8 would fail much later
     columns = {
         name: all_bounded(column) if is_text(column.type) else column

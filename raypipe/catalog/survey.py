@@ -248,6 +248,10 @@ def _name_doubled(
                 for place in np.flatnonzero(hash_ids(ids).view("S16") == np.bytes_(wanted)):
                     name = str(ids[int(place)])
                     places.append(piece.path)
+    if not places:
+        raise InputError(
+            "the catalog has changed while it was read; the same command reads it again"
+        )
     files = sorted(set(places))[:2]
     where = f" ({', '.join(files)})" if len(files) > 1 else ""
     raise InputError(f"{files[-1]}: the listing_id '{bounded(name)}' is there twice{where}")

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,6 +60,7 @@ class Copy(Source):
     def name(self) -> str:
         return self.snapshot
 
+    @cached_property
     def identity(self) -> list[list[object]]:
         return [[self.snapshot, self.num_rows, self.rows_digest]]
 

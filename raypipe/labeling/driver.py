@@ -271,7 +271,7 @@ class LabelingDriver:
     def _place(self) -> Any:
         """What tells whether the catalog has changed."""
         source, own = self._source, self.run.artifact(CATALOG.listings)
-        place: Any = own.require_commit().digest if source is None else source.identity()
+        place: Any = own.require_commit().digest if source is None else source.identity
         images = self.catalog.image_files
         return [*place, _digest({"images": images})] if images else place
 

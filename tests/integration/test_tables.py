@@ -138,7 +138,7 @@ def test_what_has_not_changed_keeps_its_key_when_the_table_moves_on(lake: Lake, 
 
     def keys() -> dict[str, str]:
         reader = SourceReader(opened(lake, run), schema, resolve({}).catalog)
-        identities.append(reader.source.identity())
+        identities.append(reader.source.identity)
         return {
             row["listing_id"]: row["source_key"]
             for shard in reader.shards()
@@ -190,7 +190,7 @@ def test_a_copy_that_was_killed_is_made_again(shop: CatalogFiles, lake: Lake, ru
     again = opened(lake, run)
     assert ids(again) == ids(source)
     assert set(again.files).isdisjoint({*source.files, str(directory / "cut.parquet")})
-    assert again.identity() == source.identity()
+    assert again.identity == source.identity
 
 
 @pytest.mark.parametrize(("rows", "says"), [("again", "'L03' is there twice"), (None, "is null")])

@@ -1,5 +1,6 @@
 """Faults of the user's files are one clear error, each before anything is decoded."""
 
+import copy
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 from raypipe.catalog import stage
 from raypipe.catalog.hashed_files import HashedFiles
 from raypipe.catalog.inputs import open_inputs, roles_of
-from raypipe.catalog.sources import LISTINGS_COLUMNS, open_source
+from raypipe.catalog.sources import LISTINGS_COLUMNS, TRUTH_COLUMNS, open_source
 from raypipe.errors import InputError
 from raypipe.store.artifacts import Run
 
@@ -174,3 +175,55 @@ def test_the_fingerprint_follows_what_files_hold_and_not_their_names(shop, tmp_p
         "inputs.listings.bytes",
         "inputs.listings.sha256",
     }
+
+
+def of_three_groups(path: Path, rows: int) -> None:
+    table = pa.table(
+        {
+            "listing_id": [f"l{number}" for number in range(rows)],
+            "vertical": ["shoe"] * rows,
+            "images": [["a.jpg"]] * rows,
+        }
+    )
+    pq.write_table(table, path, row_group_size=100)
+
+
+def test_a_file_that_grows_after_its_footer_was_read_has_another_stamp(tmp_path):
+    path = tmp_path / "listings.parquet"
+    of_three_groups(path, 100)
+    source = open_source(str(path), LISTINGS_COLUMNS)
+    (before,) = source.shards()
+    of_three_groups(path, 300)
+    assert source.shards() == [before]
+    (after,) = open_source(str(path), LISTINGS_COLUMNS).shards()
+    assert after.rows == 300
+    assert after.key != before.key
+
+
+def test_a_file_that_loses_row_groups_while_it_is_read_is_an_input_error(tmp_path):
+    path = tmp_path / "listings.parquet"
+    of_three_groups(path, 300)
+    source = open_source(str(path), LISTINGS_COLUMNS)
+    pieces = source.shards()[0].pieces
+    of_three_groups(path, 100)
+    for piece in pieces[1:]:
+        with pytest.raises(InputError, match="changed while it was read"):
+            list(source.read_piece(piece, ["listing_id"], 100))
+
+
+def test_tasks_are_not_sent_the_footers_of_a_catalog(tmp_path):
+    path = tmp_path / "listings.parquet"
+    of_three_groups(path, 300)
+    source = open_source(str(path), LISTINGS_COLUMNS)
+    copied = copy.copy(source)
+    assert copied == source
+    assert "footers" not in vars(copied)
+
+
+@pytest.mark.parametrize("stray", [["a.jpg"], [1], [{"path": "a.jpg"}]])
+def test_answers_beside_a_stray_column_of_images_are_read(tmp_path, stray):
+    answers = [[{"attribute": "colour", "value": "Red"}]]
+    path = tmp_path / "truth.parquet"
+    pq.write_table(pa.table({"listing_id": ["l1"], "answers": answers, "images": stray}), path)
+    (row,) = open_source(str(path), TRUTH_COLUMNS).rows()
+    assert row["answers"] == answers[0]
