@@ -12,7 +12,7 @@ others, range by range, on the cluster.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -48,7 +48,7 @@ _FILES_PER_TASK = 256
 
 @dataclass(frozen=True)
 class ShardSurvey:
-    """Of one shard: how many listings it has of every vertical."""
+    """Of one shard: how many listings it has, and how many of verticals that are known."""
 
     listings: int
     verticals: Mapping[str, int]
@@ -76,9 +76,15 @@ def make_surveys(run: Run, reader: CatalogReader, shards: Sequence[SourceShard])
             done += 1
 
 
-def read_surveys(run: Run, keys: Sequence[str]) -> dict[str, ShardSurvey]:
-    """The surveys of shards, by key. Raises ArtifactError for one that is missing or corrupt."""
-    reads = [(0, partial(_read_survey, run, key)) for key in keys]
+def read_surveys(
+    run: Run, keys: Sequence[str], verticals: Collection[str]
+) -> dict[str, ShardSurvey]:
+    """The surveys of shards, by key. Raises ArtifactError for one that is missing or corrupt.
+
+    Args:
+        verticals: those to count; strangers' files may have any number of others.
+    """
+    reads = [(0, partial(_read_survey, run, key, frozenset(verticals))) for key in keys]
     return dict(zip(keys, read_ahead(reads), strict=True))
 
 
@@ -213,9 +219,10 @@ def _survey(run: Run, reader: CatalogReader, shard: SourceShard) -> None:
     run.replace(f"{SURVEYS}/{shard.key}.json", json.dumps(values, sort_keys=True).encode())
 
 
-def _read_survey(run: Run, key: str) -> ShardSurvey:
+def _read_survey(run: Run, key: str, verticals: frozenset[str]) -> ShardSurvey:
     values = _read_document(run, key)
-    return ShardSurvey(values["listings"], values["verticals"])
+    counted = {name: values["verticals"][name] for name in verticals & values["verticals"].keys()}
+    return ShardSurvey(values["listings"], counted)
 
 
 def _read_document(run: Run, key: str) -> dict[str, Any]:

@@ -137,7 +137,8 @@ class CatalogLabels:
         committed = tuple(self._parts(held, before))
         still_open = [shard for shard in self.shards if shard.key not in stored.committed]
         make_surveys(self.run, self.reader, [shard.source for shard in still_open])
-        surveys = read_surveys(self.run, [shard.source.key for shard in still_open])
+        keys = [shard.source.key for shard in still_open]
+        surveys = read_surveys(self.run, keys, self.schema.verticals)
         usable = {
             part.counts["source"]: part
             for part in before
