@@ -146,12 +146,16 @@ def refuse_irregular(filesystem: "pafs.FileSystem", path: str) -> None:
 @contextmanager
 def one_at_a_time(target: Path) -> Iterator[None]:
     """While the body makes ``target``, other processes of this machine wait here."""
+    path = target.parent / f".{target.name}.lock"
     with storage_errors(f"cannot write {target.parent}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = (target.parent / f".{target.name}.lock").open("w")
+        lock = path.open("w")
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # those who wait hold the same file
 
 
 @contextmanager
