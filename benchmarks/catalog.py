@@ -3,9 +3,9 @@
 ``label`` is called as a user calls it, but for the engine, which is scripted (see
 benchmarks/catalog_job.py): it is killed at a quarter and called again, then again with nothing
 changed, with one source file of a hundred changed, with one listing of a hundred changed in every
-file, and at another precision. Every call is a process and a Ray session of its own. What the whole costs is
-the resumed call's time for each listing that was left, times all listings. The hundred million are
-the manifests of 5,000 shards with their files of id hashes, of which one is real.
+file, and at another precision. Every call is a process and a Ray session of its own. What the whole
+costs is the resumed call's time for each listing that was left, times all listings. The hundred
+million are the manifests of 5,000 shards with their files of id hashes, of which one is real.
 
     python benchmarks/catalog.py                 all of it; under 50 minutes on two cores
     python benchmarks/catalog.py --sizes 5000 20000 --shards 200 --s3 0
